@@ -1,0 +1,65 @@
+"""Every metric's key, unit and meaning, declared once.
+
+`declare` adds one; `describe_metric` finds it, also for a namespaced key (`evaluation/<task>/<name>`).
+The report takes labels and units from here, so that no number is shown without its unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Reduction = Literal["token_mean", "sum", "last", "maximum"]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """What a metric is: its key, unit, how it is reduced over micro-batches and ranks, its meaning."""
+
+    key: str
+    unit: str
+    reduction: Reduction
+    meaning: str
+    lower_is_better: bool | None = None
+
+
+METRICS: dict[str, MetricSpec] = {}
+
+
+def declare(key: str, unit: str, reduction: Reduction, meaning: str, *, lower_is_better: bool | None = None) -> str:
+    """Declare a metric and return its key.
+
+    Raises:
+        ValueError: The key is declared already, with another meaning.
+    """
+    spec = MetricSpec(key, unit, reduction, meaning, lower_is_better)
+    if METRICS.setdefault(key, spec) != spec:
+        raise ValueError(f"metric {key!r} is declared twice with different meanings")
+    return key
+
+
+def describe_metric(key: str) -> MetricSpec | None:
+    """Return a metric's declaration; a namespaced key is looked up by its last part too."""
+    return METRICS.get(key) or METRICS.get(key.rsplit("/", 1)[-1])
+
+
+LOSS = declare("loss", "nats/token", "token_mean", "training loss over trained tokens", lower_is_better=True)
+ACCURACY = declare(
+    "mean_token_accuracy", "fraction", "token_mean", "trained tokens that are the argmax", lower_is_better=False
+)
+ENTROPY = declare("entropy", "nats/token", "token_mean", "entropy of the policy at trained tokens")
+GRAD_NORM = declare("grad_norm", "norm", "last", "gradient norm before clipping")
+LEARNING_RATE = declare("learning_rate", "1/step", "last", "learning rate of the step")
+NUM_TOKENS = declare("num_tokens", "tokens", "sum", "tokens seen so far, prompts included")
+NUM_TRAINED_TOKENS = declare("num_trained_tokens", "tokens", "sum", "tokens trained on so far")
+EPOCH = declare("epoch", "epochs", "last", "passes over the data so far")
+VALIDATION_LOSS = declare(
+    "validation/loss", "nats/token", "token_mean", "loss over held-out rows", lower_is_better=True
+)
+TOKENS_PER_SECOND = declare("time/tokens_per_second", "tokens/s", "last", "throughput, prompts included")
+STEP_SECONDS = declare("time/step_seconds", "s", "last", "wall-clock time of the step")
+PEAK_MEMORY = declare("time/peak_memory_bytes", "bytes", "maximum", "peak resident or device memory")
+EXACT_MATCH = declare(
+    "exact_match", "fraction", "token_mean", "held-out answers equal to the reference", lower_is_better=False
+)
+STOP_RATE = declare("stop_rate", "fraction", "token_mean", "completions that end by themselves", lower_is_better=False)

@@ -1,0 +1,126 @@
+"""Promises between rooms: what a part must do so that stages and the pipeline can use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from posttrain.core.records import Artifact, Completion, Example, Outcome, Problem
+
+
+class MetricsSink(Protocol):
+    """Takes the metrics of a step: the JSONL file, a logger, a progress bar."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record values under declared keys for one step."""
+
+    def close(self) -> None:
+        """Flush and release whatever the sink holds."""
+
+
+class Progress(Protocol):
+    """Shows how far something long has come; silent implementations are allowed."""
+
+    def start(self, title: str, total: int, *, unit: str = "step") -> None:
+        """Begin a task of `total` units."""
+
+    def advance(self, amount: int = 1, **figures: float | str) -> None:
+        """Move on, and show the figures that matter (`loss=2.31`)."""
+
+    def finish(self) -> None:
+        """End the task."""
+
+    def note(self, text: str) -> None:
+        """Print one plain line without disturbing the bar."""
+
+
+class Callback(Protocol):
+    """A user's own code, called by the training loop; every method is optional in practice."""
+
+    def on_step(self, step: int, metrics: Mapping[str, float], policy: Any) -> None:
+        """Called after every optimizer step."""
+
+    def on_save(self, step: int, folder: Path) -> None:
+        """Called after every checkpoint."""
+
+
+class TextTokenizer(Protocol):
+    """What rendering needs of a tokenizer: text to ids with character offsets, and back."""
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return ids and the [start, end) characters of each, adding no special tokens."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens included, nothing cleaned up."""
+
+
+class TemplateRenderer(Protocol):
+    """Turns messages into text by a chat template, wherever the template may run."""
+
+    def render(self, requests: Sequence[Mapping[str, Any]]) -> list[str | Exception]:
+        """Return one text, or the error that stands in its place, for each request, in order.
+
+        A request holds `messages`, and where they apply `tools` and `add_generation_prompt`.
+        """
+
+
+class RowSource(Protocol):
+    """Opens rows that do not come from a file: `lab:conversations`."""
+
+    def __call__(self, name: str, split: str) -> Iterator[dict[str, Any]]:
+        """Yield raw rows of a named set and split."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """How to draw: temperature 0 is greedy; `max_new_tokens` counts the stop token."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    stop_ids: tuple[int, ...] = ()
+
+
+class Sampler(Protocol):
+    """Draws completions from a policy and knows which policy that is, by hash."""
+
+    policy_hash: str
+
+    def sample(
+        self, problems: Sequence[Problem], settings: SamplingSettings, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Completion]]:
+        """Yield (index of the problem, completion) as they finish."""
+
+
+class Scorer(Protocol):
+    """Judges completions; order is kept and nothing is raised for what a policy wrote."""
+
+    name: str
+
+    def score(self, items: Sequence[tuple[Problem, Completion]]) -> list[Outcome]:
+        """Return one outcome for each item."""
+
+
+@dataclass(slots=True)
+class RunContext:
+    """What a stage is given beside its config, inputs and parts.
+
+    `folder` is the stage's own working folder (checkpoints, metrics), kept across restarts.
+    """
+
+    folder: Path
+    seed: int
+    metrics: MetricsSink
+    progress: Progress
+    should_stop: Callable[[], bool]
+    callbacks: list[Callback] = field(default_factory=list)
+    log_every_steps: int = 10
+
+
+@dataclass(slots=True)
+class StageInputs:
+    """What comes into a stage: artifacts by name, and the rows that its data sources gave."""
+
+    artifacts: dict[str, Artifact]
+    examples: dict[str, list[Example]] = field(default_factory=dict)

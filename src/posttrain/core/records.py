@@ -1,0 +1,192 @@
+"""Records that rooms hand to one another.
+
+Each says who makes it, who reads it, and works one example. Arrays are numpy, so that this room needs
+no torch. Shape letters: R rows, T tokens of one row, N tokens of all rows.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Message = dict[str, Any]
+"""One chat message: `role` (system, user, assistant, tool), `content`, and where they apply
+`tool_calls`, `reasoning_content`, `name`."""
+
+
+class Source(enum.IntEnum):
+    """Who wrote a token: the template itself, or the message of a role."""
+
+    TEMPLATE = 0
+    SYSTEM = 1
+    USER = 2
+    ASSISTANT = 3
+    TOOL = 4
+    DOCUMENT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedSample:
+    """One training sample: token ids, and for every token its source and whether it is trained on.
+
+    Made by `chat/rendering.py` alone; read by data, training, rollouts, evaluation and export.
+
+    Example: the turn `user: Hi` / `assistant: Yo` under ChatML gives ids for
+    `<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nYo<|im_end|>\\n`; `is_trainable_T` is true
+    for `Yo` and the `<|im_end|>` after it, and for nothing else.
+    """
+
+    ids_T: npt.NDArray[np.int32]
+    sources_T: npt.NDArray[np.uint8]
+    is_trainable_T: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One data row in the house's form, whatever file it came from.
+
+    Made by `data/schemas.py`, read by renderers and stages. `kind` is a TRL dataset type. For
+    `messages` (a prompt-completion row becomes the messages of both), `first_trained` is the index of
+    the first message whose assistant turns are trained on. `columns` are the row's other columns,
+    which travel to scorers by name.
+
+    Example: `{"question": "2+2?", "answer": "4", "level": 1}` mapped with
+    `columns: {prompt: question, completion: answer}` becomes `kind="messages"`,
+    `messages=[user "2+2?", assistant "4"]`, `columns={"level": 1}`.
+    """
+
+    row_id: str
+    kind: Literal["text", "messages", "prompt", "preference", "unpaired", "stepwise"]
+    messages: list[Message] = field(default_factory=list)
+    text: str = ""
+    chosen: list[Message] = field(default_factory=list)
+    rejected: list[Message] = field(default_factory=list)
+    label: bool | None = None
+    labels: list[bool] = field(default_factory=list)
+    tools: list[dict[str, Any]] | None = None
+    first_trained: int = 0
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRows:
+    """Tokenized rows laid end to end.
+
+    Made by `data/tokenized.py`, read by packing and training. Row r is
+    `ids_N[offsets[r]:offsets[r + 1]]`; `row_ids[r]` names the data row that it came from (several
+    rows may come from one when a template rewrites history).
+
+    Example: rows of 3 and 2 tokens have `offsets = [0, 3, 5]`.
+    """
+
+    ids_N: npt.NDArray[np.int32]
+    sources_N: npt.NDArray[np.uint8]
+    is_trainable_N: npt.NDArray[np.bool_]
+    offsets: npt.NDArray[np.int64]
+    row_ids: Sequence[str]
+    content_hash: str
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths_R(self) -> npt.NDArray[np.int64]:
+        """Tokens of each row."""
+        return np.diff(self.offsets)
+
+    def row(self, index: int) -> RenderedSample:
+        """Return one row as a sample (views, not copies)."""
+        span = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        return RenderedSample(self.ids_N[span], self.sources_N[span], self.is_trainable_N[span])
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something to sample completions for and to score them by.
+
+    Made by data and lab, read by samplers and scorers. `columns` holds what the scorer needs
+    (`answer`, say); `cluster_id` groups problems that share a source, for clustered error bars.
+    """
+
+    problem_id: str
+    messages: list[Message]
+    columns: dict[str, Any] = field(default_factory=dict)
+    tools: list[dict[str, Any]] | None = None
+    cluster_id: str = ""
+
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Tokens a sampler drew for one problem, exactly as it saw and drew them.
+
+    Made by `samplers/`, read by scorers, rollouts and training; never tokenized again.
+
+    Example: prompt ids `[5, 9]`, drawn ids `[7, 3]` with 3 a stop token: `finish_reason="stop"`,
+    `text` is the decoding of `[7]`, `sampler_logprobs` has two entries (nats, full distribution).
+    """
+
+    problem_id: str
+    sample_index: int
+    prompt_ids: npt.NDArray[np.int32]
+    ids: npt.NDArray[np.int32]
+    text: str
+    finish_reason: FinishReason
+    policy_hash: str
+    seed: int
+    sampler_logprobs: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a scorer says of one completion: a score, or the typed failure that stands in its place.
+
+    `status` is `scored`, or one of the failures; `fault` says whose failure it is. The policy's
+    failures keep their declared `value` in every denominator; the harness's never become a score.
+
+    Example: an answer that cannot be read is `Outcome("unparsed", 0.0, fault="policy",
+    why="no number found")` and counts as 0 in the mean.
+    """
+
+    status: Literal["scored", "unparsed", "timed_out", "truncated", "errored"]
+    value: float
+    why: str = ""
+    fault: Literal["policy", "harness"] | None = None
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """One evaluated item, one JSON line: what every paired comparison reads.
+
+    Made by `evaluation/runner.py`, read by gates and reports.
+    """
+
+    item_id: str
+    cluster_id: str
+    task_hash: str
+    sample_index: int
+    outcome: Outcome
+    policy_hash: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Something a stage made: a folder of files with a name by content.
+
+    Made by `pipeline/store.py`, read by the next stage, the report and the user. `key` is the hash of
+    the configuration and inputs that made it (for the cache), `hash` that of its sorted files.
+    """
+
+    kind: Literal["policy", "reward_model", "dataset", "evaluation"]
+    key: str
+    hash: str
+    folder: str

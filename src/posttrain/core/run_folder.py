@@ -1,0 +1,142 @@
+"""The run folder: the only place that knows file names, and the lock that keeps a second run out.
+
+runs/<name>/
+  run.json            what ran and what came out (schema: pipeline/run_schema.json)
+  recipe.yaml         the recipe as given; recipe.resolved.json as understood
+  lock                held while a process works here
+  log.jsonl           events in order
+  stages/<NN-name>/   metrics.jsonl, checkpoints/, items/ of one stage
+  artifacts/<hash>/   finished artifacts
+  cache/              tokenized rows, by content hash
+  report.html
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+
+from posttrain.core.durable import storage_errors
+from posttrain.core.errors import LockedError
+
+CHECKPOINT_MANIFEST = "manifest.json"
+ARTIFACT_MANIFEST = "manifest.json"
+
+
+class RunFolder:
+    """Paths inside one run's folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def run_json(self) -> Path:
+        """What ran and what came out; read by reports and users."""
+        return self.root / "run.json"
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe as the user wrote it."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def resolved(self) -> Path:
+        """The recipe as understood: defaults filled in, overrides applied."""
+        return self.root / "recipe.resolved.json"
+
+    @property
+    def lock(self) -> Path:
+        """The file that is locked while a process works here."""
+        return self.root / "lock"
+
+    @property
+    def events(self) -> Path:
+        """Events in order, one JSON line each."""
+        return self.root / "log.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The self-contained HTML report."""
+        return self.root / "report.html"
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder of finished artifacts, by hash."""
+        return self.root / "artifacts"
+
+    def stage(self, index: int, name: str) -> StageFolder:
+        """Return the working folder of one stage (counted from 0)."""
+        return StageFolder(self.root / "stages" / f"{index + 1:02d}-{name}")
+
+
+class StageFolder:
+    """Paths inside one stage's working folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line a logged step."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints by step."""
+        return self.root / "checkpoints"
+
+    @property
+    def ledger(self) -> Path:
+        """Rows in, trained on, dropped by reason."""
+        return self.root / "ledger.json"
+
+    @property
+    def preview(self) -> Path:
+        """Some rows as trained: tokens, sources, trainable flags."""
+        return self.root / "rows.json"
+
+    def items(self, task: str) -> Path:
+        """Evaluated items of one task, one JSON line each."""
+        return self.root / "items" / f"{task}.jsonl"
+
+
+class FolderLock:
+    """An exclusive `flock` on a folder, released by the kernel however the process ends.
+
+    Raises:
+        LockedError: Another process works here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> FolderLock:
+        with storage_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 200).decode("utf-8", "replace").strip()
+            os.close(descriptor)
+            raise LockedError(
+                f"another process is working in this folder{' (' + holder + ')' if holder else ''}",
+                expected="one run per folder at a time",
+                cure="wait for it, stop it, or give this run another folder with --folder",
+                place=str(self.path.parent),
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"pid": os.getpid()}).encode(), 0)
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

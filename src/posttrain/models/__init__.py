@@ -1,0 +1,1 @@
+"""Loading, validating, adapting and saving policies."""

@@ -1,0 +1,1 @@
+"""Recipe, plan, run, store and wiring: the only place that knows everyone."""

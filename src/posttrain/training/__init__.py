@@ -1,0 +1,1 @@
+"""Micro-batches to checked optimizer updates, and checkpoints of them."""
