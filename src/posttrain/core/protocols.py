@@ -16,6 +16,12 @@ class MetricsSink(Protocol):
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record values under declared keys for one step."""
 
+    def position(self) -> int:
+        """Return where the sink's file ends, in bytes: what a checkpoint remembers; 0 without a file."""
+
+    def rewind(self, position: int) -> None:
+        """Forget what came after a remembered position, since those steps will be taken again."""
+
     def close(self) -> None:
         """Flush and release whatever the sink holds."""
 

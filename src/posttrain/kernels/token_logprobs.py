@@ -1,0 +1,213 @@
+"""Hidden states to log-probs of chosen tokens, chunk by chunk: no tensor of [tokens, vocabulary] exists.
+
+`score_tokens` is for losses that are weighted sums over tokens (SFT, policy gradients). In each chunk
+of rows it forms the logits, their log-sum-exp and the chosen log-probs in fp32, asks the objective for
+its derivative by the log-probs, and overwrites the logits with the gradient at once:
+
+    d loss / d logits[n, v] = (w_n dl_n/dlogp_n) (1[v = target_n] - p[n, v])
+
+so that the head costs three matrix products and no recomputation, and no gradient of the head is
+formed when it is frozen. Shape letters: N scored rows, C rows of a chunk, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+TokenObjective = Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]
+"""Maps (policy log-probs [C], row constants each [C]) to a loss [C]; must act on each row alone."""
+
+CHUNK_ROWS = 512
+_TILE_ELEMENTS = 1 << 18  # fp32 elements of one tile: 1 MiB, so that every pass after the first stays in cache
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How the last hidden state becomes logits.
+
+    logits = scale * (hidden @ weight.T + bias), then softcap * tanh(logits / softcap) if `softcap`.
+    Made by `models/heads.py`, read here. `weight` is [V, H], `bias` [V] or None.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """What scoring gives: a loss to differentiate, and per-row figures that carry no gradient.
+
+    `loss` is a scalar, the weighted sum; `logprobs_N` nats in fp32 under the full distribution;
+    `is_argmax_N` whether the target has the largest logit; `entropies_N` nats, or None if not asked for.
+    """
+
+    loss: torch.Tensor
+    logprobs_N: torch.Tensor
+    is_argmax_N: torch.Tensor
+    entropies_N: torch.Tensor | None
+
+
+def score_tokens(
+    hidden_NH: torch.Tensor,
+    head: Head,
+    targets_N: torch.Tensor,
+    weights_N: torch.Tensor,
+    objective: TokenObjective,
+    constants: Mapping[str, torch.Tensor] | None = None,
+    *,
+    with_entropy: bool = False,
+) -> TokenScores:
+    """Return the weighted sum of a token objective, differentiable by hidden states and head.
+
+    Args:
+        hidden_NH: Last hidden states of the scored rows, fp32 or bf16.
+        head: Weight, bias, scale and soft cap.
+        targets_N: Token ids, int64, in [0, V).
+        weights_N: fp32 factors of each row's loss; the denominator is in them already
+            (`objectives.reduction`).
+        objective: See `TokenObjective`.
+        constants: Row constants by name, each [N].
+        with_entropy: Also compute each row's entropy.
+    """
+    result = _ScoreTokens.apply(
+        hidden_NH, head.weight, head.bias, targets_N, weights_N, objective, dict(constants or {}), head, with_entropy
+    )
+    loss, logprobs, is_argmax, entropies = result
+    return TokenScores(loss, logprobs, is_argmax, entropies if with_entropy else None)
+
+
+class _ScoreTokens(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_NH: torch.Tensor,
+        weight_VH: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        targets_N: torch.Tensor,
+        weights_N: torch.Tensor,
+        objective: TokenObjective,
+        constants: dict[str, torch.Tensor],
+        head: Head,
+        with_entropy: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        needs_grad = needs_hidden or needs_weight or needs_bias
+        N = hidden_NH.shape[0]
+        num_chunks = -(-N // CHUNK_ROWS)
+        figures = hidden_NH.new_empty((4, N), dtype=torch.float32)  # logprob, is_argmax, entropy, loss
+        grad_hidden = torch.empty_like(hidden_NH) if needs_hidden else None
+        # One chunk's product is exact enough in the weight's dtype; a sum over chunks is kept in fp32.
+        grad_weight: torch.Tensor | None = None
+        grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias and bias_V is not None else None
+        for start in range(0, N, CHUNK_ROWS):
+            rows = slice(start, min(start + CHUNK_ROWS, N))
+            hidden = hidden_NH[rows]
+            logits = hidden @ weight_VH.T
+            if bias_V is not None:
+                logits += bias_V
+            row_constants = {name: values[rows] for name, values in constants.items()}
+            _score_chunk(
+                logits, targets_N[rows], weights_N[rows], objective, row_constants, head,
+                figures[:, rows], needs_grad, with_entropy,
+            )  # fmt: skip
+            if not needs_grad:
+                continue
+            if grad_hidden is not None:
+                torch.mm(logits, weight_VH, out=grad_hidden[rows])
+            if needs_weight:
+                product = logits.T @ hidden
+                if num_chunks == 1:
+                    grad_weight = product
+                elif grad_weight is None:
+                    grad_weight = product.float()
+                else:
+                    grad_weight.add_(product)
+            if grad_bias is not None:
+                grad_bias += logits.sum(0, dtype=torch.float32)
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight_VH.dtype)
+        elif needs_weight:
+            grad_weight = torch.zeros_like(weight_VH)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.bias_dtype = bias_V.dtype if bias_V is not None else None
+        loss = (figures[3] * weights_N).sum()
+        is_argmax = figures[1].bool()
+        ctx.mark_non_differentiable(figures, is_argmax)
+        return loss, figures[0], is_argmax, figures[2]
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: torch.Tensor, *unused: Any) -> tuple[Any, ...]:
+        grads = list(ctx.saved_tensors)
+        if grad_loss.device.type != "cpu" or float(grad_loss) != 1.0:
+            grads = [grad * grad_loss.to(grad.dtype) if grad is not None else None for grad in grads]
+        if grads[2] is not None:
+            grads[2] = grads[2].to(ctx.bias_dtype)
+        return *grads, None, None, None, None, None, None
+
+
+def _score_chunk(
+    logits_CV: torch.Tensor,
+    targets_C: torch.Tensor,
+    weights_C: torch.Tensor,
+    objective: TokenObjective,
+    constants: Mapping[str, torch.Tensor],
+    head: Head,
+    figures: torch.Tensor,
+    needs_grad: bool,
+    with_entropy: bool,
+) -> None:
+    """Fill `figures` [4, C] and, if a gradient is needed, overwrite the logits with it; tile by tile on a CPU."""
+    C, V = logits_CV.shape
+    tile_rows = max(1, _TILE_ELEMENTS // V) if logits_CV.device.type == "cpu" else C
+    buffer = logits_CV.new_empty((min(tile_rows, C), V), dtype=torch.float32)
+    for start in range(0, C, tile_rows):
+        rows = slice(start, min(start + tile_rows, C))
+        values = buffer[: rows.stop - rows.start]
+        values.copy_(logits_CV[rows])
+        tanh = _apply_scale_and_cap(values, head)
+        targets = targets_C[rows, None]
+        chosen = values.gather(1, targets)
+        largest = values.amax(1, keepdim=True)
+        values.sub_(largest)
+        shifted = values.clone() if with_entropy else None
+        values.exp_()
+        total = values.sum(1, keepdim=True)
+        logprobs = (chosen - largest - total.log())[:, 0]
+        figures[0, rows] = logprobs
+        figures[1, rows] = (chosen >= largest)[:, 0].float()
+        if shifted is not None:
+            figures[2, rows] = (total.log() - (values * shifted).sum(1, keepdim=True) / total)[:, 0]
+        row_constants = {name: constant[rows] for name, constant in constants.items()}
+        if not needs_grad:
+            figures[3, rows] = objective(logprobs, row_constants)
+            continue
+        with torch.enable_grad():
+            leaf = logprobs.detach().requires_grad_()
+            losses = objective(leaf, row_constants)
+            (slopes,) = torch.autograd.grad(losses.sum(), leaf)
+        figures[3, rows] = losses.detach()
+        slopes = (slopes * weights_C[rows])[:, None]
+        values.mul_(-slopes / total)
+        values.scatter_add_(1, targets, slopes)
+        if tanh is not None:
+            values.mul_(1 - tanh * tanh)
+        if head.scale != 1.0:
+            values.mul_(head.scale)
+        logits_CV[rows] = values.to(logits_CV.dtype)
+
+
+def _apply_scale_and_cap(values: torch.Tensor, head: Head) -> torch.Tensor | None:
+    """Scale and soft-cap raw logits in place; return the tanh that the cap's derivative needs."""
+    if head.scale != 1.0:
+        values.mul_(head.scale)
+    if head.softcap is None:
+        return None
+    tanh = torch.tanh(values / head.softcap)
+    torch.mul(tanh, head.softcap, out=values)
+    return tanh

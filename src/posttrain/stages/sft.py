@@ -1,0 +1,250 @@
+"""Supervised fine-tuning (SFT): imitate demonstrations.
+
+    L = - sum_n w_n log pi(y_n | x_n, y_<n) / sum_n w_n       over the trained tokens of an optimizer step
+
+The sums run over the whole step (all micro-batches, all ranks), so the loss is a token mean and does not
+depend on how rows are packed. `mode: chat` trains on the assistant's tokens and stop tokens of rendered
+conversations; `mode: full_text` is continued pretraining on raw documents (every token is trained on;
+mix in earlier data as a further source with a `proportion` to forget less).
+
+Source: the supervised stage of InstructGPT (arXiv 2203.02155, section 3.5); prompts masked and token
+mean as in Tulu 3 (arXiv 2411.15124, section 4).
+
+Not here: weighting sequences equally (the per-sequence sum that equals H(p) + KL(p || pi)), distillation
+from a teacher's distribution, preference losses with an SFT term.
+
+What goes wrong with it: it averages over the modes of its data, good and bad; many epochs on few rows
+memorise them (watch validation loss); skills absent from the data are forgotten (replay helps); rows cut
+at `max_length` teach the policy not to stop (so truncation is refused unless chosen).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from posttrain.core import metrics as keys
+from posttrain.core.config import Config, display_field
+from posttrain.core.errors import RefusedError
+from posttrain.core.protocols import RunContext
+from posttrain.data.sources import DataSource
+from posttrain.models.adapters import LoraSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from posttrain.core.records import Artifact
+    from posttrain.data.mixing import RowOrder
+    from posttrain.data.tokenized import TokenizedData
+    from posttrain.training.distributed import Ranks
+    from posttrain.training.policy import ScoredPolicy
+    from posttrain.training.step import StepBatch
+
+STAGE_VERSION = 1
+
+
+class SftConfig(Config):
+    """Configuration of an SFT stage; every key changes the result unless it is marked as display."""
+
+    type: Literal["sft"] = "sft"
+    mode: Literal["chat", "full_text"] = "chat"
+    data: list[DataSource] = Field(min_length=1)
+    validation: list[DataSource] = Field(default_factory=list)
+    train_on: Literal["assistant", "last_assistant", "all"] = "assistant"
+    max_length: int | None = Field(None, ge=2, description="tokens of a row; None is the model's own limit")
+    truncation: Literal["refuse", "drop", "cut_oldest_turn", "cut_completion"] = "refuse"
+    max_affected_fraction: float = Field(0.005, ge=0, le=1)
+
+    epochs: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, ge=0)
+    batch_size: int = Field(32, ge=1, description="rows of an optimizer step, over all ranks")
+    micro_batch_tokens: int = Field(8192, ge=1, description="token budget of one forward pass on one rank")
+    learning_rate: float = Field(1e-4, gt=0, lt=10)
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup_fraction: float = Field(0.03, ge=0, lt=1)
+    final_learning_rate_fraction: float = Field(0.0, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0, lt=1)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+
+    adapter: LoraSettings | None = None
+    adapter_start: Literal["new", "continue", "stack", "merge"] | None = Field(
+        None, description="what to do with adapters the policy has already; None: refuse to guess"
+    )
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    activation_checkpointing: Literal["auto", "on", "off"] = "auto"
+    packing: Literal["auto", "on", "off"] = "auto"
+
+    validate_every_steps: int | None = Field(None, ge=1)
+    keep: Literal["last", "best_validation_loss"] = "last"
+    checkpoint_every_steps: int = display_field(100, ge=1)
+    log_every_steps: int = display_field(10, ge=1)
+    callbacks: list[str] = Field(default_factory=list, description="file.py:Class or entry points")
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> SftConfig:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps, and not both")
+        if self.keep == "best_validation_loss" and not self.validation:
+            raise ValueError("keep: best_validation_loss needs validation rows; add validation: [...]")
+        if self.validate_every_steps is not None and not self.validation:
+            raise ValueError("validate_every_steps needs validation rows; add validation: [...]")
+        if self.mode == "full_text" and self.train_on != "assistant":
+            raise ValueError("train_on belongs to mode: chat; full_text trains on every token")
+        if self.mode == "full_text" and self.truncation != "refuse":
+            raise ValueError("truncation belongs to mode: chat; full_text splits documents and loses no token")
+        if self.adapter is None and self.adapter_start in ("new", "stack"):
+            raise ValueError(f"adapter_start: {self.adapter_start} needs adapter: {{rank: ..., alpha: ...}}")
+        return self
+
+
+@dataclass(slots=True)
+class SftParts:
+    """Live objects built by the wiring: the policy, tokenized rows, ranks, and what turns weights into an artifact."""
+
+    policy: ScoredPolicy
+    train: TokenizedData
+    validation: TokenizedData | None
+    ranks: Ranks
+    device: str
+    publish: Callable[[dict[str, torch.Tensor]], Artifact]
+
+
+def run(config: SftConfig, inputs: dict[str, Artifact], parts: SftParts, context: RunContext) -> dict[str, Artifact]:
+    """Train the policy on demonstrations and return the artifact of its weights."""
+    del inputs  # the policy was loaded from them by the wiring; their hashes are in the artifact's key
+    from posttrain.objectives.sft import compute_sft_loss
+    from posttrain.training.loop import LoopFunctions, LoopSettings, TrainingLoop
+    from posttrain.training.optimizer import AdamWSettings, MasterOptimizer, compute_learning_rate
+    from posttrain.training.step import Updater
+
+    order = build_order(config, parts.train, context.seed)
+    num_steps = count_steps(config, order.steps_per_epoch)
+    if num_steps == 0:
+        context.progress.note("zero steps: the policy is passed on as it is")
+    settings = AdamWSettings((config.beta1, config.beta2), config.epsilon, config.weight_decay)
+    optimizer = MasterOptimizer(parts.policy.model.named_parameters(), settings, ema_decay=config.ema_decay)
+    updater = Updater(
+        parts.policy,
+        optimizer,
+        parts.ranks,
+        compute_sft_loss,
+        max_grad_norm=config.max_grad_norm,
+        device=parts.device,
+    )
+
+    def batch_at(step: int) -> StepBatch:
+        return build_step_batch(parts.train, order.rows_of_step(step), config.micro_batch_tokens, parts.ranks)
+
+    def learning_rate_at(step: int) -> float:
+        return compute_learning_rate(
+            step,
+            peak=config.learning_rate,
+            num_steps=num_steps,
+            warmup_steps=count_warmup_steps(config, num_steps),
+            schedule=config.schedule,
+            final_fraction=config.final_learning_rate_fraction,
+        )
+
+    loop = TrainingLoop(
+        LoopSettings(
+            num_steps=num_steps,
+            validate_every_steps=config.validate_every_steps,
+            checkpoint_every_steps=config.checkpoint_every_steps,
+            log_every_steps=config.log_every_steps,
+            keep_best=config.keep == "best_validation_loss",
+        ),
+        LoopFunctions(
+            batch_at=batch_at,
+            learning_rate_at=learning_rate_at,
+            epoch_at=lambda step: step / order.steps_per_epoch,
+            validate=(lambda: compute_validation(updater, parts.validation, config.micro_batch_tokens))
+            if parts.validation is not None
+            else None,
+        ),
+        updater,
+        context,
+    )
+    loop.run()
+    return {"policy": parts.publish(loop.final_weights())}
+
+
+def build_order(config: SftConfig, train: TokenizedData, seed: int) -> RowOrder:
+    """Return which rows each step trains on: a pure function of the seed and the step."""
+    from posttrain.data.mixing import RowOrder
+
+    if not any(len(rows) for rows in train.rows):
+        raise RefusedError(
+            "no row is left to train on",
+            expected="at least one row with a trained token",
+            cure="see the ledger for why rows were dropped ('posttrain data show', 'posttrain data check')",
+            place="data",
+        )
+    proportions = [source.proportion for source in config.data]
+    return RowOrder([len(rows) for rows in train.rows], proportions, seed, config.batch_size)
+
+
+def count_steps(config: SftConfig, steps_per_epoch: int) -> int:
+    """Return the optimizer steps of the stage."""
+    if config.steps is not None:
+        return config.steps
+    return math.ceil((config.epochs or 0) * steps_per_epoch)
+
+
+def count_warmup_steps(config: SftConfig, num_steps: int) -> int:
+    """Return the steps of warm-up: the fraction of all steps, rounded up, but never all of them."""
+    return min(math.ceil(config.warmup_fraction * num_steps), max(0, num_steps - 1))
+
+
+def build_step_batch(
+    train: TokenizedData, rows: list[tuple[int, int]], micro_batch_tokens: int, ranks: Ranks
+) -> StepBatch:
+    """Return this rank's micro-batches of a step, with the totals of all ranks.
+
+    Every rank knows all rows of the step, so the totals need no communication.
+    """
+    from posttrain.data.packing import deal, pack
+    from posttrain.training.batches import build_empty_micro_batch, build_micro_batch, count_scored
+    from posttrain.training.step import StepBatch
+
+    samples = [train.rows[source].row(index) for source, index in rows]
+    row_ids = [train.rows[source].row_ids[index] for source, index in rows]
+    lengths = [len(sample.ids_T) for sample in samples]
+    groups = deal(pack(lengths, micro_batch_tokens), ranks.count)[ranks.rank]
+    micro_batches = [
+        build_micro_batch([samples[i] for i in group], [row_ids[i] for i in group])
+        if group
+        else build_empty_micro_batch()
+        for group in groups
+    ]
+    trained = sum(count_scored(sample) for sample in samples)
+    return StepBatch(micro_batches, float(trained), sum(lengths), trained)
+
+
+def compute_validation(updater: Any, validation: TokenizedData, micro_batch_tokens: int) -> dict[str, float]:
+    """Return the token-mean loss and accuracy over all validation rows."""
+    import torch
+
+    from posttrain.objectives.reduction import normalise_weights
+
+    rows = [(source, index) for source, part in enumerate(validation.rows) for index in range(len(part))]
+    batch = build_step_batch(validation, rows, micro_batch_tokens, updater.ranks)
+    sums = torch.zeros(2, dtype=torch.float64, device=updater.device)
+    updater.policy.eval()
+    with torch.no_grad():
+        for micro_batch in batch.micro_batches:
+            part = micro_batch.to(updater.device)
+            weights = normalise_weights(part.weights_N, batch.total_weight)
+            scores = updater.policy(part, updater.objective, weights)
+            sums += torch.stack([scores.loss.double(), scores.is_argmax_N.sum().double()])
+    updater.policy.train()
+    loss, hits = updater.ranks.sum(sums).tolist()
+    return {keys.VALIDATION_LOSS: loss, "validation/mean_token_accuracy": hits / max(1, batch.num_trained)}

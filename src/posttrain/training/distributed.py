@@ -1,0 +1,107 @@
+"""Several processes that train one policy (torchrun): sharding by FSDP2, sums over ranks, one writer.
+
+The rest of the house sees `Ranks` and is otherwise unaware: one process has `Ranks()`. Each rank runs
+its share of a step's micro-batches; gradients are summed, not averaged, because weights carry the
+denominator of the whole step already (`objectives.reduction`).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The place of this process among the processes of a run."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum of a small tensor over all ranks."""
+        if self.count > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def agree(self, flag: bool) -> bool:
+        """Return whether any rank says yes, so that all leave a loop together."""
+        if self.count == 1:
+            return flag
+        return bool(self.sum(torch.tensor([float(flag)])).item() > 0)
+
+    def broadcast_object(self, value: Any) -> Any:
+        """Return rank 0's value on every rank."""
+        if self.count == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
+
+def join_ranks(device: str = "cpu") -> Ranks:
+    """Return this process's ranks, joining torchrun's process group if it was started by torchrun."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return Ranks()
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
+    return Ranks(torch.distributed.get_rank(), count)
+
+
+def shard_policy(policy: nn.Module, layers: list[nn.Module], ranks: Ranks, *, compute_dtype: torch.dtype) -> None:
+    """Shard a policy's fp32 parameters over all ranks with FSDP2, layer by layer, computing in `compute_dtype`.
+
+    Args:
+        policy: The root module; its forward is what gathers parameters.
+        layers: The blocks that are gathered and freed one at a time.
+        ranks: The processes; with one, nothing is done.
+        compute_dtype: bf16 keeps fp32 shards as masters and gathers bf16 copies.
+    """
+    if ranks.count == 1:
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    device_type = next(policy.parameters()).device.type
+    mesh = init_device_mesh(device_type, (ranks.count,))
+    mixed = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for module in [*layers, policy]:
+        fully_shard(module, mesh=mesh, mp_policy=mixed)
+    for module in policy.modules():
+        divide = getattr(module, "set_gradient_divide_factor", None)
+        if callable(divide):
+            divide(1.0)
+            if device_type == "cpu":
+                module.set_force_sum_reduction_for_comms(True)  # type: ignore[operator]  # gloo has no averaging reduce-scatter
+
+
+def find_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the decoder blocks of a transformers model: the entries of its longest ModuleList."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return list(max(lists, key=lambda entries: len(entries))) if lists else []
+
+
+def gather_tensors(tensors: dict[str, torch.Tensor], ranks: Ranks) -> dict[str, torch.Tensor]:
+    """Return whole CPU copies of tensors that may be sharded (every rank must call this)."""
+    whole = {}
+    for name, tensor in tensors.items():
+        gather = getattr(tensor, "full_tensor", None)
+        full = gather() if callable(gather) else tensor
+        if ranks.is_writer:
+            whole[name] = full.detach().to("cpu", copy=True)
+    return whole

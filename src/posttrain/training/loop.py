@@ -1,0 +1,238 @@
+"""The training loop: steps, logs, validation, checkpoints, a clean stop, a bitwise resume.
+
+Everything that varies is a function of the step number (rows, learning rate, dropout masks), so a
+resumed loop needs a step number, the optimizer's tensors and a few sums; the log file is rewound to
+where it stood at the checkpoint.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posttrain.core import metrics as keys
+from posttrain.core.errors import TerminatedError
+from posttrain.core.hashing import finite_or_none
+from posttrain.core.protocols import RunContext
+from posttrain.training.checkpoints import CheckpointStore
+from posttrain.training.distributed import Ranks, gather_tensors
+from posttrain.training.step import StepBatch, StepReport, Updater
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """How long to train and how often to do the rest; every count is in optimizer steps.
+
+    `keep_best` keeps the weights of the lowest validation loss instead of the last ones.
+    """
+
+    num_steps: int
+    validate_every_steps: int | None
+    checkpoint_every_steps: int
+    log_every_steps: int
+    keep_best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoopFunctions:
+    """What a stage does at a step: its rows, its learning rate, its validation."""
+
+    batch_at: Callable[[int], StepBatch]
+    learning_rate_at: Callable[[int], float]
+    epoch_at: Callable[[int], float]
+    validate: Callable[[], dict[str, float]] | None
+
+
+@dataclass(slots=True)
+class LoopState:
+    """What a resume needs beside the optimizer's tensors; all of it goes into the checkpoint."""
+
+    step: int = 0
+    num_tokens: int = 0
+    num_trained: int = 0
+    window_loss: float = 0.0
+    window_hits: float = 0.0
+    window_trained: int = 0
+    metrics_position: int = 0
+    best_step: int | None = None
+    best_value: float | None = None
+    last_validation: float | None = None
+
+
+class TrainingLoop:
+    """Runs an `Updater` from its newest checkpoint to the last step.
+
+    Args:
+        settings: Lengths and intervals.
+        functions: Rows, learning rate and validation by step.
+        updater: Takes the steps.
+        context: Folder, sinks, stop flag, callbacks.
+    """
+
+    def __init__(self, settings: LoopSettings, functions: LoopFunctions, updater: Updater, context: RunContext) -> None:
+        self.settings = settings
+        self.functions = functions
+        self.updater = updater
+        self.context = context
+        self.ranks: Ranks = updater.ranks
+        self.checkpoints = CheckpointStore(context.folder / "checkpoints")
+        self.best = CheckpointStore(context.folder / "best")
+        self.state = LoopState()
+
+    def run(self) -> LoopState:
+        """Train to the end and return the final state; the optimizer then holds the weights to keep.
+
+        Raises:
+            TerminatedError: Asked to stop; a checkpoint of the last step was saved.
+            TrainingError: A step was not finite.
+            StorageError: A write failed; earlier checkpoints are untouched.
+        """
+        self._resume()
+        progress = self.context.progress
+        if self.ranks.is_writer:
+            progress.start("training", self.settings.num_steps)
+            progress.advance(self.state.step)
+        if self.state.step == 0:
+            self._validate()
+        while self.state.step < self.settings.num_steps:
+            began = time.perf_counter()
+            step = self.state.step
+            learning_rate = self.functions.learning_rate_at(step)
+            report = self.updater.update(
+                self.functions.batch_at(step), learning_rate, self.context.seed, "dropout", step
+            )
+            self._count(report)
+            self._record(report, learning_rate, time.perf_counter() - began)
+            is_last = self.state.step == self.settings.num_steps
+            every = self.settings.validate_every_steps
+            if is_last or (every and self.state.step % every == 0):
+                self._validate()
+            should_stop = self.ranks.agree(self.context.should_stop())
+            if is_last or should_stop or self.state.step % self.settings.checkpoint_every_steps == 0:
+                self._save()
+            if should_stop and not is_last:
+                raise TerminatedError(
+                    f"stopped after step {self.state.step} of {self.settings.num_steps}, as asked; a checkpoint was saved",
+                    cure="start the same command again: it goes on from there",
+                )
+        if self.ranks.is_writer:
+            progress.finish()
+        if self.settings.keep_best:
+            self._load_best()
+        return self.state
+
+    def _resume(self) -> None:
+        checkpoint = self.checkpoints.load_newest()
+        if checkpoint is None:
+            self.context.metrics.rewind(0)
+            return
+        for note in checkpoint.set_aside:
+            self.context.progress.note(f"a torn checkpoint was set aside: {note}")
+        if checkpoint.step < 0:
+            self.context.metrics.rewind(0)
+            return
+        for note in checkpoint.warnings:
+            self.context.progress.note(f"this machine differs from the one that saved the checkpoint: {note}")
+        self.updater.optimizer.load_state_tensors(checkpoint.tensors)
+        self.state = LoopState(**checkpoint.state)
+        self.context.metrics.rewind(self.state.metrics_position)
+        self.context.progress.note(f"resumed after step {self.state.step}")
+
+    def _count(self, report: StepReport) -> None:
+        state = self.state
+        state.step += 1
+        state.num_tokens += report.num_tokens
+        state.num_trained += report.num_trained
+        state.window_loss += report.loss * report.num_trained
+        state.window_hits += report.accuracy * report.num_trained
+        state.window_trained += report.num_trained
+
+    def _record(self, report: StepReport, learning_rate: float, seconds: float) -> None:
+        state = self.state
+        speed = report.num_tokens / seconds
+        if self.ranks.is_writer:
+            self.context.progress.advance(1, loss=report.loss, tokens_per_second=speed)
+        is_due = state.step % self.settings.log_every_steps == 0 or state.step == self.settings.num_steps
+        if is_due and self.ranks.is_writer:
+            trained = max(1, state.window_trained)
+            self.context.metrics.log(
+                state.step,
+                {
+                    keys.LOSS: state.window_loss / trained,
+                    keys.ACCURACY: state.window_hits / trained,
+                    keys.GRAD_NORM: report.grad_norm,
+                    keys.LEARNING_RATE: learning_rate,
+                    keys.NUM_TOKENS: state.num_tokens,
+                    keys.NUM_TRAINED_TOKENS: state.num_trained,
+                    keys.EPOCH: self.functions.epoch_at(state.step),
+                    keys.TOKENS_PER_SECOND: speed,
+                    keys.STEP_SECONDS: seconds,
+                    keys.PEAK_MEMORY: measure_peak_memory(self.updater.device),
+                },
+            )
+        if is_due:
+            state.window_loss = state.window_hits = 0.0
+            state.window_trained = 0
+        if self.context.callbacks and self.ranks.is_writer:
+            figures = {keys.LOSS: report.loss, keys.GRAD_NORM: report.grad_norm, keys.LEARNING_RATE: learning_rate}
+            for callback in self.context.callbacks:
+                callback.on_step(state.step, figures, self.updater.policy.model)
+
+    def _validate(self) -> None:
+        if self.functions.validate is None:
+            return
+        figures = self.functions.validate()
+        value = figures[keys.VALIDATION_LOSS]
+        state = self.state
+        state.last_validation = finite_or_none(value)
+        if self.ranks.is_writer:
+            self.context.metrics.log(state.step, figures)
+        is_better = state.best_value is None or value < state.best_value
+        if is_better:
+            state.best_step, state.best_value = state.step, finite_or_none(value)
+        if is_better and self.settings.keep_best:
+            tensors = gather_tensors(self._weights(), self.ranks)
+            if self.ranks.is_writer:
+                self.best.save(state.step, tensors, {keys.VALIDATION_LOSS: value})
+            self.ranks.wait()
+
+    def _save(self) -> None:
+        state = replace(self.state, metrics_position=self.context.metrics.position())
+        tensors = gather_tensors(self.updater.optimizer.state_tensors(), self.ranks)
+        if self.ranks.is_writer:
+            folder = self.checkpoints.save(state.step, tensors, _to_json(state))
+            for callback in self.context.callbacks:
+                callback.on_save(state.step, Path(folder))
+        self.ranks.wait()
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """Return the weights that the stage would keep now: the moving average where there is one."""
+        optimizer = self.updater.optimizer
+        return optimizer.averages() or optimizer.masters()
+
+    def final_weights(self) -> dict[str, torch.Tensor]:
+        """Return whole fp32 CPU tensors of the trained parameters by name (on the writing rank)."""
+        return gather_tensors(self._best_weights or self._weights(), self.ranks)
+
+    _best_weights: dict[str, torch.Tensor] | None = None
+
+    def _load_best(self) -> None:
+        if self.state.best_step is not None:
+            self._best_weights = self.best.load(self.state.best_step).tensors
+
+
+def _to_json(state: LoopState) -> dict[str, Any]:
+    return asdict(state)
+
+
+def measure_peak_memory(device: str) -> int:
+    """Return the peak memory so far in bytes: of the device, or resident memory of the process."""
+    if device != "cpu":
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,104 @@
+"""A policy that scores micro-batches: backbone, attention back-end and head behind one forward.
+
+`ScoredPolicy(micro_batch, objective)` returns the weighted loss and the per-token figures. Rows are
+packed without a mask where that is proven exact for the model (`models.heads.is_packing_exact` decides),
+else padded and sorted by length. It is the root module that `training.distributed` shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from posttrain.core.seeds import derive_seed
+from posttrain.kernels.attention import DocumentSpans, register_packed_attention
+from posttrain.kernels.token_logprobs import Head, TokenObjective, TokenScores, score_tokens
+from posttrain.training.batches import MicroBatch
+
+Layout = Literal["packed", "padded"]
+
+
+class ScoredPolicy(nn.Module):
+    """Wraps a causal LM, with or without adapters, for training and scoring.
+
+    Args:
+        model: The transformers or PEFT model; its parameters are this module's.
+        backbone: The part of it that maps ids to hidden states.
+        find_head: Reads the head from the model (anew each time, since steps change it).
+        layout: Packed where exact, else padded.
+    """
+
+    def __init__(
+        self, model: nn.Module, backbone: nn.Module, find_head: Callable[[nn.Module], Head], layout: Layout
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.layout = layout
+        self._find_head = find_head
+        # In a list, so that torch does not register the backbone a second time.
+        self._backbone = [backbone]
+        unwrap: Any = getattr(model, "get_base_model", lambda: model)
+        causal_lm = unwrap()
+        causal_lm.set_attn_implementation(register_packed_attention() if layout == "packed" else "sdpa")
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training draws random numbers inside the model."""
+        return any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.modules())
+
+    def forward(
+        self, batch: MicroBatch, objective: TokenObjective, weights_N: torch.Tensor, *, with_entropy: bool = False
+    ) -> TokenScores:
+        """Return the weighted loss of a micro-batch and figures for each scored token.
+
+        Args:
+            batch: The rows.
+            objective: See `kernels.token_logprobs.TokenObjective`.
+            weights_N: Weights with the denominator in them (`objectives.reduction`).
+            with_entropy: Also compute entropies.
+        """
+        hidden_TH = self._run_packed(batch) if self.layout == "packed" else self._run_padded(batch)
+        hidden_NH = hidden_TH.index_select(0, batch.scored_N)
+        if not len(batch.scored_N) and hidden_TH.requires_grad:
+            # No scored row: keep the graph alive, so that sharded parameters take part in the backward pass.
+            zero = hidden_TH.sum() * 0 + self._find_head(self.model).weight.sum() * 0
+            none = torch.empty(0, device=hidden_TH.device)
+            return TokenScores(zero.float(), none, none.bool(), none if with_entropy else None)
+        return score_tokens(
+            hidden_NH, self._find_head(self.model), batch.targets_N, weights_N, objective, with_entropy=with_entropy
+        )
+
+    def _run_packed(self, batch: MicroBatch) -> torch.Tensor:
+        device = batch.ids_T.device
+        positions = torch.cat([torch.arange(length, device=device) for length in batch.lengths])
+        output = self._backbone[0](
+            input_ids=batch.ids_T[None],
+            position_ids=positions[None],
+            use_cache=False,
+            document_spans=DocumentSpans.from_lengths(batch.lengths, device),
+        )
+        return output.last_hidden_state[0]
+
+    def _run_padded(self, batch: MicroBatch) -> torch.Tensor:
+        """Right-pad the rows, run them with a mask, and lay the hidden states end to end again."""
+        rows = batch.ids_T.split(batch.lengths)
+        ids = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+        lengths = torch.tensor(batch.lengths, device=ids.device)
+        mask = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
+        output = self._backbone[0](input_ids=ids, attention_mask=mask.long(), use_cache=False)
+        return output.last_hidden_state[mask]
+
+    @contextmanager
+    def seeded_dropout(self, *stream: int | str) -> Iterator[None]:
+        """Draw dropout masks from a named stream: a pure function of it, and the global state is left alone."""
+        if not (self.training and self.has_dropout):
+            yield
+            return
+        devices = [p.device for p in self.parameters() if p.device.type == "cuda"][:1]
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(derive_seed(*stream))
+            yield
