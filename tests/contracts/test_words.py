@@ -34,8 +34,14 @@ def test_file_class_and_function_names_hold_no_empty_words(path: Path) -> None:
     assert found == set()
 
 
+def states_reason(line: str) -> bool:
+    """Return whether a line ends in a comment of three words or more, `noqa` not counted."""
+    _, _, comment = re.sub(r"#\s*noqa(:\s*[A-Z0-9, ]+)?", "", line).partition("#")
+    return len(re.findall(r"\w+", comment)) >= 3
+
+
 def find_broad_handlers(tree: ast.Module, lines: Sequence[str]) -> list[str]:
-    """Return handlers that catch everything, neither raise again nor name the untrusted code that they guard."""
+    """Return handlers that catch everything, neither raise again nor say on their line which code they guard."""
     found = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.ExceptHandler):
@@ -43,13 +49,13 @@ def find_broad_handlers(tree: ast.Module, lines: Sequence[str]) -> list[str]:
         kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
         is_broad = any(k is None or (isinstance(k, ast.Name) and k.id in ("Exception", "BaseException")) for k in kinds)
         raises_again = isinstance(node.body[-1], ast.Raise)
-        if is_broad and not raises_again and "untrusted" not in lines[node.lineno - 1]:
+        if is_broad and not raises_again and not states_reason(lines[node.lineno - 1]):
             found.append(f"line {node.lineno}: {lines[node.lineno - 1].strip()}")
     return found
 
 
 @pytest.mark.parametrize("path", python_files("src/posttrain", "benchmarks"), ids=name_of)
-def test_nothing_catches_every_exception_but_around_untrusted_code(path: Path) -> None:
+def test_nothing_catches_every_exception_but_around_code_that_is_named(path: Path) -> None:
     assert find_broad_handlers(read_tree(path), read_lines(path)) == []
 
 
@@ -59,7 +65,8 @@ def test_broad_handlers_are_found_in_every_form() -> None:
         return len(find_broad_handlers(ast.parse(source), source.splitlines()))
 
     assert check("except:") == check("except Exception:") == check("except (ValueError, BaseException) as e:") == 1
-    assert check("except Exception:  # untrusted: a user's reward function") == 0
+    assert check("except Exception:  # noqa: BLE001  # a user's reward function may raise anything") == 0
+    assert check("except Exception:  # noqa: BLE001") == 1
     assert check("except BaseException:", "raise") == check("except ValueError:") == 0
 
 
