@@ -23,6 +23,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 PACKED_ATTENTION = "posttrain_packed"
 
+# The CPU flash backward in bf16 has a fixed cost a document; up to this length fp32 is 1.1 to 9 times faster.
+_FLOAT_BACKWARD_TOKENS = 512
+
 _flash_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_cpu_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -163,21 +166,13 @@ class _PackedFlashCpu(torch.autograd.Function):
         out, grad_out = output.transpose(1, 2), grad_output.transpose(1, 2)
         for index, (a, b) in enumerate(itertools.pairwise(ctx.starts)):
             mask = _window_mask(b - a, ctx.window, query)
-            rows = slice(a, b)
-            grads = _flash_cpu_backward(
-                grad_out[:, :, rows],
-                query[:, :, rows],
-                key[:, :, rows],
-                value[:, :, rows],
-                out[:, :, rows],
-                logsumexps[index],
-                0.0,
-                mask is None,
-                attn_mask=mask,
-                scale=ctx.scale,
-            )
+            rows = [x[:, :, a:b] for x in (grad_out, query, key, value, out)]
+            if b - a <= _FLOAT_BACKWARD_TOKENS:
+                rows = [x.float() for x in rows]
+                mask = mask.float() if mask is not None else None
+            grads = _flash_cpu_backward(*rows, logsumexps[index], 0.0, mask is None, attn_mask=mask, scale=ctx.scale)
             for buffer, grad in zip((grad_query, grad_key, grad_value), grads, strict=True):
-                buffer[:, :, rows] = grad
+                buffer[:, :, a:b] = grad
         return grad_query, grad_key, grad_value, None, None, None
 
 

@@ -92,8 +92,8 @@ def shard_policy(policy: nn.Module, layers: list[nn.Module], ranks: Ranks, *, co
 
 def find_layers(model: nn.Module) -> list[nn.Module]:
     """Return the decoder blocks of a transformers model: the entries of its longest ModuleList."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return list(max(lists, key=lambda entries: len(entries))) if lists else []
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=[])
 
 
 def gather_tensors(tensors: dict[str, torch.Tensor], ranks: Ranks) -> dict[str, torch.Tensor]:

@@ -118,7 +118,7 @@ class TrainingLoop:
                 self._save()
             if should_stop and not is_last:
                 raise TerminatedError(
-                    f"stopped after step {self.state.step} of {self.settings.num_steps}, as asked; a checkpoint was saved",
+                    f"stopped as asked after step {self.state.step} of {self.settings.num_steps}; saved",
                     cure="start the same command again: it goes on from there",
                 )
         if self.ranks.is_writer:
