@@ -95,7 +95,9 @@ def explain_validation(kind: type[BaseModel], error: ValidationError) -> dict[st
             cures.append(f"add '{path}'")
         else:
             message = detail["msg"].removeprefix("Value error, ")
-            found.append(f"{path + ': ' if path else ''}{message} (found {_describe(detail['input'])})")
+            is_pair = detail["type"] == "value_error" and isinstance(detail["input"], Mapping)
+            shown = "" if is_pair else f" (found {_describe(detail['input'])})"
+            found.append(f"{path + ': ' if path else ''}{message}{shown}")
     return {
         "found": "; ".join(found),
         "expected": f"the keys and ranges of {kind.__name__}",

@@ -1,0 +1,12 @@
+"""What the package brings along, by the name that a recipe uses: stages and scorers."""
+
+from __future__ import annotations
+
+from posttrain.core.config import Config
+from posttrain.stages.sft import SftConfig
+
+BUILT_IN_STAGES: dict[str, type[Config]] = {"sft": SftConfig}
+"""The configuration of every built-in stage, by the `type` of a recipe's stage."""
+
+BUILT_IN_SCORERS: tuple[str, ...] = ("exact_match",)
+"""Scorers that need no plug-in, by the `scorer` of a recipe's evaluation."""
