@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.core.hashing import hash_json
+from posttrain.evaluation.task import EvaluationTask
 from posttrain.pipeline.overrides import apply_overrides, parse_override
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe_checks import (
@@ -24,7 +25,7 @@ from posttrain.pipeline.recipe_checks import (
     read_head,
     read_schema,
 )
-from posttrain.pipeline.recipe_settings import TOP_KEYS, ChatSettings, EvaluationTask, Logger, ModelSource, RecipeHead
+from posttrain.pipeline.recipe_settings import TOP_KEYS, ChatSettings, Logger, ModelSource, RecipeHead
 from posttrain.pipeline.roots import Roots, declare_roots
 from posttrain.pipeline.stage_entries import StageEntry, read_stages
 from posttrain.pipeline.yaml_reader import Positions, read_file, read_yaml

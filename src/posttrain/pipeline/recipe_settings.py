@@ -1,4 +1,4 @@
-"""The typed parts of a recipe that belong to no stage: model, chat, evaluation, loggers."""
+"""The typed parts of a recipe that belong to no stage: model, chat, loggers, and the keys of every stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from posttrain.chat.templates import DEFAULT_DATE
 from posttrain.core.config import Config, display_field
-from posttrain.data.sources import DataSource
+from posttrain.evaluation.task import EvaluationTask
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
@@ -50,15 +50,6 @@ class ChatSettings(Config):
         if not is_written_in_full:
             raise ValueError("a date is written YYYY-MM-DD")
         return value
-
-
-class EvaluationTask(Config):
-    """One task that is measured on the base and after every stage: rows, a scorer, and how much to draw."""
-
-    name: Name
-    data: DataSource
-    scorer: str = Field("exact_match", min_length=1)
-    max_new_tokens: int = Field(128, ge=1, le=1_000_000)
 
 
 class RecipeHead(Config):
