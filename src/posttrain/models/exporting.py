@@ -1,0 +1,325 @@
+"""Export: one plain Hugging Face folder, adapters merged, proven to behave as the artifact does.
+
+The proof uses transformers alone on the side of the export: its tokenizer and template must give the ids
+that this project's renderer gives, its weights the first greedy tokens, its configuration the stop
+tokens. A folder that fails is not left behind.
+
+Two roundings are kept apart. Merging is compared before and after in float32. Storing rounds to the
+export's dtype, so the tokens are compared with the merged weights after the same rounding: what is
+proven is that the files hold what was meant, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posttrain.chat.rendering import ChatFormat, Renderer
+from posttrain.chat.templates import DEFAULT_DATE, build_template_renderer
+from posttrain.core.durable import write_folder
+from posttrain.core.errors import ModelError, StorageError, TemplateError
+from posttrain.core.records import Message
+from posttrain.models.adapters import merge_adapters
+from posttrain.models.artifacts import save_generation_config, save_tokenizer, save_weights
+from posttrain.models.loaded_policy import LoadedPolicy
+from posttrain.models.loading import DTYPES, GENERATION_FILE, load_policy
+from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
+from posttrain.models.validation import check_model_folder, quiet_transformers
+from posttrain.models.weights import read_json_object, read_weight_entries
+
+NUM_GREEDY_TOKENS = 32
+_MIN_CONVERSATIONS = 5
+_MERGE_TOLERANCE = 1e-5
+_FILE_TOLERANCE = 1e-5
+
+_SYSTEM = "Answer briefly."
+_QUESTIONS = (
+    "Hello!",
+    "What is the capital of France?",
+    "Add 17 and 25.",
+    "Write one line about the sea.\nThen another.",
+    "  leading and trailing blanks  ",
+    "na\u00efve caf\u00e9, \u65e5\u672c\u8a9e, \u0645\u0631\u062d\u0628\u0627, \U0001f600",
+    "def f(x):\n\treturn x ** 2",
+    "1,000,000.50 is how many euros?",
+    '{"key": [1, 2, {"deep": null}]}',
+    "Repeat: a a a a a a a a",
+)
+
+
+def list_conversations() -> list[list[Message]]:
+    """Return the 20 conversations of the parity check: ten questions, each alone and inside a dialogue."""
+    alone = [[{"role": "user", "content": question}] for question in _QUESTIONS]
+    inside = [
+        [
+            *([{"role": "system", "content": _SYSTEM}] if index % 2 else []),
+            {"role": "user", "content": _QUESTIONS[index - 1]},
+            {"role": "assistant", "content": "Yes." if index % 3 else "No, not at all."},
+            {"role": "user", "content": question},
+        ]
+        for index, question in enumerate(_QUESTIONS)
+    ]
+    return [*alone, *inside]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What the proof of an export covered.
+
+    Args:
+        num_conversations: Conversations whose ids were compared (a template may refuse some).
+        num_tokens: Greedy tokens that were compared.
+        merge_difference: Largest difference of logits by merging, in float32, relative to the largest logit.
+        dtype: Of the exported weights.
+    """
+
+    num_conversations: int
+    num_tokens: int
+    merge_difference: float
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParityReference:
+    """What an export has to reproduce: prompts, first greedy tokens, the logits before them, stop ids."""
+
+    conversations: list[list[Message]]
+    prompts: list[list[int]]
+    greedy: list[list[int]]
+    logits_PV: torch.Tensor
+    stop_ids: tuple[int, ...]
+    template_arguments: dict[str, Any]
+
+
+def export_policy(artifact: Path, out: Path, *, weights_dtype: str | None = None, device: str = "cpu") -> ExportReport:
+    """Write an artifact as one plain model folder, adapters merged, and prove that it behaves the same.
+
+    Args:
+        artifact: A policy's artifact; every file is hashed first.
+        out: The folder to make; it must not exist.
+        weights_dtype: "float32" or "bfloat16"; None keeps what the base is stored in.
+        device: Where to run the proof.
+
+    Raises:
+        ModelError: The artifact is damaged, or the export fails its proof; nothing is left at `out`.
+        StorageError: `out` exists or cannot be written.
+    """
+    if out.exists():
+        raise StorageError(
+            "the folder exists already",
+            expected="a free place for the export",
+            cure="choose another folder or remove this one",
+            place=str(out),
+        )
+    policy = load_policy(artifact, dtype="float32", device=device)
+    if policy.manifest is None:
+        raise ModelError(
+            "no manifest",
+            expected="an artifact of this project",
+            cure="a plain model folder needs no export",
+            place=str(artifact),
+        )
+    dtype = weights_dtype or _stored_dtype(policy)
+    conversations, prompts = _render_prompts(policy)
+    model, merge_difference = _merge(policy, prompts)
+    _round_weights(model, DTYPES[dtype])
+    reference = _build_reference(policy, model, conversations, prompts)
+
+    def fill(target: Path) -> None:
+        save_weights(model, target, DTYPES[dtype], None)
+        save_generation_config(model, target, reference.stop_ids)
+        save_tokenizer(policy.tokenizer, target, policy.chat_template)
+        check_export(reference, target, device=device)
+
+    write_folder(out, fill)
+    num_tokens = sum(map(len, reference.greedy))
+    return ExportReport(len(prompts), num_tokens, merge_difference, dtype)
+
+
+def check_export(reference: ParityReference, folder: Path, *, device: str = "cpu") -> None:
+    """Compare an exported folder, loaded by transformers alone, with what it has to reproduce.
+
+    Raises:
+        ModelError: Names what differs: ids of a prompt, greedy tokens, logits, stop tokens, or values that
+            are not finite.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    check_model_folder(folder)
+    stop_ids = read_json_object(folder / GENERATION_FILE).get("eos_token_id")
+    if stop_ids != list(reference.stop_ids):
+        raise _differs(folder / GENERATION_FILE, f"stop tokens {stop_ids}", f"{list(reference.stop_ids)}")
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+    for number, messages in enumerate(reference.conversations):
+        ids = _encode_plainly(tokenizer, messages, reference.template_arguments)
+        if ids != reference.prompts[number]:
+            position = next(
+                (i for i, (a, b) in enumerate(zip(ids, reference.prompts[number], strict=False)) if a != b), -1
+            )
+            raise _differs(
+                folder, f"conversation {number} becomes other token ids, first at position {position}", "the same ids"
+            )
+    model = model.to(device).eval()
+    logits_PV = compute_last_logits(model, reference.prompts)
+    scale = max(1.0, float(reference.logits_PV.abs().max()))
+    difference = float((logits_PV - reference.logits_PV).abs().max()) / scale
+    if not difference <= _FILE_TOLERANCE:
+        raise _differs(folder, f"logits that differ by {difference:.2g} of the largest", f"at most {_FILE_TOLERANCE:g}")
+    for number, prompt in enumerate(reference.prompts):
+        if draw_greedily(model, prompt, reference.stop_ids) != reference.greedy[number]:
+            raise _differs(folder, f"conversation {number} is answered with other greedy tokens", "the same tokens")
+
+
+@torch.inference_mode()
+def compute_last_logits(model: Any, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Return the logits [P, V] after the last token of each prompt, in float32 on the CPU."""
+    rows = []
+    for prompt in prompts:
+        ids = torch.tensor([list(prompt)], device=model.device)
+        rows.append(model(input_ids=ids, use_cache=False).logits[0, -1].float().cpu())
+    return torch.stack(rows)
+
+
+@torch.inference_mode()
+def draw_greedily(model: Any, prompt: Sequence[int], stop_ids: Sequence[int]) -> list[int]:
+    """Return the first greedy tokens after a prompt, up to and with a stop token; no sampling setting acts."""
+    ids = torch.tensor([list(prompt)], device=model.device)
+    cache, drawn = None, []
+    while len(drawn) < NUM_GREEDY_TOKENS:
+        output = model(input_ids=ids, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        ids = output.logits[:, -1:].argmax(-1)
+        drawn.append(int(ids))
+        if drawn[-1] in stop_ids:
+            break
+    return drawn
+
+
+def _render_prompts(policy: LoadedPolicy) -> tuple[list[list[Message]], list[list[int]]]:
+    """Return the conversations that the template takes, and their prompt ids by this project's renderer."""
+    text_tokenizer = HuggingFaceTextTokenizer(policy.tokenizer)
+    if policy.chat_template is None:
+        # Without a template the export can only be asked for the ids of plain texts.
+        conversations = [conversation for conversation in list_conversations() if len(conversation) == 1]
+        return conversations, [policy.tokenizer.encode(conversation[0]["content"]) for conversation in conversations]
+    renderer_of_text = build_template_renderer(_chat_format(policy, text_tokenizer).program)
+    try:
+        renderer = Renderer(text_tokenizer, _chat_format(policy, text_tokenizer), renderer_of_text)
+        answers = renderer.render_prompts([(conversation, None) for conversation in list_conversations()])
+    finally:
+        renderer_of_text.close()
+    kept = [
+        (conversation, [int(index) for index in answer])
+        for conversation, answer in zip(list_conversations(), answers, strict=True)
+        if not isinstance(answer, Exception)
+    ]
+    if len(kept) < _MIN_CONVERSATIONS:
+        reason = next(answer for answer in answers if isinstance(answer, TemplateError))
+        raise ModelError(
+            f"the chat template refuses {len(answers) - len(kept)} of {len(answers)} conversations: {reason.found}",
+            expected="a template that renders ordinary conversations",
+            cure="correct the template that the artifact was trained with",
+            place=str(policy.folder),
+        )
+    return [conversation for conversation, _ in kept], [ids for _, ids in kept]
+
+
+def _chat_format(policy: LoadedPolicy, text_tokenizer: HuggingFaceTextTokenizer) -> ChatFormat:
+    chat = policy.manifest.chat if policy.manifest is not None else {}
+    return ChatFormat(
+        policy.chat_template or "",
+        dict(text_tokenizer.template_tokens),
+        _stop_ids(policy),
+        chat.get("date", DEFAULT_DATE),
+        dict(chat.get("template_arguments", {})),
+    )
+
+
+def _stop_ids(policy: LoadedPolicy) -> tuple[int, ...]:
+    pinned = tuple(policy.manifest.stop_ids) if policy.manifest is not None else ()
+    return pinned or policy.generation_eos_ids or policy.tokenizer_eos_ids
+
+
+def _encode_plainly(tokenizer: Any, messages: list[Message], arguments: dict[str, Any]) -> list[int]:
+    """Return a prompt's ids as somebody gets them who has the folder and transformers, and nothing else."""
+    if tokenizer.chat_template is None:
+        return list(tokenizer.encode(messages[0]["content"]))
+    return list(
+        tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False, **arguments
+        )
+    )
+
+
+def _merge(policy: LoadedPolicy, prompts: Sequence[Sequence[int]]) -> tuple[Any, float]:
+    """Return the plain model and by how much merging moved its logits."""
+    if not policy.adapters:
+        return policy.model, 0.0
+    before_PV = compute_last_logits(policy.model, prompts)
+    model = merge_adapters(policy.model).eval()
+    difference = float((compute_last_logits(model, prompts) - before_PV).abs().max())
+    difference /= max(1.0, float(before_PV.abs().max()))
+    if not difference <= _MERGE_TOLERANCE:
+        raise ModelError(
+            f"merging moves the logits by {difference:.2g} of the largest",
+            expected=f"at most {_MERGE_TOLERANCE:g} in float32",
+            cure="train a smaller adapter scale (alpha / rank), or ship the artifact with its adapters",
+            place=str(policy.folder),
+        )
+    return model, difference
+
+
+@torch.no_grad()
+def _round_weights(model: Any, dtype: torch.dtype) -> None:
+    """Give every weight the value that it will have after being stored."""
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.to(dtype))
+
+
+def _build_reference(
+    policy: LoadedPolicy, model: Any, conversations: list[list[Message]], prompts: list[list[int]]
+) -> ParityReference:
+    stop_ids = _stop_ids(policy)
+    arguments: dict[str, Any] = {}
+    if policy.chat_template is not None:
+        chat_format = _chat_format(policy, HuggingFaceTextTokenizer(policy.tokenizer))
+        arguments = dict(chat_format.template_arguments)
+        if "strftime_now" in policy.chat_template:
+            arguments["strftime_now"] = date.fromisoformat(chat_format.date).strftime
+    return ParityReference(
+        conversations,
+        prompts,
+        [draw_greedily(model, prompt, stop_ids) for prompt in prompts],
+        compute_last_logits(model, prompts),
+        stop_ids,
+        arguments,
+    )
+
+
+def _stored_dtype(policy: LoadedPolicy) -> str:
+    """Return the dtype that most of the base's values are stored in."""
+    names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float32"}
+    sizes: dict[str, int] = {}
+    assert policy.base_folder is not None
+    for entry in read_weight_entries(policy.base_folder).values():
+        sizes[names[entry.dtype]] = sizes.get(names[entry.dtype], 0) + entry.end - entry.begin
+    return max(sorted(sizes), key=sizes.__getitem__)
+
+
+def _differs(place: Path, found: str, expected: str) -> ModelError:
+    return ModelError(
+        found,
+        expected=f"{expected} as in the artifact",
+        cure="the export was written wrongly or changed: export again, and report it if it happens twice",
+        place=str(place),
+    )
