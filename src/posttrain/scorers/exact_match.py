@@ -1,0 +1,62 @@
+"""Exact match: the completion's text equals the problem's `answer` after a stated normalisation.
+
+The normalisation, applied to both: Unicode NFC, every run of white space becomes one space, none at
+either end. Upper and lower case differ, punctuation counts, and nothing is searched for inside the
+text: an answer followed by anything else is wrong.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from posttrain.core.errors import DataError
+from posttrain.core.records import Completion, Outcome, Problem
+
+
+class ExactMatch:
+    """Scores 1 for an equal text, 0 for another (`core.protocols.Scorer`).
+
+    A completion cut at its length limit is `truncated` and an empty one `unparsed`: both are the
+    policy's failures, worth 0 and in every denominator.
+    """
+
+    name = "exact_match"
+
+    def score(self, items: Sequence[tuple[Problem, Completion]]) -> list[Outcome]:
+        """Return one outcome for each item, in order.
+
+        Raises:
+            DataError: A problem has no `answer`, or one that is neither text nor a number.
+        """
+        return [_score(problem, completion) for problem, completion in items]
+
+
+def normalise_text(text: str) -> str:
+    """Return the text in NFC, with single spaces between its words and none at either end."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _score(problem: Problem, completion: Completion) -> Outcome:
+    answer = _read_answer(problem)
+    if completion.finish_reason == "cancelled":
+        return Outcome("errored", 0.0, why="cancelled before it ended", fault="harness")
+    if completion.finish_reason == "length":
+        return Outcome("truncated", 0.0, why=f"no stop token in {len(completion.ids)} tokens", fault="policy")
+    text = normalise_text(completion.text)
+    if not text:
+        return Outcome("unparsed", 0.0, why="empty completion", fault="policy")
+    is_equal = text == answer
+    return Outcome("scored", float(is_equal), why="equal" if is_equal else f"expected {answer!r}")
+
+
+def _read_answer(problem: Problem) -> str:
+    answer = problem.columns.get("answer")
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float) or not normalise_text(str(answer)):
+        raise DataError(
+            f"'answer' is {answer!r}" if "answer" in problem.columns else "no column 'answer'",
+            expected="the right answer as text or a number",
+            cure="map it in the task's data, columns: {answer: <your column>}, or choose another scorer",
+            place=problem.problem_id,
+        )
+    return normalise_text(str(answer))
