@@ -1,0 +1,143 @@
+"""Sample completions: the same items answered by the base and after every stage, side by side.
+
+An item's line is an `ItemResult`; two further keys are shown where a task writes them: `prompt` (text,
+or a list of messages) and `reference` (the expected answer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from posttrain.reports.numbers import format_compact, format_count
+from posttrain.reports.run_files import RunFiles, list_of, mapping_of, number_of, text_of
+from posttrain.reports.tables import BASE
+from posttrain.reports.visible_text import cut_text
+
+NUM_FIRST = 4
+NUM_FAILED = 2
+MAX_PROMPT_CHARACTERS = 1200
+MAX_ANSWER_CHARACTERS = 1600
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one policy wrote for an item, and how it was judged; `mark` is `good`, `bad`, `part` or `masked`."""
+
+    stage: str
+    text: str
+    num_left_out: int
+    verdict: str
+    why: str
+    mark: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One item with its prompt (role and text of each message) and the answers in the order of the run."""
+
+    item_id: str
+    prompt: list[tuple[str, str]]
+    reference: str
+    answers: list[Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSamples:
+    """A task's samples, and the sentence that says what changed over all of its items."""
+
+    task: str
+    summary: str
+    samples: list[Sample]
+
+
+Items = list[dict[str, Any]]
+
+
+def build_samples(files: RunFiles) -> list[TaskSamples]:
+    """Return some items of each task, chosen by place and not by charm.
+
+    The first `NUM_FIRST` items are shown, then the first `NUM_FAILED` further ones that the last policy
+    did not get fully right.
+    """
+    columns: list[tuple[str, dict[str, Items]]] = [(BASE, files.base_items)]
+    columns += [(stage.name, stage.items) for stage in files.stages]
+    in_order = [text_of(mapping_of(metric).get("task")) for metric in list_of(files.run.get("metrics"))]
+    found = dict.fromkeys(task for _, items in columns for task in items)
+    tasks = [*(task for task in dict.fromkeys(in_order) if task in found), *(t for t in found if t not in in_order)]
+    return [
+        _build_task(task, [(name, items[task]) for name, items in columns if items.get(task)])
+        for task in tasks
+        if any(items.get(task) for _, items in columns)
+    ]
+
+
+def _build_task(task: str, columns: Sequence[tuple[str, Items]]) -> TaskSamples:
+    indexed = [(name, {_item_key(item): item for item in items}) for name, items in columns]
+    last = indexed[-1][1]
+    keys = list(last)
+    failed = [key for key in keys[NUM_FIRST:] if (_value(last[key]) or 0.0) < 1.0]
+    chosen = [*keys[:NUM_FIRST], *failed[:NUM_FAILED]]
+    return TaskSamples(
+        task=task,
+        summary=_summarize(indexed[0][0], indexed[0][1], last) if len(indexed) > 1 else _count(last),
+        samples=[_build_sample(key, indexed) for key in chosen],
+    )
+
+
+def _item_key(item: Mapping[str, Any]) -> tuple[str, str]:
+    return text_of(item.get("item_id")), text_of(item.get("sample_index"))
+
+
+def _value(item: Mapping[str, Any]) -> float | None:
+    """Return an item's value, or None where the harness failed: that never becomes a score."""
+    outcome = mapping_of(item.get("outcome"))
+    return None if outcome.get("fault") == "harness" else number_of(outcome.get("value"))
+
+
+def _count(items: Mapping[Any, Mapping[str, Any]]) -> str:
+    return f"{format_count(len(items))} items"
+
+
+def _summarize(name: str, before: Mapping[Any, Mapping[str, Any]], after: Mapping[Any, Mapping[str, Any]]) -> str:
+    pairs = [(_value(before[key]), _value(after[key])) for key in after if key in before]
+    known = [(first, last) for first, last in pairs if first is not None and last is not None]
+    better = sum(last > first for first, last in known)
+    worse = sum(last < first for first, last in known)
+    same = len(known) - better - worse
+    text = f"{format_count(len(known))} items paired with {name}: {better} better, {worse} worse, {same} the same"
+    return text + (f"; {len(pairs) - len(known)} masked" if len(pairs) > len(known) else "")
+
+
+def _build_sample(key: tuple[str, str], columns: Sequence[tuple[str, Mapping[Any, dict[str, Any]]]]) -> Sample:
+    found = [(name, items[key]) for name, items in columns if key in items]
+    prompt = next((item["prompt"] for _, item in found if item.get("prompt")), None)
+    reference = next((text_of(item["reference"]) for _, item in found if item.get("reference") is not None), "")
+    return Sample(
+        item_id=key[0],
+        prompt=_read_prompt(prompt),
+        reference=cut_text(reference, MAX_PROMPT_CHARACTERS)[0],
+        answers=[_build_answer(name, item) for name, item in found],
+    )
+
+
+def _read_prompt(prompt: Any) -> list[tuple[str, str]]:
+    messages = [mapping_of(message) for message in list_of(prompt)] or [{"role": "", "content": prompt}]
+    parts = [(text_of(message.get("role")), text_of(message.get("content"))) for message in messages]
+    shown = [(role, *cut_text(content, MAX_PROMPT_CHARACTERS)) for role, content in parts if content]
+    return [(role, text + (" …" if left_out else "")) for role, text, left_out in shown]
+
+
+def _build_answer(stage: str, item: Mapping[str, Any]) -> Answer:
+    outcome = mapping_of(item.get("outcome"))
+    status, value = text_of(outcome.get("status")), _value(item)
+    text, num_left_out = cut_text(text_of(item.get("text")), MAX_ANSWER_CHARACTERS)
+    verdict = status.replace("_", " ") or "no outcome"
+    if status == "scored" and value is not None:
+        verdict = "correct" if value == 1 else "wrong" if value == 0 else f"score {format_compact(value)}"
+    if outcome.get("fault") == "harness":
+        verdict, mark = f"{verdict} (not the policy's fault, masked)", "masked"
+    else:
+        mark = "good" if value == 1 else "part" if value and 0 < value < 1 else "bad"
+    return Answer(stage, text, num_left_out, verdict, text_of(outcome.get("why")), mark)

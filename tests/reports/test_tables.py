@@ -1,0 +1,205 @@
+"""The figures of a report: results, ledger, CSV, numbers, ticks."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+
+import pytest
+
+from posttrain.reports.charts import MAX_POINTS, build_charts, choose_ticks, thin_points
+from posttrain.reports.numbers import format_change, format_compact, format_figure, format_seconds
+from posttrain.reports.run_files import RunFiles, StageFiles
+from posttrain.reports.samples import build_samples
+from posttrain.reports.tables import build_ledger, build_lineage, build_results, quote_cell, write_results_csv
+from posttrain.reports.token_rows import build_token_rows
+from posttrain.reports.visible_text import show_hidden, split_whitespace
+from tests.reports.made_up_run import identity, make_ledger, make_run
+
+
+def measure(
+    stage: str, value: float, low: float | None = None, high: float | None = None, name: str = "exact_match"
+) -> dict:
+    return {"stage": stage, "task": "t", "name": name, "value": value, "low": low, "high": high, "n": 50}
+
+
+def test_a_change_is_taken_from_the_base_to_the_last_measured_stage_and_has_a_direction() -> None:
+    run = {
+        "stages": [{"name": "sft"}, {"name": "rl"}, {"name": "later"}],
+        "metrics": [measure("base", 0.2, 0.1, 0.3), measure("rl", 0.25, 0.2, 0.4), measure("sft", 0.6, 0.5, 0.7)],
+    }
+    table = build_results(run)
+    assert table.stages == ["base", "sft", "rl"]
+    row = table.rows[0]
+    assert row.change == "+5.0\u00a0points"
+    assert row.direction == "better"
+    assert row.evidence == "overlaps the base's interval"
+    assert [cell.value for cell in row.cells if cell] == ["20.0\u00a0%", "60.0\u00a0%", "25.0\u00a0%"]
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "direction", "change"),
+    [
+        ("exact_match", 0.5, 0.4, "worse", "−10.0\u00a0points"),
+        ("validation/loss", 2.0, 1.5, "better", "−0.500\u00a0nats/token"),
+        ("validation/loss", 1.5, 2.0, "worse", "+0.500\u00a0nats/token"),
+        ("exact_match", 0.5, 0.5, "level", "±0.0\u00a0points"),
+        ("undeclared", 1.0, 3.0, "level", "+2.000"),
+    ],
+)
+def test_the_direction_of_a_change_follows_what_is_better_for_the_metric(
+    name: str, before: float, after: float, direction: str, change: str
+) -> None:
+    row = build_results({"metrics": [measure("base", before, name=name), measure("sft", after, name=name)]}).rows[0]
+    assert (row.direction, row.change, row.evidence) == (direction, change, "")
+
+
+def test_intervals_that_do_not_touch_are_called_clear_and_drawn_apart() -> None:
+    row = build_results({"metrics": [measure("base", 0.2, 0.1, 0.3), measure("sft", 0.6, 0.5, 0.7)]}).rows[0]
+    assert row.evidence == "clear of the base's interval"
+    base, last = row.whiskers
+    assert base.low < base.value < base.high < last.low < last.value < last.high
+    assert (base.style, last.style) == ("base", "last")
+
+
+def test_failures_stand_beside_a_value_and_harness_faults_are_no_part_of_its_denominator() -> None:
+    outcomes = {"scored": 15, "unparsed": 4, "timed_out": 1, "truncated": 0, "harness": 20}
+    row = build_results({"metrics": [{**measure("base", 0.2), "outcomes": outcomes}]}).rows[0]
+    assert row.first is not None
+    assert row.first.failures == "unparsed 20.0\u00a0% · timed out 5.0\u00a0% · harness faults 20, left out"
+
+
+def test_a_ledger_is_shown_whole_and_one_that_does_not_balance_says_so() -> None:
+    ledger = make_ledger(0, identity)
+    table = build_ledger(ledger)
+    assert table.imbalance == ""
+    assert [count for _, count, _, _ in table.parts] == ["7,955", "31", "12", "2"]
+    assert sum(share for _, _, share, _ in table.parts) == pytest.approx(1.0)
+    facts = dict(table.facts)
+    assert facts["rows shortened: cut_completion"] == facts["stops cut"] == "1"
+    assert facts["tokens lost"] == f"{31 * 290 + 12 * 20 + 40:,}"
+    assert "conversations.jsonl:7 (after the second turn)" in dict(table.examples)["invalid UTF-8"]
+    assert build_ledger({**ledger, "rows_in": 8001}).imbalance == "8,001 rows in, but 8,000 accounted for"
+
+
+def test_lineage_marks_the_parents_that_are_in_the_run() -> None:
+    rows = build_lineage(make_run(identity, 2))
+    assert [row.stage for row in rows] == ["base", "sft", "sft-expert"]
+    assert rows[1].parents == [(rows[0].hash, True)]
+    assert rows[2].parents == [(rows[1].hash, True)]
+    assert build_lineage({"artifacts": [{"hash": "a", "parents": ["elsewhere"]}]})[0].parents == [("elsewhere", False)]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", " =", "\n="])
+def test_a_csv_cell_that_a_spreadsheet_would_compute_is_quoted(start: str) -> None:
+    cell = quote_cell(start + "HYPERLINK(1)")
+    assert cell == "'" + start + "HYPERLINK(1)"
+
+
+def test_csv_keeps_numbers_and_survives_commas_quotes_and_line_breaks() -> None:
+    metric = {**measure("base", -1.5, -2.0), "task": 'a,"b"\nc', "stage": "=1+1"}
+    rows = list(csv.reader(io.StringIO(write_results_csv({"metrics": [metric]}))))
+    assert rows[1] == ["'=1+1", 'a,"b"\nc', "exact_match", "-1.5", "-2.0", "", "50", ""]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.6, 1.02), (-3e-7, 2e-6), (0, 300), (1e12, 3e12), (-5, 5)])
+def test_ticks_are_round_and_inside_and_three_to_eight(low: float, high: float) -> None:
+    ticks = choose_ticks(low, high)
+    assert 3 <= len(ticks) <= 8
+    assert all(low - 1e-9 * abs(low) <= tick <= high * (1 + 1e-9) for tick in ticks)
+    step = ticks[1] - ticks[0]
+    mantissa = step / 10 ** math.floor(math.log10(step) + 1e-9)
+    assert round(mantissa, 6) in (1, 2, 5)
+
+
+def test_thinning_keeps_ends_and_spikes() -> None:
+    points = [(float(step), 1.0) for step in range(10_000)]
+    points[7777] = (7777.0, 99.0)
+    points[123] = (123.0, -5.0)
+    thin = thin_points(points)
+    assert len(thin) <= MAX_POINTS + 2
+    assert thin[0] == points[0]
+    assert thin[-1] == points[-1]
+    assert points[7777] in thin
+    assert points[123] in thin
+    assert thin == sorted(thin)
+
+
+def test_losses_share_one_chart_and_values_that_are_not_finite_are_counted() -> None:
+    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan")}, {"step": 3, "loss": None}]
+    lines += [{"step": 4, "loss": 1.0}, {"step": 4, "validation/loss": 1.5}, {"loss": 9.0}, {"step": 4, "mine": 3}]
+    primary, others = build_charts(0, lines)
+    assert [chart.title for chart in primary] == ["Loss"]
+    loss = primary[0]
+    assert loss.note == "2 values not finite, left out"
+    assert [(line.label, line.summary) for line in loss.series] == [
+        ("training", "2.000 → 1.000"),
+        ("validation", "1.500"),
+    ]
+    assert [[point[:2] for point in line["points"]] for line in loss.data["series"]] == [[[1, 2], [4, 1]], [[4, 1.5]]]
+    assert [chart.title for chart in others] == ["mine"]
+
+
+def test_a_higher_value_is_drawn_higher_and_a_later_step_further_right() -> None:
+    chart = build_charts(0, [{"step": 1, "loss": 2.0}, {"step": 5, "loss": 1.0}, {"step": 9, "loss": 3.0}])[0][0]
+    first, second, third = chart.data["series"][0]["points"]
+    assert first[2] < second[2] < third[2]
+    assert third[3] < first[3] < second[3]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(6234, "6.234k"), (1.5e6, "1.5M"), (0.031, "0.031"), (1e-5, "1e-5"), (0, "0"), (-2e-7, "-2e-7")]
+)
+def test_compact_numbers(value: float, text: str) -> None:
+    assert format_compact(value) == text
+
+
+def test_figures_carry_their_unit() -> None:
+    assert format_figure(0.875, "fraction") == "87.5\u00a0%"
+    assert format_figure(3 << 30, "bytes") == "3\u00a0GiB"
+    assert format_figure(None, "fraction") == "–"
+    assert format_change(-0.031, "fraction") == "−3.1\u00a0points"
+    assert [format_seconds(s) for s in (9.54, 59.7, 192, 3720, 90_000, None)] == [
+        "9.5\u00a0s", "1\u00a0min 00\u00a0s", "3\u00a0min 12\u00a0s", "1\u00a0h 02\u00a0min", "1\u00a0d 1\u00a0h", "–",
+    ]  # fmt: skip
+
+
+def test_whitespace_in_a_token_is_drawn_and_keeps_its_effect() -> None:
+    assert [(piece.text, piece.is_mark) for piece in split_whitespace(" of\n\tx")] == [
+        ("·", True),
+        ("of", False),
+        ("↵\n", True),
+        ("→\t", True),
+        ("x", False),
+    ]
+    assert show_hidden("a\u202eb\x1b[31m\u200b") == "a⟨U+202E⟩b␛[31m⟨U+200B⟩"
+
+
+def test_token_rows_tell_source_and_training_and_bear_odd_values() -> None:
+    rows = build_token_rows([{"row_id": "r", "tokens": [["a\n", 5, 3, 1], ["b", 6, 99, 0], None, [7]]}, "x", {}])
+    assert len(rows) == 1
+    assert [(t.source, t.is_trained, t.ends_line) for t in rows[0].tokens] == [
+        ("assistant", True, True),
+        ("unknown", False, False),
+        ("unknown", False, False),
+        ("unknown", False, False),
+    ]
+    assert (rows[0].num_tokens, rows[0].num_trained) == (4, 1)
+
+
+def test_samples_are_the_first_items_and_the_first_failures_and_pair_by_item_id(tmp_path: Path) -> None:
+    def item(index: int, value: float, fault: str | None = None) -> dict[str, object]:
+        outcome = {"status": "errored" if fault else "scored", "value": value, "fault": fault}
+        return {"item_id": str(index), "sample_index": 0, "outcome": outcome, "text": f"answer {index}"}
+
+    base = [item(index, 0.0) for index in range(9)]
+    after = [item(index, float(index not in (1, 5, 7, 8)), "harness" if index == 2 else None) for index in range(9)]
+    stage = StageFiles(0, "sft", {}, items={"t": list(reversed(after))})
+    task = build_samples(RunFiles(tmp_path, {}, [stage], {"t": base}, "", {}, []))[0]
+    assert task.summary == "8 items paired with base: 4 better, 0 worse, 4 the same; 1 masked"
+    assert [sample.item_id for sample in task.samples] == ["8", "7", "6", "5", "2", "1"]
+    answers = task.samples[4].answers
+    assert [answer.mark for answer in answers] == ["bad", "masked"]
+    assert "not the policy's fault" in answers[1].verdict
