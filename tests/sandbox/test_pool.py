@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from posttrain.core.errors import SandboxError
 from posttrain.sandbox.limits import JobError, Limits
 from posttrain.sandbox.pool import Pool

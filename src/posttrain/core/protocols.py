@@ -55,11 +55,31 @@ class Callback(Protocol):
 class TextTokenizer(Protocol):
     """What rendering needs of a tokenizer: text to ids with character offsets, and back."""
 
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return ids and the [start, end) characters of each, adding no special tokens."""
+    @property
+    def added_tokens(self) -> Mapping[str, int]:
+        """The text and id of every token that is matched in a text before anything else, special or not."""
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The text and id of every control token: what a message's own words must never become."""
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The id that stands for text outside the vocabulary, if there is one."""
+
+    def encode_with_offsets(
+        self, text: str, *, specials_as_text: bool = False
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return ids and the [start, end) characters of each, adding no special tokens.
+
+        With `specials_as_text`, the text of a control token is encoded like any other text.
+        """
+
+    def encode_batch_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Return `encode_with_offsets` of each text, in order."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, special tokens included, nothing cleaned up."""
+        """Return the text of ids as it stands inside a longer text: special tokens kept, nothing cleaned up."""
 
 
 class TemplateRenderer(Protocol):

@@ -255,8 +255,8 @@ class Pool:
             self._discard(worker)
             return 0
         if "error" in answer:
-            error = answer["error"]
-            failure = JobError(error["kind"], error["message"], exception=error["exception"])
+            reason = answer["error"]
+            failure = JobError(reason["kind"], reason["message"], exception=reason["exception"])
             if failure.kind == "memory":
                 return self._end(worker, results, failure)
             results[worker.job] = failure

@@ -58,7 +58,7 @@ def load_job(entry: str, initial: Any) -> Job:
     job = function if initial is None else function(initial)
     if not callable(job):
         raise ValueError(f"'{entry}' is not a function")
-    return job  # type: ignore[no-any-return]  # callable() narrows Any to an unknown callable
+    return job
 
 
 def set_process_limits(memory_bytes: int) -> None:
