@@ -13,8 +13,8 @@ import pytest
 
 from tests.contracts.sources import PACKAGE, REPOSITORY, name_of, python_files, read_lines, read_tree
 
-EMPTY_WORDS = {"util", "utils", "helper", "helpers", "manager", "managers", "legacy", "misc", "common", "stuff"}
-AGE_WORDS = {"old", "new", "fast"}
+EMPTY_WORDS = {"util", "utils", "helper", "helpers", "manager", "managers", "legacy"}
+EMPTY_FILE_WORDS = EMPTY_WORDS | {"misc", "common", "stuff", "old", "new", "fast"}
 FILES = python_files("src/posttrain", "benchmarks", "tests")
 HEAVY = ("torch", "transformers", "peft", "datasets", "scipy", "matplotlib", "pyarrow")
 
@@ -29,7 +29,7 @@ def test_file_class_and_function_names_hold_no_empty_words(path: Path) -> None:
     named = [path.stem, *(part for part in path.relative_to(REPOSITORY).parts[:-1])]
     defined = [n.name for n in ast.walk(read_tree(path)) if isinstance(n, ast.ClassDef | ast.FunctionDef)]
     is_test = path.name.startswith("test_")  # a test's name is a sentence and may speak of anything
-    found = {name for name in named if words_of(name) & (EMPTY_WORDS | AGE_WORDS)}
+    found = {name for name in named if words_of(name) & EMPTY_FILE_WORDS}
     found |= {name for name in defined if not is_test and words_of(name) & EMPTY_WORDS}
     assert found == set()
 
