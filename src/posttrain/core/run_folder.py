@@ -9,6 +9,7 @@ runs/<name>/
   artifacts/<hash>/   finished artifacts
   cache/              tokenized rows, by content hash
   report.html
+  traceback.txt       only after a bug of posttrain
 """
 
 from __future__ import annotations
@@ -61,6 +62,11 @@ class RunFolder:
     def report(self) -> Path:
         """The self-contained HTML report."""
         return self.root / "report.html"
+
+    @property
+    def traceback(self) -> Path:
+        """The traceback of a bug of posttrain that ended a run; absent otherwise."""
+        return self.root / "traceback.txt"
 
     @property
     def artifacts(self) -> Path:

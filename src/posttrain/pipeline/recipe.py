@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from posttrain.core.config import suggest
+from posttrain.core.errors import RecipeError
 from posttrain.core.hashing import hash_json
 from posttrain.evaluation.task import EvaluationTask
 from posttrain.pipeline.overrides import apply_overrides, parse_override
@@ -96,6 +98,23 @@ class Recipe:
         if self.chat.template in ("auto", "plain"):
             return None
         return self.roots.resolve(self.chat.template, place="chat.template")
+
+    def find_stage(self, name: str | None) -> StageEntry:
+        """Return a stage by name, or the first where none is named.
+
+        Raises:
+            RecipeError: No stage has this name.
+        """
+        for entry in self.stages:
+            if name in (None, entry.name):
+                return entry
+        names = [entry.name for entry in self.stages]
+        raise RecipeError(
+            f"no stage is named '{name}'",
+            expected="one of " + ", ".join(names),
+            cure=suggest(str(name), names),
+            place="--stage",
+        )
 
     def locate(self, reference: str) -> Path | None:
         """Return the file or folder that a `source` stands for, or None for `lab:...`, `hub:...` and Hub ids.

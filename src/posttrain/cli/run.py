@@ -1,0 +1,36 @@
+"""`posttrain run`: carry out a recipe, or go on with it where it was stopped."""
+
+from __future__ import annotations
+
+from posttrain.cli.options import FolderOption, JsonOption, RecipeArgument, SetOption, show_example
+
+EXAMPLE = show_example(
+    "posttrain run recipes/demo.yaml", "posttrain run recipes/demo.yaml --set sft.learning_rate=1e-4"
+)
+
+
+def run(recipe: RecipeArgument, set_: SetOption = None, folder: FolderOption = None, json: JsonOption = False) -> None:
+    """Carry out a recipe: train, evaluate, report.
+
+    Stages that are done already, with the same configuration and inputs, are not done again. A run that
+    was stopped goes on where it stood when the same command is given. SIGTERM or Ctrl-C saves and stops;
+    a second Ctrl-C stops at once.
+    """
+    from posttrain.cli.bugs import RUN_FOLDER
+    from posttrain.cli.console import build_progress
+    from posttrain.cli.output import print_json, print_lines
+    from posttrain.cli.stopping import StopFlag
+    from posttrain.core.run_folder import RunFolder
+    from posttrain.pipeline.recipe import read_recipe
+
+    read = read_recipe(recipe, set_ or (), folder=folder)
+    from posttrain.pipeline.run import run_recipe  # heavy: a bad recipe is refused before it is imported
+
+    RUN_FOLDER.set(read.folder)
+    with StopFlag() as should_stop:
+        finished = run_recipe(read, progress=build_progress(json), should_stop=should_stop)
+    page = RunFolder(finished).report
+    if json:
+        print_json({"folder": str(finished), "report": str(page) if page.is_file() else None})
+    else:
+        print_lines(f"run folder: {finished}", *([f"report: {page}"] if page.is_file() else []))
