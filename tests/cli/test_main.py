@@ -155,7 +155,7 @@ def test_an_unexpected_exception_is_one_line_and_a_traceback_in_a_file(
     assert (found.code, found.out) == (1, "")
     assert found.err.startswith("E-BUG: this is a bug of posttrain, not of your files: KeyError: ")
     assert "Traceback" not in found.err and "\x1b" not in found.err
-    path = Path(re.search(r"which is in (\S+)", found.err)[1])  # type: ignore[index]  # asserted by the next lines
+    path = Path(found.err.rsplit("which is in ", 1)[1].strip())
     assert path.parent == tmp_path and "build_plan" in path.read_text()
 
 

@@ -16,7 +16,6 @@ from rich.console import Console
 from posttrain.cli.data import colour_tokens, mark_tokens
 from posttrain.cli.output import print_table
 from posttrain.cli.plan import format_bytes, format_learning_rates, format_seconds
-from posttrain.core.errors import ModelError
 from tests.cli.commands import run_here
 from tests.pipeline.recipes import write_recipe
 
@@ -163,28 +162,11 @@ def test_the_place_of_a_written_report_is_printed(
     assert json.loads(run_here(capsys, "report", tmp_path, "--json").out) == {"report": str(tmp_path / "report.html")}
 
 
-def test_an_artifact_is_verified_or_every_difference_is_named(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, install: Callable[..., None]
+def test_an_unknown_dtype_is_refused_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    manifest = SimpleNamespace(kind="policy", hash="a" * 32, files={"config.json": {}}, adapters=[])
-    install("posttrain.models.manifest", verify_artifact=lambda folder: manifest)
-    assert run_here(capsys, "verify", tmp_path).out == f"policy {'a' * 32}: all 1 files are as they were written\n"
-
-    def differ(folder: Path) -> Any:
-        raise ModelError("1 difference: config.json has changed", place=str(folder))
-
-    install("posttrain.models.manifest", verify_artifact=differ)
-    found = run_here(capsys, "verify", tmp_path)
-    assert found.code == 4 and "config.json has changed" in found.err
-
-
-def test_an_artifact_without_adapters_is_exported_and_not_merged(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, install: Callable[..., None]
-) -> None:
-    install("posttrain.models.manifest", load_manifest=lambda folder: SimpleNamespace(adapters=[]))
-    found = run_here(capsys, "merge", tmp_path, tmp_path / "out")
-    assert found.code == 4 and f"posttrain export {tmp_path}" in found.err
-    assert run_here(capsys, "export", tmp_path, tmp_path / "out", "--dtype", "float23").code == 2
+    found = run_here(capsys, "export", tmp_path, tmp_path / "out", "--dtype", "float23")
+    assert found.code == 2 and "did you mean 'float32'?" in found.err
 
 
 def test_a_table_on_a_terminal_keeps_text_that_looks_like_markup(

@@ -44,6 +44,8 @@ class DataCheck:
             lines.append(f"  {entry.rows:,} dropped: {reason}")
             lines += [f"    {row['row_id']}: {row['detail']}" for row in entry.listed[:5]]
             lines += [f"    and {entry.rows - 5:,} more"] if entry.rows > 5 else []
+        if self.ledger.rows_in == self.ledger.rows_bad:
+            lines.append("  columns of other names are mapped with --column prompt=<yours> --column completion=<yours>")
         return lines
 
 
