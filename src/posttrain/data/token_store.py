@@ -17,9 +17,9 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.core.durable import read_json, write_json
+from posttrain.core.durable import read_json, write_text
 from posttrain.core.errors import StorageError
-from posttrain.core.hashing import hash_digests, hash_json, sha256_file
+from posttrain.core.hashing import canonical_json, hash_digests, hash_json, sha256_file
 from posttrain.core.records import RenderedSample, TokenRows
 from posttrain.data.ledger import Ledger
 
@@ -120,7 +120,7 @@ def write_manifest(folder: Path, key: str, ledger: Ledger) -> None:
     """Write the manifest of a folder whose arrays are complete; it goes last."""
     files = {path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in folder.glob("*.npy")}
     manifest = {"schema": SCHEMA, "key": key, "files": files, "ledger": ledger.to_json()}
-    write_json(folder / _MANIFEST, {**manifest, "hash": hash_json(manifest)})
+    write_text(folder / _MANIFEST, canonical_json({**manifest, "hash": hash_json(manifest)}) + "\n")
 
 
 def read_token_rows(folder: Path, key: str) -> tuple[TokenRows, Ledger]:
@@ -130,9 +130,7 @@ def read_token_rows(folder: Path, key: str) -> tuple[TokenRows, Ledger]:
         DamagedStoreError: A file is missing, torn or altered, or belongs to another key.
     """
     with _damage_from_errors():
-        manifest = read_json(folder / _MANIFEST)
-        if not isinstance(manifest, dict) or manifest.pop("hash", "") != hash_json(manifest) or manifest["key"] != key:
-            raise DamagedStoreError(f"{_MANIFEST} was altered")
+        manifest = _read_manifest(folder, key)
         for name, facts in manifest["files"].items():
             path = folder / name
             if path.stat().st_size != facts["bytes"] or sha256_file(path) != facts["sha256"]:
@@ -153,9 +151,19 @@ def read_token_rows(folder: Path, key: str) -> tuple[TokenRows, Ledger]:
     return rows, Ledger.from_json(manifest["ledger"])
 
 
+def _read_manifest(folder: Path, key: str) -> dict[str, Any]:
+    """Return the manifest if it is, to the byte, one that `write_manifest` wrote for this key."""
+    manifest = read_json(folder / _MANIFEST)
+    text = (folder / _MANIFEST).read_bytes()
+    is_whole = isinstance(manifest, dict) and text == (canonical_json(manifest) + "\n").encode()
+    if not is_whole or manifest.pop("hash", "") != hash_json(manifest) or manifest["key"] != key:
+        raise DamagedStoreError(f"{_MANIFEST} was torn or altered")
+    return manifest
+
+
 @contextmanager
 def _damage_from_errors() -> Iterator[None]:
     try:
         yield
-    except (OSError, StorageError) as error:
+    except (OSError, ValueError, StorageError) as error:
         raise DamagedStoreError(str(error).splitlines()[0]) from None
