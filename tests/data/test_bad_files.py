@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
 from posttrain.core.errors import DataError
 from posttrain.data import rows
+from posttrain.data.examples import load_examples
 from posttrain.data.sources import DataSource
 from tests.data.bad_files import CASES, BadFile
 from tests.data.small_renderer import tokenize
+from tests.data.test_sources import FILES, write
 
 
 @pytest.fixture
@@ -74,3 +77,47 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
     for name in ("rows.jsonl", "rows.json"):
         (tmp_path / name).write_bytes(content)
         assert tokenize([DataSource(source=name)], tmp_path).ledger.rows_trained == 1
+
+
+def damage_at_random(content: bytes, draw: random.Random) -> bytes:
+    """Return bytes with some changed, cut out, put in or missing at the end."""
+    changed = bytearray(content)
+    for _ in range(draw.choice([1, 1, 2, 5, 30])):
+        at, kind = draw.randrange(len(changed) + 1), draw.randrange(4)
+        if kind == 0 and at < len(changed):
+            changed[at] = draw.randrange(256)
+        elif kind == 1:
+            del changed[at : at + draw.randrange(1, 50)]
+        elif kind == 2:
+            changed[at:at] = draw.randbytes(draw.randrange(1, 20))
+        elif kind == 3 and draw.random() < 0.3:
+            del changed[at:]
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_random_damage_is_an_error_with_a_place_or_a_row_in_the_ledger(name: str, tmp_path: Path) -> None:
+    good, draw = write(tmp_path / name).read_bytes(), random.Random(name)
+    source = DataSource(source=name, max_bad_fraction=1.0)
+    for _ in range(25):
+        (tmp_path / name).write_bytes(damage_at_random(good, draw))
+        try:
+            examples, ledger = load_examples([source], root=tmp_path)
+        except DataError as error:
+            assert name in error.place
+        else:
+            ledger.check_balance()
+            assert ledger.rows_in == len(examples) + ledger.rows_bad
+
+
+def test_an_arrow_stream_that_was_cut_between_two_batches_is_not_taken_for_a_shorter_one(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    path = tmp_path / "rows.arrow"
+    table = pa.table({"prompt": ["a"] * 20, "completion": ["b"] * 20})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table, max_chunksize=10)
+        end = file.tell()
+    path.write_bytes(path.read_bytes()[:end])
+    with pytest.raises(DataError, match="unreadable after row 20: the stream does not end"):
+        load_examples([DataSource(source="rows.arrow")], root=tmp_path)

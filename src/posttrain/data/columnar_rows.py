@@ -18,6 +18,7 @@ from posttrain.data.byte_streams import check_regular_file
 from posttrain.data.rows import BadRow, RawRow, find_unusable
 
 BATCH_ROWS = 256
+_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
 def read_parquet(path: Path, name: str) -> Iterator[RawRow | BadRow]:
@@ -37,7 +38,7 @@ def read_parquet(path: Path, name: str) -> Iterator[RawRow | BadRow]:
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
                 yield from _read_batch(batch, path, name, number)
                 number += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise _describe_damage(path, "Parquet", number, error) from None
 
 
@@ -56,7 +57,7 @@ def read_arrow(path: Path, name: str) -> Iterator[RawRow | BadRow]:
                 part = batch.slice(start, BATCH_ROWS)
                 yield from _read_batch(part, path, name, number)
                 number += part.num_rows
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise _describe_damage(path, "Arrow", number, error) from None
 
 
@@ -75,6 +76,10 @@ def _iterate_arrow_batches(path: Path) -> Iterator[Any]:
             stream = pa.ipc.open_stream(source)
             _check_names(path, stream.schema.names)
             yield from stream
+            # A stream has no table of contents: cut between two batches, it reads like a shorter one.
+            source.seek(max(0, source.tell() - len(_END_OF_STREAM)))
+            if source.read() != _END_OF_STREAM:
+                raise pa.ArrowInvalid("the stream does not end with its end mark")
 
 
 def _check_names(path: Path, names: list[str]) -> None:
@@ -90,8 +95,9 @@ def _check_names(path: Path, names: list[str]) -> None:
 
 def _describe_damage(path: Path, kind: str, number: int, error: Exception) -> DataError:
     where = f"after row {number:,}" if number else "from the start"
+    said = (str(error) or repr(error)).splitlines()[0]
     return DataError(
-        f"no whole {kind} file, unreadable {where}: {str(error).splitlines()[0] if str(error) else error!r}",
+        f"no whole {kind} file, unreadable {where}: {said}",
         expected=f"a file written by pyarrow, pandas, polars or datasets as {kind}",
         cure="copy or write the file again; rows after the damage cannot be read, so none are used",
         place=str(path),
@@ -161,17 +167,25 @@ def locate_split(folder: Path, split: str) -> Path:
     elif split not in ("train", _read_description(folder / "state.json").get("_split")):
         cure = "leave 'split' out, or save a DatasetDict"
         raise DataError(f"no split '{split}': the folder holds one data set", cure=cure, place=str(folder))
-    files = _read_description(folder / "state.json").get("_data_files")
-    names = [file.get("filename") if isinstance(file, dict) else None for file in files or []]
-    for file_name in names:
-        if not isinstance(file_name, str) or Path(file_name).name != file_name:
-            raise DataError(
-                f"state.json names the file {file_name!r}",
-                expected="Arrow files inside the folder",
-                cure="save the data set again with save_to_disk",
-                place=str(folder / "state.json"),
-            )
+    _find_arrow_files(folder)
     return folder
+
+
+def _find_arrow_files(folder: Path) -> list[Path]:
+    """Return the files that a saved data set says it consists of, all of them inside its folder."""
+    files = _read_description(folder / "state.json").get("_data_files")
+    names = (
+        [file.get("filename") if isinstance(file, dict) else None for file in files] if isinstance(files, list) else []
+    )
+    outside = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    if outside or not names:
+        raise DataError(
+            f"state.json names the file {outside[0]!r}" if outside else "state.json names no files",
+            expected="Arrow files inside the folder",
+            cure="save the data set again with save_to_disk",
+            place=str(folder / "state.json"),
+        )
+    return [folder / str(name) for name in names]
 
 
 def _read_description(path: Path) -> dict[str, Any]:
@@ -195,10 +209,10 @@ def read_datasets_folder(folder: Path, split: str, name: str) -> Iterator[RawRow
 
     part = locate_split(folder, split)
     try:
-        for file in _read_description(part / "state.json")["_data_files"]:
-            for batch in _iterate_arrow_batches(part / file["filename"]):
+        for path in _find_arrow_files(part):
+            for batch in _iterate_arrow_batches(path):
                 batch.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise _describe_damage(part, "Arrow", 0, error) from None
     import datasets
 

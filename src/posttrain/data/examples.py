@@ -48,7 +48,7 @@ def drop_bad_row(source: DataSource, ledger: Ledger, row: BadRow) -> None:
         tolerate = "set max_bad_fraction (0.01, say) to drop bad rows and count them"
         raise DataError(
             f"{row.reason}: {row.detail}" if row.reason not in row.detail else row.detail,
-            expected="rows that can be read, of a type in the documentation's table of data types",
+            expected="a row of one of TRL's dataset types, or of alpaca, sharegpt, verl, open_instruct or sgd",
             cure=f"{row.cure}; or {tolerate}" if row.cure else f"correct the row, or {tolerate}",
             place=row.place,
         )

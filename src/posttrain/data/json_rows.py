@@ -87,7 +87,7 @@ class RowDecoder:
         try:
             value, end = self.decode_at(text, 0)
         except json.JSONDecodeError as error:
-            raise RowError("not JSON", f"{error.msg} at column {error.colno}: {shorten(text)}") from None
+            raise RowError("not JSON", f"{error.msg} (column {error.colno}): {shorten(text)}") from None
         except ValueError as error:
             raise RowError("not JSON", str(error)) from None
         except RecursionError:

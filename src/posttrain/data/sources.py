@@ -82,7 +82,7 @@ def locate(source: DataSource, root: Path) -> Path | str:
     path = root / text
     if not os.path.lexists(path) and _HUB_ID.fullmatch(text) and _strip_compression(Path(text)).suffix not in SUFFIXES:
         return f"hub:{text}"
-    if not path.is_dir():
+    if not os.path.isdir(path):  # unlike Path.is_dir, never raises
         check_regular_file(path)
     return path
 

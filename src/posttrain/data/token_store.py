@@ -95,7 +95,7 @@ class TokenWriter:
         self._arrays["row_id_offsets"].append([self._arrays["row_ids"].length])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StoredRowIds(Sequence[str]):
     """Row ids read from disk one at a time, so that naming a million rows costs no memory."""
 
