@@ -6,10 +6,10 @@ import random
 from typing import Any
 
 WORDS = [
-    "Paris", "is", "the", "capital", "of", "France", "hello", "there", "12", "+", "30", "=", "42", "naïve", "café", "🦩",
-    "👩‍👩‍👧‍👦", "שלום", "עולם", "مرحبا", "你好", "e\u0301", "n\u0303o", "—", "…", "\u200b", "\u202e", "ﬁne", "x_y", "`code`", "{{ not }}",
-    "{% raw %}", "a\tb", "line\nbreak", "para\n\ngraph", "  two  blanks", "user", "assistant", "#", "<b>", "&amp;", '"quoted"',
-    "back\\slash", "\u00a0", "Assistant:", "[INST]",
+    "Paris", "is", "the", "capital", "of", "France", "hello", "there", "12", "+", "30", "=", "42", "user", "assistant",
+    "naïve", "café", "🦩", "👩‍👩‍👧‍👦", "שלום", "עולם", "مرحبا", "你好", "e\u0301", "n\u0303o", "—", "…", "\u200b",
+    "\u202e", "ﬁne", "x_y", "`code`", "{{ not }}", "{% raw %}", "a\tb", "line\nbreak", "para\n\ngraph", "  two  blanks",
+    "#", "<b>", "&amp;", '"quoted"', "back\\slash", "\u00a0", "Assistant:", "[INST]",
 ]  # fmt: skip
 EDGES = ["", " ", "\n", "\n\n", "  ", "\t", " \n "]
 TOOLS = [

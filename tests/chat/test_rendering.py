@@ -15,7 +15,7 @@ from posttrain.core.records import RenderedSample, Source
 from tests.chat.conversations import build_conversation
 from tests.chat.formats import FORMS, Form, build_renderer, build_tokenizer, name_of
 
-NUM_QUICK, NUM_ALL = 24, 200
+NUM_QUICK, NUM_ALL = 12, 200
 KINDS = ["bytes", "nfc", "swallowing", "legacy", "metaspace"]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer, processors
 
 from posttrain.core.errors import ModelError
+from posttrain.core.hashing import hash_text
 
 Encoded = tuple[list[int], list[tuple[int, int]]]
 
@@ -48,6 +49,11 @@ class HuggingFaceTextTokenizer:
         self._anchor: list[int] = []
         self._anchor_length = 0
         self._choose_anchor()
+
+    @property
+    def content_hash(self) -> str:
+        """The hash of everything that decides the ids of a text."""
+        return hash_text(self._serialized)
 
     @property
     def added_tokens(self) -> Mapping[str, int]:
