@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
+from posttrain.core.progress import SilentProgress
 from posttrain.core.protocols import Progress
 
 if TYPE_CHECKING:
@@ -47,22 +48,6 @@ def build_progress(json: bool) -> Progress:
     if json:
         return SilentProgress()
     return RichProgress() if sys.stdout.isatty() else PlainProgress()
-
-
-class SilentProgress:
-    """Shows nothing: standard output belongs to the program that reads it."""
-
-    def start(self, title: str, total: int, *, unit: str = "step") -> None:
-        """Do nothing."""
-
-    def advance(self, amount: int = 1, **figures: float | str) -> None:
-        """Do nothing."""
-
-    def finish(self) -> None:
-        """Do nothing."""
-
-    def note(self, text: str) -> None:
-        """Do nothing."""
 
 
 @dataclass(slots=True)

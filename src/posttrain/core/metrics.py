@@ -49,7 +49,7 @@ ACCURACY = declare(
 )
 ENTROPY = declare("entropy", "nats/token", "token_mean", "entropy of the policy at trained tokens")
 GRAD_NORM = declare("grad_norm", "norm", "last", "gradient norm before clipping")
-LEARNING_RATE = declare("learning_rate", "1/step", "last", "learning rate of the step")
+LEARNING_RATE = declare("learning_rate", "step size", "last", "learning rate of the step")
 NUM_TOKENS = declare("num_tokens", "tokens", "sum", "tokens seen so far, prompts included")
 NUM_TRAINED_TOKENS = declare("num_trained_tokens", "tokens", "sum", "tokens trained on so far")
 EPOCH = declare("epoch", "epochs", "last", "passes over the data so far")

@@ -166,7 +166,8 @@ class Outcome:
 class ItemResult:
     """One evaluated item, one JSON line: what every paired comparison reads.
 
-    Made by `evaluation/runner.py`, read by gates and reports.
+    Made by `evaluation/runner.py`, read by gates and reports. `prompt` are the problem's messages,
+    `reference` its right answer where it has one, `text` what the policy answered.
     """
 
     item_id: str
@@ -176,6 +177,8 @@ class ItemResult:
     outcome: Outcome
     policy_hash: str
     text: str = ""
+    prompt: list[Message] = field(default_factory=list)
+    reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)

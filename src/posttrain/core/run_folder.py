@@ -69,13 +69,24 @@ class RunFolder:
         return self.root / "traceback.txt"
 
     @property
+    def cache(self) -> Path:
+        """What can be made again: tokenized rows, models built on the spot."""
+        return self.root / "cache"
+
+    @property
+    def base(self) -> StageFolder:
+        """The folder of what was measured on the base model."""
+        return StageFolder(self.root / "base")
+
+    @property
     def artifacts(self) -> Path:
         """The folder of finished artifacts, by hash."""
         return self.root / "artifacts"
 
-    def stage(self, index: int, name: str) -> StageFolder:
-        """Return the working folder of one stage (counted from 0)."""
-        return StageFolder(self.root / "stages" / f"{index + 1:02d}-{name}")
+    def stage(self, index: int, name: str, round_number: int = 1) -> StageFolder:
+        """Return the working folder of one stage (counted from 0) and round (counted from 1)."""
+        suffix = f"-round-{round_number}" if round_number > 1 else ""
+        return StageFolder(self.root / "stages" / f"{index + 1:02d}-{name}{suffix}")
 
 
 class StageFolder:
@@ -88,6 +99,11 @@ class StageFolder:
     def metrics(self) -> Path:
         """One JSON line a logged step."""
         return self.root / "metrics.jsonl"
+
+    @property
+    def key(self) -> Path:
+        """The artifact key that the folder's content belongs to."""
+        return self.root / "key"
 
     @property
     def checkpoints(self) -> Path:

@@ -179,6 +179,8 @@ def _record(problem: Problem, completion: Completion, outcome: Outcome, task_has
         outcome=replace(outcome, parts=parts),
         policy_hash=completion.policy_hash,
         text=completion.text,
+        prompt=problem.messages,
+        reference=str(problem.columns.get("answer", "")),
     )
 
 

@@ -22,6 +22,7 @@ TokenObjective = Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tens
 """Maps (policy log-probs [C], row constants each [C]) to a loss [C]; must act on each row alone."""
 
 CHUNK_ROWS = 512
+_ROW_MULTIPLE = 64
 _TILE_ELEMENTS = 1 << 18  # fp32 elements of one tile: 1 MiB, so that every pass after the first stays in cache
 
 
@@ -107,19 +108,21 @@ class _ScoreTokens(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias and bias_V is not None else None
         for start in range(0, N, CHUNK_ROWS):
             rows = slice(start, min(start + CHUNK_ROWS, N))
-            hidden = hidden_NH[rows]
+            count = rows.stop - rows.start
+            hidden = _pad_rows(hidden_NH[rows])
             logits = hidden @ weight_VH.T
             if bias_V is not None:
                 logits += bias_V
             row_constants = {name: values[rows] for name, values in constants.items()}
             _score_chunk(
-                logits, targets_N[rows], weights_N[rows], objective, row_constants, head,
+                logits[:count], targets_N[rows], weights_N[rows], objective, row_constants, head,
                 figures[:, rows], needs_grad, with_entropy,
             )  # fmt: skip
             if not needs_grad:
                 continue
+            logits[count:] = 0
             if grad_hidden is not None:
-                torch.mm(logits, weight_VH, out=grad_hidden[rows])
+                grad_hidden[rows] = (logits @ weight_VH)[:count]
             if needs_weight:
                 product = logits.T @ hidden
                 if num_chunks == 1:
@@ -149,6 +152,12 @@ class _ScoreTokens(torch.autograd.Function):
         if grads[2] is not None:
             grads[2] = grads[2].to(ctx.bias_dtype)
         return *grads, None, None, None, None, None, None
+
+
+def _pad_rows(hidden_CH: torch.Tensor) -> torch.Tensor:
+    """Round a chunk's rows up with zeros, since a matrix-product kernel is compiled and kept for every shape."""
+    missing = -len(hidden_CH) % _ROW_MULTIPLE
+    return torch.nn.functional.pad(hidden_CH, (0, 0, 0, missing)) if missing else hidden_CH
 
 
 def _score_chunk(

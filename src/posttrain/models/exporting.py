@@ -193,7 +193,8 @@ def compute_last_logits(model: Any, prompts: Sequence[Sequence[int]]) -> torch.T
 def draw_greedily(model: Any, prompt: Sequence[int], stop_ids: Sequence[int]) -> list[int]:
     """Return the first greedy tokens after a prompt, up to and with a stop token; no sampling setting acts."""
     ids = torch.tensor([list(prompt)], device=model.device)
-    cache, drawn = None, []
+    cache: Any = None
+    drawn: list[int] = []
     while len(drawn) < NUM_GREEDY_TOKENS:
         output = model(input_ids=ids, past_key_values=cache, use_cache=True)
         cache = output.past_key_values
@@ -211,26 +212,30 @@ def _render_prompts(policy: LoadedPolicy) -> tuple[list[list[Message]], list[lis
         # Without a template the export can only be asked for the ids of plain texts.
         conversations = [conversation for conversation in list_conversations() if len(conversation) == 1]
         return conversations, [policy.tokenizer.encode(conversation[0]["content"]) for conversation in conversations]
-    renderer_of_text = build_template_renderer(_chat_format(policy, text_tokenizer).program)
+    chat_format = _chat_format(policy, text_tokenizer)
+    template_renderer = build_template_renderer(chat_format.program)
+    conversations, prompts, refusals = [], [], []
     try:
-        renderer = Renderer(text_tokenizer, _chat_format(policy, text_tokenizer), renderer_of_text)
-        answers = renderer.render_prompts([(conversation, None) for conversation in list_conversations()])
+        renderer = Renderer(text_tokenizer, chat_format, template_renderer)
+        for conversation in list_conversations():
+            try:
+                [ids] = renderer.render_prompts([(conversation, None)])
+            except TemplateError as error:
+                # A template may have no system role, say; the export is asked for the others.
+                refusals.append(error)
+                continue
+            conversations.append(conversation)
+            prompts.append([int(index) for index in ids])
     finally:
-        renderer_of_text.close()
-    kept = [
-        (conversation, [int(index) for index in answer])
-        for conversation, answer in zip(list_conversations(), answers, strict=True)
-        if not isinstance(answer, Exception)
-    ]
-    if len(kept) < _MIN_CONVERSATIONS:
-        reason = next(answer for answer in answers if isinstance(answer, TemplateError))
+        template_renderer.close()
+    if len(prompts) < _MIN_CONVERSATIONS:
         raise ModelError(
-            f"the chat template refuses {len(answers) - len(kept)} of {len(answers)} conversations: {reason.found}",
+            f"the chat template refuses {len(refusals)} of 20 conversations: {refusals[0].found}",
             expected="a template that renders ordinary conversations",
             cure="correct the template that the artifact was trained with",
             place=str(policy.folder),
         )
-    return [conversation for conversation, _ in kept], [ids for _, ids in kept]
+    return conversations, prompts
 
 
 def _chat_format(policy: LoadedPolicy, text_tokenizer: HuggingFaceTextTokenizer) -> ChatFormat:

@@ -19,8 +19,14 @@ from posttrain.core.run_folder import ARTIFACT_MANIFEST
 from posttrain.models.adapter_files import load_adapter
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.manifest import verify_artifact
-from posttrain.models.tokenizer_files import check_tokenizer_files
-from posttrain.models.validation import CheckedModel, check_links, check_model_folder, quiet_transformers
+from posttrain.models.tokenizer_files import TOKENIZER_FILE, check_tokenizer_files
+from posttrain.models.validation import (
+    CheckedModel,
+    check_links,
+    check_model_folder,
+    quiet_transformers,
+    read_config,
+)
 from posttrain.models.weights import hash_weights, load_tensors, read_json_object
 
 BASE_FOLDER = "base"
@@ -28,6 +34,7 @@ ADAPTERS_FOLDER = "adapters"
 GENERATION_FILE = "generation_config.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+_ORDINARY_TEXT = "The quick brown fox jumps over the lazy dog and goes home"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _HUB_FILES = [
     "*.safetensors",
@@ -94,7 +101,7 @@ def load_model(folder: Path, *, dtype: str, attention: str = "sdpa", device: str
     Args:
         folder: See `validation.check_model_folder`; its tokenizer is not needed.
         dtype: "float32", "bfloat16" or "float16", whatever the files hold.
-        attention: A transformers attention implementation.
+        attention: A transformers attention implementation; "sdpa" means eager where an architecture lacks it.
         device: Where to put it.
 
     Raises:
@@ -103,8 +110,16 @@ def load_model(folder: Path, *, dtype: str, attention: str = "sdpa", device: str
     return _build_model(check_model_folder(folder, with_tokenizer=False), dtype, attention, device)
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path, *, num_embeddings: int | None = None) -> Any:
     """Return the fast tokenizer of a folder; pad is left as it is, also where it equals eos or is missing.
+
+    It is the one that transformers gives anyone who has the folder. For some architectures that is not
+    tokenizer.json as it stands but a class of the architecture's own around its vocabulary; one that
+    tears ordinary words differently, or adds tokens that the embedding lacks, is refused.
+
+    Args:
+        folder: Holds tokenizer.json and what belongs to it.
+        num_embeddings: Rows of the model's embedding, if a model is to go with it.
 
     Raises:
         ModelError: As for `tokenizer_files.check_tokenizer_files`, or transformers cannot read it.
@@ -112,7 +127,7 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     check_links(folder)
-    check_tokenizer_files(folder)
+    check_tokenizer_files(folder, num_embeddings=num_embeddings)
     with quiet_transformers():
         tokenizer = _guard(
             lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
@@ -126,7 +141,29 @@ def load_tokenizer(folder: Path) -> Any:
             cure="convert it once with AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
             place=str(folder),
         )
+    _check_faithful(tokenizer, folder, num_embeddings)
     return tokenizer
+
+
+def _check_faithful(tokenizer: Any, folder: Path, num_embeddings: int | None) -> None:
+    """Compare what transformers made of a tokenizer with its file (which has come through its trial)."""
+    from tokenizers import Tokenizer
+
+    plain = Tokenizer.from_file(str(folder / TOKENIZER_FILE)).encode(_ORDINARY_TEXT, add_special_tokens=False).ids
+    largest = max(tokenizer.get_vocab().values())
+    if num_embeddings is not None and largest >= num_embeddings:
+        found = f"it adds token id {largest:,} to an embedding of {num_embeddings:,} rows"
+    elif tokenizer.backend_tokenizer.encode(_ORDINARY_TEXT, add_special_tokens=False).ids != plain:
+        found = "it gives other ids for ordinary words"
+    else:
+        return
+    raise ModelError(
+        f"transformers reads the tokenizer as {type(tokenizer).__name__}, and {found}",
+        expected=f"the tokens of {TOKENIZER_FILE}, for whoever loads the model with transformers",
+        cure="give the tokenizer the special tokens and rules of this architecture's own, or use an architecture "
+        "(model_type) that has no tokenizer class of its own",
+        place=str(folder / TOKENIZER_FILE),
+    )
 
 
 def load_policy(folder: Path, *, dtype: str, attention: str = "sdpa", device: str = "cpu") -> LoadedPolicy:
@@ -158,16 +195,14 @@ def load_policy(folder: Path, *, dtype: str, attention: str = "sdpa", device: st
             place=str(base_folder),
         )
     model = _build_model(checked, dtype, attention, "cpu")
+    tokenizer = load_tokenizer(folder, num_embeddings=model.get_input_embeddings().weight.shape[0])
     if has_adapters and manifest is not None:
-        num_embeddings = model.get_input_embeddings().weight.shape[0]
-        check_tokenizer_files(folder, num_embeddings=num_embeddings)
         for name in manifest.adapters:
             model = load_adapter(model, folder / ADAPTERS_FOLDER / name, name)
     model = model.to(device)
     generation_config = _read_generation_config(folder if has_adapters else base_folder)
     if generation_config is not None:
         (model.get_base_model() if has_adapters else model).generation_config = generation_config
-    tokenizer = load_tokenizer(folder)
     return LoadedPolicy(
         model=model,
         tokenizer=tokenizer,
@@ -206,8 +241,11 @@ def _build_model(checked: CheckedModel, dtype: str, attention: str, device: str)
     if dtype not in DTYPES:
         raise ModelError(f"dtype '{dtype}'", expected=", ".join(DTYPES), cure="choose one of these", place="dtype")
 
+    if attention == "sdpa" and not checked.model_class._supports_sdpa:
+        attention = "eager"  # Gemma 2 caps its attention scores, which the fused kernel cannot
+
     def build() -> tuple[Any, dict[str, Any]]:
-        return checked.model_class.from_pretrained(  # type: ignore[no-any-return]  # transformers is untyped here
+        return checked.model_class.from_pretrained(
             None,
             config=copy.deepcopy(checked.config),
             state_dict=load_tensors(checked.entries, DTYPES[dtype]),
@@ -234,6 +272,23 @@ def _build_model(checked: CheckedModel, dtype: str, attention: str, device: str)
     if generation_config is not None:
         model.generation_config = generation_config
     return model.eval().to(device)
+
+
+def read_generation_eos_ids(folder: Path) -> tuple[int, ...]:
+    """Return the ids that a model's own configuration ends a generation with, without loading the model."""
+    generation_config = _read_generation_config(folder)
+    if generation_config is not None:
+        return _list_ids(generation_config.eos_token_id)
+    base = folder / BASE_FOLDER if (folder / BASE_FOLDER).is_dir() else folder
+    return _list_ids(read_config(base).get("eos_token_id"))
+
+
+def read_context_tokens(folder: Path) -> int | None:
+    """Return the longest row that a model takes, by its configuration; None if it states no limit."""
+    base = folder / BASE_FOLDER if (folder / BASE_FOLDER).is_dir() else folder
+    values = read_config(base)
+    found = values.get("max_position_embeddings") or (values.get("text_config") or {}).get("max_position_embeddings")
+    return int(found) if found else None
 
 
 def _read_generation_config(folder: Path) -> Any | None:

@@ -44,7 +44,7 @@ def make_model(architecture: Mapping[str, Any], tokenizer: Any, seed: int) -> An
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values), dtype=torch.float32)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
         raise ModelError(
             f"no model can be made: {str(error)[:300]}",
             expected="a transformers configuration with a model_type that has a causal LM",

@@ -25,7 +25,7 @@ _MAX_TEMPLATE_BYTES = 1 << 20
 _MAX_TOKENIZER_BYTES = 256 << 20
 _RESTORE = "restore the file from where the model came from"
 
-_TRIAL_LIMITS = Limits(cpu_seconds=20.0, wall_seconds=40.0, memory_bytes=4 << 30, output_bytes=1 << 20)
+_TRIAL_LIMITS = Limits(cpu_seconds=10.0, wall_seconds=40.0, memory_bytes=2 << 30, output_bytes=1 << 20)
 _TRIAL_RUN = 160
 # Runs of each kind of character, each ended by one of another kind: what makes a regex backtrack.
 _TRIAL_TEXTS = (

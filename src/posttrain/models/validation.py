@@ -194,7 +194,7 @@ def _check_sizes(raw: dict[str, Any], num_tensors: int, path: Path) -> None:
         if type(value) is not int or not 0 <= value <= largest:
             reason = f" (the weights hold {num_tensors:,} tensors)" if key in _LAYER_KEYS else ""
             raise ModelError(
-                f"'{key}' is {str(value)[:40]}",
+                f"'{key}' is {repr(value)[:40]}",
                 expected=f"a whole number of at most {largest:,}{reason}",
                 cure="restore config.json from where the model came from",
                 place=str(path),
@@ -218,7 +218,7 @@ def _build_on_meta(raw: dict[str, Any], path: Path) -> tuple[Any, Any, Any]:
     try:
         with quiet_transformers():
             config = CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(raw))
-            model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config))
+            model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
             if model_class is None:
                 raise ValueError(f"'{model_type}' is no causal language model")
             with torch.device("meta"):

@@ -29,6 +29,7 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".distcp")
 
 _FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_MAX_NAME_CHARACTERS = 500
 _MAX_JSON_BYTES = 64 << 20
 _CHUNK_BYTES = 8 << 20
 _CHUNK_ELEMENTS = 16 << 20
@@ -60,6 +61,8 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             raise _torn(path, f"the header claims {length:,} bytes in a file of {size:,}")
         values = parse_json(file.read(length), place=str(path), cure=_TORN)
     values.pop("__metadata__", None)
+    if any(len(name) > _MAX_NAME_CHARACTERS for name in values):
+        raise _torn(path, f"a tensor name of more than {_MAX_NAME_CHARACTERS} characters")
     start = 8 + length
     entries = {name: _read_entry(path, name, value, start) for name, value in values.items()}
     position = start

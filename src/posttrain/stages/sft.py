@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
@@ -31,7 +31,7 @@ from posttrain.core.config import Config, display_field
 from posttrain.core.errors import RefusedError
 from posttrain.core.protocols import RunContext
 from posttrain.data.sources import DataSource
-from posttrain.models.adapters import LoraSettings
+from posttrain.models.lora_settings import LoraSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from posttrain.data.tokenized import TokenizedData
     from posttrain.training.distributed import Ranks
     from posttrain.training.policy import ScoredPolicy
-    from posttrain.training.step import StepBatch
+    from posttrain.training.step import StepBatch, Updater
 
 STAGE_VERSION = 1
 
@@ -108,7 +108,10 @@ class SftConfig(Config):
 
 @dataclass(slots=True)
 class SftParts:
-    """Live objects built by the wiring: the policy, tokenized rows, ranks, and what turns weights into an artifact."""
+    """Live objects built by the wiring: the policy, tokenized rows, ranks, and what turns weights into an artifact.
+
+    `num_tokens` is filled in by `run`: tokens seen, prompts included.
+    """
 
     policy: ScoredPolicy
     train: TokenizedData
@@ -116,6 +119,7 @@ class SftParts:
     ranks: Ranks
     device: str
     publish: Callable[[dict[str, torch.Tensor]], Artifact]
+    num_tokens: int | None = None
 
 
 def run(config: SftConfig, inputs: dict[str, Artifact], parts: SftParts, context: RunContext) -> dict[str, Artifact]:
@@ -166,14 +170,12 @@ def run(config: SftConfig, inputs: dict[str, Artifact], parts: SftParts, context
             batch_at=batch_at,
             learning_rate_at=learning_rate_at,
             epoch_at=lambda step: step / order.steps_per_epoch,
-            validate=(lambda: compute_validation(updater, parts.validation, config.micro_batch_tokens))
-            if parts.validation is not None
-            else None,
+            validate=build_validation(config, parts, updater),
         ),
         updater,
         context,
     )
-    loop.run()
+    parts.num_tokens = loop.run().num_tokens
     return {"policy": parts.publish(loop.final_weights())}
 
 
@@ -229,7 +231,15 @@ def build_step_batch(
     return StepBatch(micro_batches, float(trained), sum(lengths), trained)
 
 
-def compute_validation(updater: Any, validation: TokenizedData, micro_batch_tokens: int) -> dict[str, float]:
+def build_validation(config: SftConfig, parts: SftParts, updater: Updater) -> Callable[[], dict[str, float]] | None:
+    """Return what measures the validation rows, or None if there are none."""
+    validation = parts.validation
+    if validation is None:
+        return None
+    return lambda: compute_validation(updater, validation, config.micro_batch_tokens)
+
+
+def compute_validation(updater: Updater, validation: TokenizedData, micro_batch_tokens: int) -> dict[str, float]:
     """Return the token-mean loss and accuracy over all validation rows."""
     import torch
 

@@ -14,6 +14,8 @@ import torch
 
 from posttrain.core.records import RenderedSample
 
+_LARGEST_ROUNDING = 128
+
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
@@ -43,22 +45,39 @@ class MicroBatch:
         return replace(self, **moved)
 
 
+def round_up_tokens(count: int) -> int:
+    """Return the token count of a micro-batch with its filler: at most a tenth more, in a few distinct sizes."""
+    step = 1
+    while step * 20 <= count and step < _LARGEST_ROUNDING:
+        step *= 2
+    return -(-count // step) * step
+
+
 def count_scored(sample: RenderedSample) -> int:
     """Return how many tokens of a row are trained on (its first token never is)."""
     return int(sample.is_trainable_T[1:].sum())
 
 
 def build_micro_batch(samples: Sequence[RenderedSample], row_ids: Sequence[str]) -> MicroBatch:
-    """Lay rows end to end; every trained token has weight 1."""
-    lengths = tuple(len(sample.ids_T) for sample in samples)
+    """Lay rows end to end; every trained token has weight 1.
+
+    A filler row, isolated like any other and never scored, rounds the token count up: matrix-product
+    kernels are compiled and kept for every distinct shape, so that free lengths would cost time and a
+    growing amount of memory.
+    """
+    lengths = [len(sample.ids_T) for sample in samples]
     ids = np.concatenate([sample.ids_T for sample in samples]).astype(np.int64)
     trainable = np.concatenate([sample.is_trainable_T for sample in samples])
     starts = np.cumsum((0, *lengths[:-1]))
     trainable[starts] = False
     targets = np.flatnonzero(trainable)
+    filler = round_up_tokens(len(ids)) - len(ids)
+    if filler:
+        ids = np.concatenate([ids, np.zeros(filler, np.int64)])
+        lengths.append(filler)
     return MicroBatch(
         ids_T=torch.from_numpy(ids),
-        lengths=lengths,
+        lengths=tuple(lengths),
         scored_N=torch.from_numpy(targets - 1),
         targets_N=torch.from_numpy(ids[targets]),
         weights_N=torch.ones(len(targets)),

@@ -8,11 +8,14 @@ denominator of the whole step already (`objectives.reduction`).
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,15 @@ class Ranks:
         box = [value]
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
+
+    def first(self, action: Callable[[], Value]) -> Value:
+        """Return what `action` gives, done on rank 0 before the others do it (they find its caches filled)."""
+        if self.is_writer:
+            value = action()
+            self.wait()
+            return value
+        self.wait()
+        return action()
 
     def wait(self) -> None:
         """Wait until every rank is here."""

@@ -50,6 +50,10 @@ class ScoredPolicy(nn.Module):
         """Whether training draws random numbers inside the model."""
         return any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.modules())
 
+    def head(self) -> Head:
+        """Return the head as it is now."""
+        return self._find_head(self.model)
+
     def forward(
         self, batch: MicroBatch, objective: TokenObjective, weights_N: torch.Tensor, *, with_entropy: bool = False
     ) -> TokenScores:
@@ -65,12 +69,10 @@ class ScoredPolicy(nn.Module):
         hidden_NH = hidden_TH.index_select(0, batch.scored_N)
         if not len(batch.scored_N) and hidden_TH.requires_grad:
             # No scored row: keep the graph alive, so that sharded parameters take part in the backward pass.
-            zero = hidden_TH.sum() * 0 + self._find_head(self.model).weight.sum() * 0
+            zero = hidden_TH.sum() * 0 + self.head().weight.sum() * 0
             none = torch.empty(0, device=hidden_TH.device)
             return TokenScores(zero.float(), none, none.bool(), none if with_entropy else None)
-        return score_tokens(
-            hidden_NH, self._find_head(self.model), batch.targets_N, weights_N, objective, with_entropy=with_entropy
-        )
+        return score_tokens(hidden_NH, self.head(), batch.targets_N, weights_N, objective, with_entropy=with_entropy)
 
     def _run_packed(self, batch: MicroBatch) -> torch.Tensor:
         device = batch.ids_T.device

@@ -1,0 +1,71 @@
+"""Measuring a policy on the recipe's tasks: the base, and what every stage made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from posttrain.chat.rendering import Renderer
+from posttrain.core.protocols import Progress
+from posttrain.core.records import Problem
+from posttrain.core.run_folder import StageFolder
+from posttrain.evaluation.runner import run_task
+from posttrain.models.loading import load_policy
+from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.sft_wiring import find_device
+from posttrain.pipeline.wiring import build_scorer, load_problems
+from posttrain.samplers.generate import GenerateSampler
+from posttrain.stages.sft import SftConfig
+
+
+def measure_policy(
+    recipe: Recipe, folder: Any, stage_folder: StageFolder, label: str, renderer: Renderer, progress: Progress
+) -> list[dict[str, Any]]:
+    """Return the metrics of a policy on every task of the recipe, for `run.json`.
+
+    Args:
+        recipe: Names the tasks.
+        folder: The policy's folder: the base or an artifact.
+        stage_folder: Where the items are recorded; items that are there already are not drawn again.
+        label: What the metrics' `stage` says.
+        renderer: Turns problems into prompts.
+        progress: Shows how far it has come.
+    """
+    if not recipe.evaluate:
+        return []
+    policy = load_policy(folder, dtype=choose_dtype(recipe), device=find_device())
+    sampler = GenerateSampler(
+        policy.model,
+        policy.hash,
+        lambda problems: _render_prompts(renderer, problems),
+        renderer.tokenizer.decode,
+        stop_ids=renderer.format.stop_ids,
+        batch_size=64,
+    )
+    metrics = []
+    for task in recipe.evaluate:
+        found = run_task(
+            task,
+            load_problems(recipe, task),
+            sampler,
+            build_scorer(recipe, task.scorer),
+            items_path=stage_folder.items(task.name),
+            progress=progress,
+            policy_hash=policy.hash,
+        )
+        metrics += [{"stage": label, **figures} for figures in found]
+    return metrics
+
+
+def choose_dtype(recipe: Recipe) -> str:
+    """Return the precision that policies are measured in: what the recipe's stages compute in, one for all.
+
+    One precision for the base and every stage, so that a difference between them is the stage's.
+    """
+    dtypes = {entry.config.dtype for entry in recipe.stages if isinstance(entry.config, SftConfig)}
+    return "bfloat16" if "bfloat16" in dtypes else "float32"
+
+
+def _render_prompts(renderer: Renderer, problems: Sequence[Problem]) -> list[list[int]]:
+    prompts = renderer.render_prompts([(problem.messages, problem.tools) for problem in problems])
+    return [ids.tolist() for ids in prompts]

@@ -1,0 +1,217 @@
+"""What a run would do: stages and rounds, what is cached and why, steps, tokens, memory, time.
+
+Planning reads and tokenizes data (once: the run reads the same cache) and trains nothing. A stage's key
+is known when its parent's artifact is; a stage after one that has yet to run is planned from the base.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posttrain.chat.rendering import Renderer
+from posttrain.core.hashing import hash_json
+from posttrain.core.progress import SilentProgress
+from posttrain.core.protocols import Progress
+from posttrain.core.run_folder import RunFolder
+from posttrain.core.seeds import derive_seed
+from posttrain.models.loading import read_context_tokens
+from posttrain.models.manifest import load_manifest
+from posttrain.models.weights import hash_weights
+from posttrain.pipeline.policies import find_base, open_renderer
+from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.recipe_settings import BASE
+from posttrain.pipeline.sft_wiring import estimate_memory
+from posttrain.pipeline.stage_entries import StageEntry
+from posttrain.pipeline.store import ArtifactStore
+from posttrain.pipeline.wiring import StageData, fingerprint_sources, load_stage_data
+from posttrain.stages import sft
+from posttrain.training.distributed import Ranks
+from posttrain.training.optimizer import compute_learning_rate
+
+_EFFICIENCY = 0.35  # share of the matrix rate that a step of a small model reaches; an estimate
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStage:
+    """One stage and round: what it will do, as far as it is known before it runs; None is unknown.
+
+    `learning_rates` are those of the first, middle and last step; `tokens` counts prompts too.
+    """
+
+    name: str
+    round: int
+    type: str
+    status: str
+    why: str
+    key: str | None = None
+    steps: int | None = None
+    tokens: int | None = None
+    learning_rates: list[float] | None = None
+    memory_bytes: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run of a recipe would do; `plan_hash` counts every leaf of the recipe, `recipe_hash` identity only."""
+
+    plan_hash: str
+    recipe_hash: str
+    base_hash: str
+    stages: list[PlannedStage]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON-like values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One run of one stage: `repeat: 3` makes three, each starting from the one before."""
+
+    entry: StageEntry
+    number: int
+    index: int
+
+    @property
+    def label(self) -> str:
+        """The name that metrics and reports show."""
+        return self.entry.name if self.number == 1 else f"{self.entry.name} (round {self.number})"
+
+
+def list_rounds(recipe: Recipe) -> Iterator[Round]:
+    """Yield every round of every stage, in the order in which they run."""
+    for index, entry in enumerate(recipe.stages):
+        for number in range(1, entry.repeat + 1):
+            yield Round(entry, number, index)
+
+
+def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: Renderer) -> str:
+    """Return the key of a round's artifact: everything that decides it, and nothing that does not."""
+    config = stage.entry.config
+    identity = config.identity() if config is not None else stage.entry.values
+    sources: list[str] = []
+    if isinstance(config, sft.SftConfig):
+        # Rows count by content, not by the path they were read from.
+        sources = fingerprint_sources(recipe, [*config.data, *config.validation])
+        identity = {**identity, "data": len(config.data), "proportions": [s.proportion for s in config.data]}
+        identity["validation"] = len(config.validation)
+    tokenizer: Any = renderer.tokenizer
+    return hash_json(
+        {
+            "type": stage.entry.type,
+            "name": stage.entry.name,
+            "round": stage.number,
+            "config": identity,
+            "plugins": [plugin.content_hash for plugin in stage.entry.plugins],
+            "input": input_hash,
+            "sources": sources,
+            "chat": renderer.format.hash,
+            "tokenizer": tokenizer.content_hash,
+            "seed": derive_stage_seed(recipe, stage),
+            "version": sft.STAGE_VERSION,
+        }
+    )
+
+
+def derive_stage_seed(recipe: Recipe, stage: Round) -> int:
+    """Return the seed of one round of a stage."""
+    return derive_seed(recipe.seed, "stage", stage.entry.name, stage.number)
+
+
+def hash_base(base: Path) -> str:
+    """Return the name by content of a base: an artifact's hash, or that of its weights."""
+    return load_manifest(base).hash if (base / "manifest.json").exists() else hash_weights(base)
+
+
+def build_plan(recipe: Recipe, *, progress: Progress | None = None) -> Plan:
+    """Return what a run of the recipe would do.
+
+    Raises:
+        PosttrainError: Whatever would stop the run before its first step: data, model, template.
+    """
+    shown = progress or SilentProgress()
+    base = find_base(recipe)
+    base_hash = hash_base(base)
+    store = ArtifactStore(RunFolder(recipe.folder))
+    outputs: dict[str, str | None] = {BASE: base_hash}
+    stages = []
+    with open_renderer(recipe, base) as renderer:
+        for stage in list_rounds(recipe):
+            parent = outputs[stage.entry.parent] if stage.number == 1 else outputs[stage.entry.name]
+            key = compute_stage_key(recipe, stage, parent, renderer) if parent is not None else None
+            found = store.find(key) if key is not None else None
+            outputs[stage.entry.name] = found.hash if found is not None else None
+            planned = PlannedStage(stage.entry.name, stage.number, stage.entry.type, "run", "", key=key)
+            if found is not None:
+                planned = replace(planned, status="cached", why=f"artifact {found.hash[:12]} has this key")
+            else:
+                planned = replace(planned, why=_why_run(stage, key, store))
+            if isinstance(stage.entry.config, sft.SftConfig):
+                planned = _plan_sft(recipe, stage, planned, base, renderer, shown)
+            stages.append(planned)
+    return Plan(recipe.hash, recipe.identity_hash(), base_hash, stages)
+
+
+def _why_run(stage: Round, key: str | None, store: ArtifactStore) -> str:
+    if key is None:
+        return f"'{stage.entry.parent if stage.number == 1 else stage.entry.name}' runs before it"
+    return store.describe_loss(key) or "no artifact has its key yet"
+
+
+def _plan_sft(
+    recipe: Recipe, stage: Round, planned: PlannedStage, base: Path, renderer: Renderer, progress: Progress
+) -> PlannedStage:
+    config = stage.entry.config
+    assert isinstance(config, sft.SftConfig)
+    data = load_stage_data(recipe, config, renderer, read_context_tokens(base), progress)
+    seed = derive_stage_seed(recipe, stage)
+    order = sft.build_order(config, data.train, seed)
+    steps = sft.count_steps(config, order.steps_per_epoch)
+    warmup = sft.count_warmup_steps(config, steps)
+    rates = [
+        compute_learning_rate(
+            step,
+            peak=config.learning_rate,
+            num_steps=steps,
+            warmup_steps=warmup,
+            schedule=config.schedule,
+            final_fraction=config.final_learning_rate_fraction,
+        )
+        for step in ([0, steps // 2, steps - 1] if steps else [])
+    ]
+    tokens = count_tokens(data, steps, config.batch_size)
+    memory = estimate_memory(base, config, data, Ranks(), seed)
+    flops = 6 * (memory.weights // (2 if config.dtype == "bfloat16" else 4)) * tokens
+    return replace(
+        planned,
+        steps=steps,
+        tokens=tokens,
+        learning_rates=rates,
+        memory_bytes=memory.total,
+        seconds=0.0 if planned.status == "cached" else flops / (measure_matrix_rate(config.dtype) * _EFFICIENCY),
+    )
+
+
+def count_tokens(data: StageData, steps: int, batch_size: int) -> int:
+    """Return about how many tokens, prompts included, a number of steps sees: mean row length times rows."""
+    rows = sum(len(part) for part in data.train.rows)
+    tokens = sum(int(part.offsets[-1]) for part in data.train.rows)
+    return round(steps * batch_size * tokens / rows) if rows else 0
+
+
+def measure_matrix_rate(dtype: str, *, size: int = 1024, repeats: int = 3) -> float:
+    """Return this machine's matrix-product rate in FLOP/s, the best of a few products."""
+    a = torch.ones(size, size, dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    best = float("inf")
+    for _ in range(repeats):
+        began = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best

@@ -1,0 +1,208 @@
+"""Carrying out a recipe: stage after stage, each from the artifact before, measured and reported.
+
+A stage whose key has an artifact is not run again; a run that was killed goes on from its newest
+checkpoint. One process works in a run folder at a time; under torchrun that is one job, whose first
+rank writes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from posttrain.chat.rendering import Renderer
+from posttrain.core.durable import write_json, write_text
+from posttrain.core.errors import PosttrainError, RefusedError, TerminatedError
+from posttrain.core.progress import SilentProgress
+from posttrain.core.protocols import MetricsSink, Progress, RunContext
+from posttrain.core.records import Artifact
+from posttrain.core.run_folder import FolderLock, RunFolder, StageFolder
+from posttrain.pipeline.loggers import FanOut, LoggedStage, build_metrics_sink, check_loggers
+from posttrain.pipeline.measure import measure_policy
+from posttrain.pipeline.plan import Round, compute_stage_key, derive_stage_seed, hash_base, list_rounds
+from posttrain.pipeline.policies import find_base, open_renderer
+from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.recipe_settings import BASE
+from posttrain.pipeline.run_record import RunRecord, read_stage_entry
+from posttrain.pipeline.sft_wiring import find_device
+from posttrain.pipeline.stage_runs import StageJob, run_stage
+from posttrain.pipeline.store import ArtifactStore, claim_stage_folder
+from posttrain.pipeline.wiring import build_callbacks
+from posttrain.reports.page import build_report
+from posttrain.stages.sft import SftConfig
+from posttrain.training.distributed import Ranks, join_ranks
+
+
+def run_recipe(
+    recipe: Recipe, *, progress: Progress | None = None, should_stop: Callable[[], bool] | None = None
+) -> Path:
+    """Carry out a recipe and return its run folder.
+
+    Args:
+        recipe: What to do.
+        progress: Shows how far it has come; silent if None.
+        should_stop: Asked after every step; a run that is asked to stop saves first.
+
+    Raises:
+        LockedError: Another process works in the folder.
+        TerminatedError: Asked to stop; the same call goes on from there.
+        PosttrainError: Whatever stopped it, with its cure; nothing that was done is lost.
+    """
+    ranks = join_ranks(find_device())
+    folder = RunFolder(recipe.folder)
+    shown = (progress if ranks.is_writer else None) or SilentProgress()
+    with ExitStack() as stack:
+        if ranks.is_writer:
+            check_loggers(recipe.loggers)
+            stack.enter_context(FolderLock(folder.lock))
+            write_text(folder.recipe, recipe.text)
+            write_json(folder.resolved, {"overrides": list(recipe.overrides), **recipe.resolved()})
+        base = ranks.first(lambda: find_base(recipe))
+        renderer = stack.enter_context(open_renderer(recipe, base))
+        _Run(recipe, folder, base, renderer, ranks, shown, should_stop or (lambda: False)).carry_out()
+    return folder.root
+
+
+@dataclass(slots=True)
+class _Run:
+    """A run under way."""
+
+    recipe: Recipe
+    folder: RunFolder
+    base: Path
+    renderer: Renderer
+    ranks: Ranks
+    progress: Progress
+    should_stop: Callable[[], bool]
+    outputs: dict[str, Artifact] = field(default_factory=dict)
+
+    def carry_out(self) -> None:
+        """Run every round of every stage, measuring what each made; the record and report are always written."""
+        recipe = self.recipe
+        record = RunRecord(self.folder, recipe.name, recipe.identity_hash(), recipe.hash, recipe.seed)
+        base = Artifact("policy", "", hash_base(self.base), str(self.base))
+        self.outputs[BASE] = base
+        record.add_artifact(base, [], BASE)
+        rounds = list(list_rounds(recipe))
+        entries = [record.add_stage(r.entry.name, r.number, r.entry.type) for r in rounds]
+        before = [read_stage_entry(self.folder, r.entry.name, r.number) for r in rounds]
+        self._write(record)
+        try:
+            self._measure(record, base, self.folder.base, BASE)
+            for stage, entry, known in zip(rounds, entries, before, strict=True):
+                self._run_round(record, stage, entry, known)
+            record.status = "finished"
+        except TerminatedError:
+            record.status = "stopped"
+            raise
+        except RefusedError:
+            record.status = "refused"
+            raise
+        except BaseException:
+            record.status = "failed"
+            raise
+        finally:
+            for entry in entries:
+                if entry["status"] == "running":
+                    entry["status"] = record.status
+            self._conclude(record)
+
+    def _run_round(self, record: RunRecord, stage: Round, entry: dict[str, Any], before: dict[str, Any] | None) -> None:
+        parent = self.outputs[stage.entry.parent if stage.number == 1 else stage.entry.name]
+        key = self.ranks.first(lambda: compute_stage_key(self.recipe, stage, parent.hash, self.renderer))
+        store = ArtifactStore(self.folder)
+        folder = self.folder.stage(stage.index, stage.entry.name, stage.number)
+        entry |= {"key": key, "inputs": {"policy": parent.hash}, "status": "running"}
+        found = self.ranks.broadcast_object(store.find(key) if self.ranks.is_writer else None)
+        if found is not None:
+            self.progress.note(f"{stage.label}: cached ({found.hash[:12]})")
+            known = before if before and before.get("key") == key else {}
+            entry |= {name: known.get(name) for name in ("seconds", "tokens", "ledger")}
+            artifact, status = found, "cached"
+        else:
+            artifact = self._train(record, stage, entry, key, parent, folder)
+            status = "finished"
+        entry |= {"outputs": {"policy": artifact.hash}, "status": status}
+        self.outputs[stage.entry.name] = artifact
+        record.add_artifact(artifact, [parent.hash], stage.label)
+        self._measure(record, artifact, folder, stage.label)
+        self._write(record)
+
+    def _train(
+        self, record: RunRecord, stage: Round, entry: dict[str, Any], key: str, parent: Artifact, folder: StageFolder
+    ) -> Artifact:
+        self.progress.note(f"{stage.label}: {stage.entry.type} from {parent.hash[:12]}")
+        if self.ranks.is_writer:
+            kept = claim_stage_folder(folder, key)
+            if kept:
+                self.progress.note(f"what an earlier configuration left is kept in {kept}")
+        self._write(record)
+        began = time.perf_counter()
+        with ExitStack() as stack:
+            sink = self._build_sink(stage, folder)
+            stack.callback(sink.close)
+            config = stage.entry.config
+            context = RunContext(
+                folder=folder.root,
+                seed=derive_stage_seed(self.recipe, stage),
+                metrics=sink,
+                progress=self.progress,
+                should_stop=self.should_stop,
+                callbacks=build_callbacks(stage.entry),
+                log_every_steps=config.log_every_steps if isinstance(config, SftConfig) else 10,
+            )
+            result = run_stage(
+                StageJob(
+                    self.recipe,
+                    stage.entry,
+                    key,
+                    parent,
+                    folder,
+                    self.renderer,
+                    self.ranks,
+                    ArtifactStore(self.folder),
+                    context,
+                )
+            )
+        entry |= {
+            "seconds": round(time.perf_counter() - began, 3),
+            "tokens": result.tokens,
+            "ledger": result.ledger,
+        }
+        return result.artifacts["policy"]
+
+    def _build_sink(self, stage: Round, folder: StageFolder) -> MetricsSink:
+        if not self.ranks.is_writer:
+            return FanOut([])
+        resolved = stage.entry.resolved()
+        logged = LoggedStage(self.recipe.name, folder.root.name, folder.root, self.recipe.hash, resolved)
+        return build_metrics_sink(folder.metrics, self.recipe.loggers, logged)
+
+    def _measure(self, record: RunRecord, artifact: Artifact, folder: StageFolder, label: str) -> None:
+        if not self.ranks.is_writer:
+            return
+        record.metrics += measure_policy(
+            self.recipe, Path(artifact.folder), folder, label, self.renderer, self.progress
+        )
+        self._write(record)
+
+    def _write(self, record: RunRecord) -> None:
+        if self.ranks.is_writer:
+            record.write()
+
+    def _conclude(self, record: RunRecord) -> None:
+        """Write record and report; a failure here must not hide the one that stopped the run."""
+        if not self.ranks.is_writer:
+            return
+        try:
+            record.write()
+            build_report(self.folder.root)
+            record.write()
+        except PosttrainError as error:
+            if record.status == "finished":
+                raise
+            self.progress.note(f"the report could not be written: {error.found}")

@@ -1,0 +1,109 @@
+"""`run.json`: what ran and what came out, written anew at every change, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass, field
+from typing import Any
+
+from posttrain.core.durable import read_json, write_json
+from posttrain.core.errors import StorageError
+from posttrain.core.records import Artifact
+from posttrain.core.run_folder import RunFolder
+from posttrain.training.checkpoints import describe_machine
+
+SCHEMA = 1
+_LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "datasets", "numpy")
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """The content of a `run.json` in the making; its schema is `run_schema.json`."""
+
+    folder: RunFolder
+    name: str
+    recipe_hash: str
+    plan_hash: str
+    seed: int
+    status: str = "running"
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    artifacts: list[dict[str, Any]] = field(default_factory=list)
+
+    def add_stage(self, name: str, round_number: int, kind: str) -> dict[str, Any]:
+        """Add a stage that is about to run and return its entry, to be filled in."""
+        entry = {
+            "name": name,
+            "round": round_number,
+            "type": kind,
+            "status": "pending",
+            "key": None,
+            "inputs": {},
+            "outputs": {},
+            "seconds": None,
+            "tokens": None,
+            "ledger": None,
+            "gate": None,
+        }
+        self.stages.append(entry)
+        return entry
+
+    def add_artifact(self, artifact: Artifact, parents: list[str], stage: str) -> None:
+        """Add an artifact with its lineage; one that is listed already is not listed twice."""
+        if any(known["hash"] == artifact.hash for known in self.artifacts):
+            return
+        folder = os.path.relpath(artifact.folder, self.folder.root)
+        where = artifact.folder if folder.startswith("..") else folder
+        self.artifacts.append(
+            {"hash": artifact.hash, "kind": artifact.kind, "folder": where, "parents": parents, "stage": stage}
+        )
+
+    def write(self) -> None:
+        """Write the record.
+
+        Raises:
+            StorageError: The disk is full or unwritable; the record before is untouched.
+        """
+        write_json(
+            self.folder.run_json,
+            {
+                "schema": SCHEMA,
+                "name": self.name,
+                "recipe_hash": self.recipe_hash,
+                "plan_hash": self.plan_hash,
+                "seed": self.seed,
+                "status": self.status,
+                "versions": list_versions(),
+                "machine": {**describe_machine(), "cpus": os.cpu_count(), "system": platform.platform()},
+                "stages": self.stages,
+                "metrics": self.metrics,
+                "artifacts": self.artifacts,
+                "report": self.folder.report.name if self.folder.report.is_file() else None,
+            },
+        )
+
+
+def list_versions() -> dict[str, str | None]:
+    """Return the versions of this project and of the libraries that decide results."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions: dict[str, str | None] = {}
+    for name in ("posttrain", *_LIBRARIES):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def read_stage_entry(folder: RunFolder, name: str, round_number: int) -> dict[str, Any] | None:
+    """Return what the record before this one says of a stage, or None."""
+    if not folder.run_json.is_file():
+        return None
+    try:
+        stages = read_json(folder.run_json)["stages"]
+        found = [entry for entry in stages if (entry["name"], entry["round"]) == (name, round_number)]
+    except (StorageError, KeyError, TypeError):
+        return None
+    return dict(found[0]) if found else None

@@ -1,0 +1,156 @@
+"""Running one round of one stage: its parts are built, its `run` is called, its artifact is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posttrain.chat.rendering import Renderer
+from posttrain.core.durable import write_json
+from posttrain.core.errors import RecipeError, TrainingError
+from posttrain.core.protocols import RunContext
+from posttrain.core.records import Artifact
+from posttrain.core.run_folder import StageFolder
+from posttrain.models.artifacts import save_policy
+from posttrain.models.loaded_policy import LoadedPolicy
+from posttrain.models.loading import load_policy, read_context_tokens
+from posttrain.models.manifest import ArtifactFacts
+from posttrain.pipeline.policies import describe_chat
+from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.sft_wiring import build_scored_policy, find_device, load_trained_policy
+from posttrain.pipeline.stage_entries import StageEntry
+from posttrain.pipeline.store import ArtifactStore
+from posttrain.pipeline.wiring import PREVIEW_ROWS, StageData, describe_rows, load_stage_data
+from posttrain.stages import sft
+from posttrain.training.distributed import Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class StageJob:
+    """One round of one stage with everything that surrounds it."""
+
+    recipe: Recipe
+    entry: StageEntry
+    key: str
+    parent: Artifact
+    folder: StageFolder
+    renderer: Renderer
+    ranks: Ranks
+    store: ArtifactStore
+    context: RunContext
+
+
+@dataclass(slots=True)
+class StageResult:
+    """What a stage gave: its artifacts by name, the tokens it saw, its ledger."""
+
+    artifacts: dict[str, Artifact]
+    tokens: int | None = None
+    ledger: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class PluginParts:
+    """Live parts of a user's own stage.
+
+    `policy` is loaded in fp32, adapters frozen (`models.adapters.prepare_policy` makes one trainable);
+    `publish` saves what `policy.model` holds and returns the artifact.
+    """
+
+    policy: LoadedPolicy
+    renderer: Renderer
+    ranks: Ranks
+    device: str
+    publish: Callable[[LoadedPolicy], Artifact]
+    notes: list[str] = field(default_factory=list)
+
+
+def run_stage(job: StageJob) -> StageResult:
+    """Run a stage and return what it made.
+
+    Raises:
+        PosttrainError: Whatever stops the stage; its checkpoints stay.
+    """
+    if isinstance(job.entry.config, sft.SftConfig):
+        return _run_sft(job, job.entry.config)
+    return _run_plugin(job)
+
+
+def _run_sft(job: StageJob, config: sft.SftConfig) -> StageResult:
+    device = find_device()
+    progress = job.context.progress
+    base = Path(job.parent.folder)
+    data = job.ranks.first(
+        lambda: load_stage_data(job.recipe, config, job.renderer, read_context_tokens(base), progress)
+    )
+    ledger = data.train.ledger.to_json()
+    if job.ranks.is_writer:
+        write_json(job.folder.ledger, ledger)
+        tokenizer: Any = job.renderer.tokenizer
+        write_json(job.folder.preview, describe_rows(data.train.rows, tokenizer, PREVIEW_ROWS))
+    progress.note(_describe_data(data))
+    policy = load_trained_policy(base, config, job.entry.name, job.context.seed, job.ranks, device)
+    scored, notes = build_scored_policy(policy, config, data, job.ranks, job.context.seed)
+    for note in notes:
+        progress.note(note)
+
+    def publish(weights: dict[str, torch.Tensor]) -> Artifact:
+        facts = _describe_artifact(job, config.identity(), ledger)
+        return _store(job, lambda folder: save_policy(policy, folder, facts, weights_dtype=config.dtype, state=weights))
+
+    parts = sft.SftParts(scored, data.train, data.validation, job.ranks, device, publish)
+    artifacts = sft.run(config, {"policy": job.parent}, parts, job.context)
+    return StageResult(artifacts, parts.num_tokens, ledger)
+
+
+def _run_plugin(job: StageJob) -> StageResult:
+    config, run = job.entry.load_plugin()
+    policy = load_policy(Path(job.parent.folder), dtype="float32", device=find_device())
+
+    def publish(trained: LoadedPolicy) -> Artifact:
+        facts = _describe_artifact(job, config.identity(), {})
+        return _store(job, lambda folder: save_policy(trained, folder, facts, weights_dtype="float32"))
+
+    parts = PluginParts(policy, job.renderer, job.ranks, find_device(), publish)
+    artifacts = run(config, {"policy": job.parent}, parts, job.context)
+    if not isinstance(artifacts, dict) or not isinstance(artifacts.get("policy"), Artifact):
+        raise RecipeError(
+            f"the stage returned {artifacts!r}"[:200],
+            expected="a dictionary with the artifact 'policy', as parts.publish(policy) returns it",
+            place=job.entry.place,
+        )
+    return StageResult(artifacts)
+
+
+def _describe_artifact(job: StageJob, identity: dict[str, Any], ledger: dict[str, Any]) -> ArtifactFacts:
+    chat_format = job.renderer.format
+    return ArtifactFacts(
+        chat_template=chat_format.template,
+        template_hash=chat_format.hash,
+        stop_ids=chat_format.stop_ids,
+        chat=describe_chat(chat_format),
+        key=job.key,
+        parents=[job.parent.hash],
+        config=identity,
+        ledger=ledger,
+    )
+
+
+def _store(job: StageJob, save: Callable[[Path], object]) -> Artifact:
+    """Save on the writing rank; every rank gets the artifact."""
+    artifact = job.store.add(job.key, save) if job.ranks.is_writer else None
+    artifact = job.ranks.broadcast_object(artifact)
+    if artifact is None:
+        raise TrainingError("the writing rank stored no artifact", cure="see the first rank's error")
+    return artifact
+
+
+def _describe_data(data: StageData) -> str:
+    ledger, total = data.train.ledger, data.train.num_tokenized
+    text = f"{ledger.rows_trained:,} of {ledger.rows_in:,} rows, {ledger.tokens_trained:,} trained tokens"
+    reasons = "; ".join(f"{entry.rows:,} dropped: {reason}" for reason, entry in ledger.dropped.items())
+    return f"{text}; {total:,} rows tokenized now" + (f"; {reasons}" if reasons else "")

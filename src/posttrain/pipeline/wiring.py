@@ -1,0 +1,227 @@
+"""From names in a recipe to live parts: rows, policies, renderers, scorers, callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from posttrain.chat.rendering import Renderer
+from posttrain.core.errors import RecipeError
+from posttrain.core.progress import SilentProgress
+from posttrain.core.protocols import Callback, Progress, Scorer
+from posttrain.core.records import Example, Problem, TokenRows
+from posttrain.core.run_folder import RunFolder
+from posttrain.data.examples import load_examples
+from posttrain.data.sources import DataSource, fingerprint
+from posttrain.data.tokenized import TokenizedData, TokenizeSettings, load_token_rows
+from posttrain.evaluation.task import EvaluationTask
+from posttrain.lab.source import lab_rows
+from posttrain.models.loading import read_context_tokens
+from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
+from posttrain.pipeline.plugins import load_object
+from posttrain.pipeline.policies import find_base, open_renderer
+from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.stage_entries import StageEntry
+from posttrain.scorers.exact_match import ExactMatch
+from posttrain.scorers.functions import FunctionScorer
+from posttrain.stages.sft import SftConfig
+
+PREVIEW_ROWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class StageData:
+    """The tokenized rows of a stage: what it trains on and what it validates on."""
+
+    train: TokenizedData
+    validation: TokenizedData | None
+
+
+def load_stage_data(
+    recipe: Recipe, config: SftConfig, renderer: Renderer, context_tokens: int | None, progress: Progress
+) -> StageData:
+    """Return a stage's rows, tokenized now or read from the run folder's cache.
+
+    Args:
+        recipe: Says where paths start and where the cache is.
+        config: The stage's configuration.
+        renderer: Turns messages into tokens.
+        context_tokens: The model's longest row, which `max_length: null` stands for; None if it has no limit.
+        progress: Shows tokenizing.
+
+    Raises:
+        DataError: A source cannot be read, or too many rows are bad or too long.
+        RecipeError: `max_length` is longer than the model's context.
+    """
+    if config.max_length is not None and config.max_length > (context_tokens or config.max_length):
+        raise RecipeError(
+            f"max_length {config.max_length} is longer than the model's context of {context_tokens} tokens",
+            expected=f"at most {context_tokens}",
+            cure="lower max_length, or leave it out",
+            place="max_length",
+        )
+    tokenizer: Any = renderer.tokenizer
+    settings = TokenizeSettings(
+        renderer_hash=renderer.format.hash,
+        tokenizer_hash=tokenizer.content_hash,
+        mode=config.mode,
+        max_length=config.max_length or context_tokens,
+        truncation=config.truncation,
+        max_affected_fraction=config.max_affected_fraction,
+        train_on=config.train_on,
+    )
+
+    def load(sources: Sequence[DataSource]) -> TokenizedData:
+        return load_token_rows(
+            locate_sources(recipe, sources),
+            renderer,
+            settings,
+            root=recipe.root,
+            cache=RunFolder(recipe.folder).cache / "tokens",
+            row_source=lab_rows,
+            progress=progress,
+        )
+
+    return StageData(load(config.data), load(config.validation) if config.validation else None)
+
+
+def locate_sources(recipe: Recipe, sources: Sequence[DataSource]) -> list[DataSource]:
+    """Return sources with every path made absolute, so that the data room needs to know no roots."""
+    located = [recipe.locate(source.source) for source in sources]
+    return [
+        source if path is None else source.model_copy(update={"source": str(path)})
+        for source, path in zip(sources, located, strict=True)
+    ]
+
+
+def fingerprint_sources(recipe: Recipe, sources: Sequence[DataSource]) -> list[str]:
+    """Return the content hashes of sources: part of the key of whatever is made from them."""
+    located = locate_sources(recipe, sources)
+    return [fingerprint(source, root=recipe.root, row_source=lab_rows) for source in located]
+
+
+def load_problems(recipe: Recipe, task: EvaluationTask) -> list[Problem]:
+    """Return a task's rows as problems: the messages before the last answer, and every column.
+
+    Raises:
+        DataError: The rows cannot be read, or have no prompt.
+    """
+    sources = locate_sources(recipe, [task.data])
+    examples, _ = load_examples(sources, root=recipe.root, row_source=lab_rows)
+    return [_build_problem(example) for example in examples]
+
+
+def _build_problem(example: Example) -> Problem:
+    messages = list(example.messages)
+    while messages and messages[-1]["role"] == "assistant":
+        messages.pop()
+    return Problem(example.row_id, messages, example.columns, example.tools)
+
+
+def build_scorer(recipe: Recipe, name: str) -> Scorer:
+    """Return the scorer that a task names: a built-in one, or the user's own.
+
+    Raises:
+        RecipeError: The user's code cannot be imported.
+    """
+    if name == ExactMatch.name:
+        return ExactMatch()
+    plugin = recipe.scorers[name]
+    found = load_object(plugin, place=f"evaluate: scorer {name}")
+    if isinstance(found, type):
+        found = found()
+    if hasattr(found, "score"):
+        return found
+    return FunctionScorer(plugin.attribute, found)
+
+
+def build_callbacks(entry: StageEntry) -> list[Callback]:
+    """Return a stage's callbacks, imported now.
+
+    Raises:
+        RecipeError: The user's code cannot be imported, or does not do what a callback does.
+    """
+    callbacks = []
+    for plugin in entry.callbacks:
+        found = load_object(plugin, place=f"{entry.name}: callbacks")
+        callbacks.append(_complete_callback(found() if isinstance(found, type) else found, plugin.reference))
+    return callbacks
+
+
+def _complete_callback(given: Any, reference: str) -> Callback:
+    names = ("on_step", "on_save")
+    if not any(callable(getattr(given, name, None)) for name in names):
+        raise RecipeError(
+            f"the callback {reference} has neither on_step nor on_save",
+            expected="an object or class with on_step(step, metrics, policy) or on_save(step, folder)",
+            place=reference,
+        )
+
+    class Complete:
+        def on_step(self, *arguments: Any) -> None:
+            getattr(given, "on_step", _ignore)(*arguments)
+
+        def on_save(self, *arguments: Any) -> None:
+            getattr(given, "on_save", _ignore)(*arguments)
+
+    return Complete()
+
+
+def _ignore(*arguments: Any) -> None:
+    """A callback need not have both methods."""
+
+
+def preview_rows(recipe: Recipe, stage: str, count: int) -> list[dict[str, Any]]:
+    """Return some rows of a stage as they are trained on: `{row_id, tokens: [[text, id, source, trainable]]}`.
+
+    Raises:
+        RecipeError: The stage is a plug-in, whose data is known to itself alone.
+        DataError: The rows cannot be read.
+    """
+    config = recipe.find_stage(stage).config
+    if not isinstance(config, SftConfig):
+        raise RecipeError(
+            f"stage '{stage}' is a plug-in: what it does with its data is known to itself alone",
+            expected="a stage of a built-in type",
+            cure="choose another with --stage",
+            place=stage,
+        )
+    base = find_base(recipe)
+    few = config.model_copy(
+        update={
+            "data": [_limit(source, count) for source in config.data],
+            "validation": [],
+            "max_affected_fraction": 1.0,
+        }
+    )
+    with open_renderer(recipe, base) as renderer:
+        data = load_stage_data(recipe, few, renderer, read_context_tokens(base), SilentProgress())
+        tokenizer: Any = renderer.tokenizer
+        return describe_rows(data.train.rows, tokenizer, count)
+
+
+def _limit(source: DataSource, count: int) -> DataSource:
+    return source.model_copy(update={"rows": min(count, source.rows or count)})
+
+
+def describe_rows(rows: Sequence[TokenRows], tokenizer: HuggingFaceTextTokenizer, count: int) -> list[dict[str, Any]]:
+    """Return the first rows of each source in turn, token by token."""
+    shown: list[dict[str, Any]] = []
+    for index in range(max((len(part) for part in rows), default=0)):
+        for part in rows:
+            if index < len(part) and len(shown) < count:
+                shown.append({"row_id": part.row_ids[index], "tokens": _describe_tokens(part, index, tokenizer)})
+        if len(shown) >= count:
+            break
+    return shown
+
+
+def _describe_tokens(rows: TokenRows, index: int, tokenizer: HuggingFaceTextTokenizer) -> list[list[Any]]:
+    sample = rows.row(index)
+    ids = sample.ids_T.tolist()
+    sources, trainable = sample.sources_T.tolist(), sample.is_trainable_T.tolist()
+    return [
+        [tokenizer.decode([token]), token, source, int(is_trained)]
+        for token, source, is_trained in zip(ids, sources, trainable, strict=True)
+    ]

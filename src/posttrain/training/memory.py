@@ -1,0 +1,108 @@
+"""How much memory a training step will need, found without running it.
+
+The model is built on the meta device and one micro-batch goes through it there: autograd saves what it
+would save, and the bytes of every saved tensor are counted once a storage. So the figure follows any
+architecture, adapter and checkpointing setting. Weights, masters, moments and gradients are counted
+from the parameters, the head's chunk from its shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posttrain.kernels.token_logprobs import CHUNK_ROWS
+from posttrain.objectives.sft import compute_sft_loss
+from posttrain.training.batches import MicroBatch
+from posttrain.training.policy import ScoredPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes of one rank's training step, by what they are for."""
+
+    process: int
+    weights: int
+    optimizer: int
+    gradients: int
+    activations: int
+    head: int
+
+    @property
+    def total(self) -> int:
+        """Peak bytes: activations are freed while gradients appear, so the larger of the two counts."""
+        return self.process + self.weights + self.optimizer + max(self.gradients, self.activations + self.head)
+
+
+def estimate_step_memory(
+    policy: ScoredPolicy, lengths: Sequence[int], scored: int, *, num_micro_batches: int, has_ema: bool
+) -> MemoryEstimate:
+    """Return the peak memory of a training step on one rank.
+
+    Args:
+        policy: A policy on the meta device, its trainable parameters marked.
+        lengths: Tokens of each row of the largest micro-batch.
+        scored: Trained tokens of that micro-batch.
+        num_micro_batches: Micro-batches of a step on this rank; more than one needs fp32 sums of gradients.
+        has_ema: Whether a moving average of the weights is kept.
+    """
+    parameters = list(policy.parameters())
+    trained = [p for p in parameters if p.requires_grad]
+    count = sum(p.numel() for p in trained)
+    shadows = sum(p.numel() for p in trained if p.dtype != torch.float32)
+    optimizer = 8 * count + 4 * shadows + (4 * count if has_ema else 0)
+    gradient_bytes = sum(p.numel() * (4 if num_micro_batches > 1 else p.element_size()) for p in trained)
+    return MemoryEstimate(
+        process=measure_resident_bytes(),
+        weights=sum(p.numel() * p.element_size() for p in parameters),
+        optimizer=optimizer,
+        gradients=gradient_bytes,
+        activations=_count_saved_bytes(policy, lengths),
+        head=_head_bytes(policy, scored),
+    )
+
+
+def measure_resident_bytes() -> int:
+    """Return the resident memory of this process now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def _count_saved_bytes(policy: ScoredPolicy, lengths: Sequence[int]) -> int:
+    """Run a micro-batch on the meta device and return the bytes autograd keeps for the backward pass."""
+    seen: dict[int, Any] = {}
+    own = {p.untyped_storage()._cdata for p in policy.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            seen[storage._cdata] = storage  # kept alive, so that no address is used twice
+        return tensor
+
+    total = sum(lengths)
+    one = torch.zeros(1, dtype=torch.int64, device="meta")
+    batch = MicroBatch(
+        ids_T=torch.zeros(total, dtype=torch.int64, device="meta"),
+        lengths=tuple(lengths),
+        scored_N=one,
+        targets_N=one,
+        weights_N=torch.ones(1, device="meta"),
+        row_ids=(),
+    )
+    policy.train()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        policy(batch, compute_sft_loss, torch.ones(1, device="meta"))
+    return sum(storage.nbytes() for storage in seen.values())
+
+
+def _head_bytes(policy: ScoredPolicy, scored: int) -> int:
+    head = policy.head()
+    V, H = head.weight.shape
+    rows = min(CHUNK_ROWS, scored)
+    size = head.weight.element_size()
+    grad_weight = V * H * (size if scored <= CHUNK_ROWS else 4 + size) if head.weight.requires_grad else 0
+    return rows * V * size + 2 * scored * H * size + grad_weight
