@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -148,6 +149,14 @@ def test_a_row_that_hangs_or_eats_memory_is_killed_and_its_batch_mates_survive()
     assert ["0.3 s of CPU" in reasons[0], "memory ran out" in reasons[1], "more than 1048576" in reasons[2]] == [
         True
     ] * 3
+
+
+def test_a_row_that_holds_no_json_leaves_its_batch_mates_alone() -> None:
+    bad = {"messages": [{"role": "user", "content": "x", "when": date(2024, 7, 26)}]}
+    with SandboxedRenderer(program(hostile.CONDITIONAL)) as renderer:
+        answers = renderer.render([word("one"), bad, *[word("more")] * 100])
+    assert [answers[0], *answers[2:]] == ["one", *["more"] * 100]
+    assert isinstance(answers[1], TemplateError) and "date is not JSON serializable" in answers[1].found
 
 
 @pytest.mark.parametrize("template", [hostile.SPIN, "{{ 9 ** (9 ** (9 ** 9)) }}"])

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from posttrain.chat.rendering import ChatFormat, Renderer, SampleRequest
 from posttrain.chat.templates import InProcessRenderer, TemplateProgram
@@ -13,7 +15,7 @@ from posttrain.core.errors import TemplateError
 from posttrain.core.records import RenderedSample, Source
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
 from tests.chat.conversations import TOOLS
-from tests.chat.formats import FORMS, build_renderer, build_tokenizer
+from tests.chat.formats import FORMS, build_backend, build_renderer, build_tokenizer
 
 INDEX = {form.name: index for index, form in reversed(list(enumerate(FORMS)))}
 DIALOGUE = [
@@ -156,6 +158,19 @@ def test_a_tokenizer_that_encodes_a_prompt_differently_alone_gives_one_sample_a_
     for turn, sample in zip((1, 3), samples, strict=True):
         (prompt,) = renderer.render_prompts([(DIALOGUE[:turn], None)])
         assert sample.ids_T[: len(prompt)].tolist() == prompt.tolist()
+
+
+def test_a_tokenizer_that_keeps_a_headers_newlines_together_gives_one_sample() -> None:
+    """As the patterns of Llama 3 and Qwen do."""
+    backend = Tokenizer.from_str(build_backend("bytes"))
+    pattern = Regex(r"\s*[\r\n]+|\s+(?!\S)| ?\S+|\s+")
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(pattern, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    form = FORMS[INDEX["llama3_form"]]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=form.bos, eos_token=form.eos)
+    (sample,) = samples_of(build_renderer(tokenizer, form.template, {}), DIALOGUE)
+    assert tokenizer.decode(sample.ids_T[sample.is_trainable_T]) == "Paris.<|eot_id|>42<|eot_id|>"
 
 
 def test_an_answer_whose_first_blank_would_join_the_prompt_is_encoded_on_its_own() -> None:

@@ -300,7 +300,10 @@ class SandboxedRenderer:
             SandboxError: No process can be started.
         """
         prepared = [_prepare_request(request) for request in requests]
-        return _fill(prepared, self._render_prepared)
+        try:
+            return _fill(prepared, self._render_prepared)
+        except (TypeError, ValueError):  # some request has no JSON form: find out which, and do the others
+            return _fill([_check_json(request) for request in prepared], self._render_prepared)
 
     def close(self) -> None:
         """End the processes; a later `render` starts fresh ones."""
@@ -351,6 +354,21 @@ def _prepare_request(request: Mapping[str, Any]) -> dict[str, Any] | TemplateErr
         return {**request, "messages": prepare_messages(request["messages"])}
     except TemplateError as error:
         return error
+
+
+def _check_json(request: dict[str, Any] | TemplateError) -> dict[str, Any] | TemplateError:
+    """Return a request that can travel to another process, or the error that it cannot."""
+    if isinstance(request, TemplateError):
+        return request
+    try:
+        json.dumps(request)
+    except (TypeError, ValueError) as error:
+        return TemplateError(
+            f"the messages or tools hold a value without a JSON form: {error}",
+            expected="strings, numbers, booleans, null, lists and objects",
+            cure="convert the value in the data, or drop the row",
+        )
+    return request
 
 
 def _fill(
