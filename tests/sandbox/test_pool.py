@@ -14,7 +14,8 @@ from posttrain.sandbox.limits import JobError, Limits
 from posttrain.sandbox.pool import Pool
 
 ENTRY = "tests.sandbox.jobs:do"
-LIMITS = Limits(cpu_seconds=0.5, wall_seconds=1.0, memory_bytes=1 << 28, output_bytes=1 << 16)
+LIMITS = Limits(cpu_seconds=0.5, wall_seconds=60.0, memory_bytes=1 << 28, output_bytes=1 << 16)
+IMPATIENT = Limits(cpu_seconds=30.0, wall_seconds=1.0, memory_bytes=1 << 28, output_bytes=1 << 16)
 ROOMY = Limits(cpu_seconds=30.0, wall_seconds=60.0, memory_bytes=1 << 28, output_bytes=1 << 16)
 
 
@@ -59,8 +60,6 @@ def test_an_initial_value_is_handed_over_once_to_each_worker() -> None:
     [
         ({"act": "spin"}, "timeout", "0.5 s of CPU"),
         ({"act": "hold"}, "timeout", "0.5 s of CPU"),
-        ({"act": "sleep"}, "timeout", "1 s of wall-clock"),
-        ({"act": "fork"}, "timeout", "1 s of wall-clock"),
         ({"act": "eat", "bytes": 1 << 30}, "memory", "memory ran out"),
         ({"act": "grow"}, "memory", "memory ran out"),
         ({"act": "flood", "bytes": 1 << 17}, "output", "more than 65536"),
@@ -74,6 +73,16 @@ def test_a_job_that_breaks_a_limit_costs_itself_alone(job: dict[str, object], ki
         assert isinstance(broken, JobError)
         assert (broken.kind, broken.was_killed) == (kind, True)
         assert text in broken.message
+
+
+@pytest.mark.parametrize("act", ["sleep", "fork"])
+def test_a_job_that_blocks_is_killed_by_the_wall_clock(act: str) -> None:
+    with Pool(ENTRY, limits=IMPATIENT) as pool:
+        (blocked,) = pool.map([{"act": act}])
+        assert (blocked.kind, blocked.was_killed) == ("timeout", True)
+        assert "1 s of wall-clock" in blocked.message
+        pool.limits = ROOMY
+        assert pool.map([echo(2)]) == [2]
 
 
 def test_a_jobs_own_exception_is_a_typed_answer_and_keeps_the_worker() -> None:
