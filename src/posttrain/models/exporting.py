@@ -12,7 +12,7 @@ proven is that the files hold what was meant, exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -86,10 +86,15 @@ class ExportReport:
 
 @dataclass(frozen=True, slots=True)
 class ParityReference:
-    """What an export has to reproduce: prompts, first greedy tokens, the logits before them, stop ids."""
+    """What an export has to reproduce: prompts, first greedy tokens, the logits before them, stop ids.
+
+    `prompts` are those of the pinned date; `prompts_today` those of the day of the check, which is the date
+    that transformers gives a template that asks for one (elsewhere the two are the same).
+    """
 
     conversations: list[list[Message]]
     prompts: list[list[int]]
+    prompts_today: list[list[int]]
     greedy: list[list[int]]
     logits_PV: torch.Tensor
     stop_ids: tuple[int, ...]
@@ -125,7 +130,7 @@ def export_policy(artifact: Path, out: Path, *, weights_dtype: str | None = None
             place=str(artifact),
         )
     dtype = weights_dtype or _stored_dtype(policy)
-    conversations, prompts = _render_prompts(policy)
+    conversations, prompts = _render_prompts(policy, _chat_format(policy))
     model, merge_difference = _merge(policy, prompts)
     _round_weights(model, DTYPES[dtype])
     reference = _build_reference(policy, model, conversations, prompts)
@@ -161,10 +166,9 @@ def check_export(reference: ParityReference, folder: Path, *, device: str = "cpu
         )
     for number, messages in enumerate(reference.conversations):
         ids = _encode_plainly(tokenizer, messages, reference.template_arguments)
-        if ids != reference.prompts[number]:
-            position = next(
-                (i for i, (a, b) in enumerate(zip(ids, reference.prompts[number], strict=False)) if a != b), -1
-            )
+        wanted = reference.prompts_today[number]
+        if ids != wanted:
+            position = next((i for i, pair in enumerate(zip(ids, wanted, strict=False)) if pair[0] != pair[1]), -1)
             raise _differs(
                 folder, f"conversation {number} becomes other token ids, first at position {position}", "the same ids"
             )
@@ -205,14 +209,15 @@ def draw_greedily(model: Any, prompt: Sequence[int], stop_ids: Sequence[int]) ->
     return drawn
 
 
-def _render_prompts(policy: LoadedPolicy) -> tuple[list[list[Message]], list[list[int]]]:
+def _render_prompts(
+    policy: LoadedPolicy, chat_format: ChatFormat | None
+) -> tuple[list[list[Message]], list[list[int]]]:
     """Return the conversations that the template takes, and their prompt ids by this project's renderer."""
-    text_tokenizer = HuggingFaceTextTokenizer(policy.tokenizer)
-    if policy.chat_template is None:
+    if chat_format is None:
         # Without a template the export can only be asked for the ids of plain texts.
         conversations = [conversation for conversation in list_conversations() if len(conversation) == 1]
         return conversations, [policy.tokenizer.encode(conversation[0]["content"]) for conversation in conversations]
-    chat_format = _chat_format(policy, text_tokenizer)
+    text_tokenizer = HuggingFaceTextTokenizer(policy.tokenizer)
     template_renderer = build_template_renderer(chat_format.program)
     conversations, prompts, refusals = [], [], []
     try:
@@ -238,11 +243,14 @@ def _render_prompts(policy: LoadedPolicy) -> tuple[list[list[Message]], list[lis
     return conversations, prompts
 
 
-def _chat_format(policy: LoadedPolicy, text_tokenizer: HuggingFaceTextTokenizer) -> ChatFormat:
-    chat = policy.manifest.chat if policy.manifest is not None else {}
+def _chat_format(policy: LoadedPolicy) -> ChatFormat | None:
+    """Return the format that the artifact was trained with, or None for a model without a template."""
+    if policy.chat_template is None or policy.manifest is None:
+        return None
+    chat = policy.manifest.chat
     return ChatFormat(
-        policy.chat_template or "",
-        dict(text_tokenizer.template_tokens),
+        policy.chat_template,
+        dict(HuggingFaceTextTokenizer(policy.tokenizer).template_tokens),
         _stop_ids(policy),
         chat.get("date", DEFAULT_DATE),
         dict(chat.get("template_arguments", {})),
@@ -295,19 +303,17 @@ def _build_reference(
     policy: LoadedPolicy, model: Any, conversations: list[list[Message]], prompts: list[list[int]]
 ) -> ParityReference:
     stop_ids = _stop_ids(policy)
-    arguments: dict[str, Any] = {}
-    if policy.chat_template is not None:
-        chat_format = _chat_format(policy, HuggingFaceTextTokenizer(policy.tokenizer))
-        arguments = dict(chat_format.template_arguments)
-        if "strftime_now" in policy.chat_template:
-            arguments["strftime_now"] = date.fromisoformat(chat_format.date).strftime
+    chat_format, prompts_today = _chat_format(policy), prompts
+    if chat_format is not None and "strftime_now" in chat_format.template:
+        _, prompts_today = _render_prompts(policy, replace(chat_format, date=date.today().isoformat()))
     return ParityReference(
         conversations,
         prompts,
+        prompts_today,
         [draw_greedily(model, prompt, stop_ids) for prompt in prompts],
         compute_last_logits(model, prompts),
         stop_ids,
-        arguments,
+        dict(chat_format.template_arguments) if chat_format is not None else {},
     )
 
 
