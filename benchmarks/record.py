@@ -60,6 +60,7 @@ def parse_run_arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, required=True, help="optimizer steps, the untimed first one included")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--work", type=Path, required=True, help="where the run may write; kept, it is a second start")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of rows; another one is another run")
     arguments = parser.parse_args()
     if arguments.steps < 2:
         parser.error("--steps: at least 2, because the first one is not timed")

@@ -46,13 +46,15 @@ class Commands:
         self.arguments = arguments
         self.peer_python = arguments.peer_python or (sys.executable if importlib.util.find_spec("trl") else None)
 
-    def build(self, side: str, model: str, steps: int, work: str) -> list[str]:
-        """Return a run's command; a work folder that a run has not used yet is its first start."""
+    def build(self, side: str, model: str, steps: int, work: str, *, seed: int = 0) -> list[str]:
+        """Return a run's command; a work folder that a run has not used yet makes it a first start."""
         python = self.peer_python if side == "trl" else sys.executable
         module = "benchmarks.peer_trl_sft" if side == "trl" else "benchmarks.own_sft"
         folder = self.arguments.folder
         command = [str(python), "-m", module, "--folder", str(folder), "--model", model, "--steps", str(steps)]
-        return [*command, "--device", self.arguments.device, "--work", str(folder / "work" / work)]
+        return [
+            *command, "--device", self.arguments.device, "--work", str(folder / "work" / work), "--seed", str(seed)
+        ]  # fmt: skip
 
 
 def describe_run(record: Record) -> str:
@@ -92,8 +94,13 @@ def measure_growth(commands: Commands, model: str, steps: int, multiples: Sequen
 
 
 def measure_second_start(commands: Commands, model: str, steps: int) -> dict[str, Any]:
-    """Return what a second start of the same work costs: rows tokenized again, and seconds to its first step."""
-    first, second = (run_side(commands.build("posttrain", model, steps, f"twice-{model}")) for _ in range(2))
+    """Return what a second start on the same rows costs: rows tokenized again, and seconds to its first step.
+
+    The second has another seed, because the very same recipe would find its artifact and train nothing.
+    """
+    first, second = (
+        run_side(commands.build("posttrain", model, steps, f"twice-{model}", seed=seed)) for seed in (0, 1)
+    )
     keys = ("rows_tokenized", "first_step_seconds")
     return {"first": {key: first[key] for key in keys}, "second": {key: second[key] for key in keys}}
 
