@@ -155,6 +155,7 @@ def main() -> None:
     machine = results["models"][smallest]["records"]["posttrain"][0]["machine"]
     print("\n" + ", ".join(f"{key} {value}" for key, value in machine.items()))
     (folder / "sft_speed.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print(f"every run: {folder / 'sft_speed.json'}", file=sys.stderr)
     shutil.rmtree(folder / "work", ignore_errors=True)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.contracts.sources import REPOSITORY
+from tests.contracts.sources import PACKAGE, REPOSITORY
 
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
@@ -31,6 +33,21 @@ def test_the_recipe_in_the_readme_has_ten_lines_and_is_a_recipe(tmp_path: Path) 
     recipe = read_recipe(tmp_path / "my-assistant.yaml")
     assert (recipe.name, recipe.model.source) == ("my-assistant", "Qwen/Qwen2.5-0.5B")
     assert recipe.stages[0].config.learning_rate == 2e-5
+
+
+def test_the_python_of_the_readme_imports_what_exists() -> None:
+    (text,) = blocks(REPOSITORY / "README.md", "python")
+    imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
+    assert len(imports) >= 2
+    for node in imports:
+        module = importlib.import_module(node.module or "")
+        assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of_document)
+def test_every_verb_that_a_document_types_is_a_command(path: Path) -> None:
+    verbs = set(re.findall(r"bin/posttrain ([a-z]+)", path.read_text(encoding="utf-8")))
+    assert [verb for verb in verbs if not (PACKAGE / "cli" / f"{verb}.py").is_file()] == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of_document)
