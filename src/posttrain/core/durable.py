@@ -6,6 +6,7 @@ no permission) leaves the previous file in place and raises `StorageError`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -125,11 +126,14 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
                 fsync_folder(path)
             fsync_folder(temporary)
             os.chmod(temporary, 0o755)
-            if folder.exists():
-                shutil.rmtree(temporary)
-            else:
-                os.replace(temporary, folder)
-                fsync_folder(folder.parent)
+            try:
+                if not folder.exists():
+                    os.rename(temporary, folder)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was first with the same folder
+                    raise
+            shutil.rmtree(temporary, ignore_errors=True)
+            fsync_folder(folder.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

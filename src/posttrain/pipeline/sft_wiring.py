@@ -14,6 +14,7 @@ from posttrain.core.errors import RefusedError
 from posttrain.core.seeds import derive_seed
 from posttrain.data.packing import pack
 from posttrain.models.adapters import add_adapter, continue_adapter, prepare_policy
+from posttrain.models.fusing import fuse_layers
 from posttrain.models.heads import check_head, find_backbone, find_head, is_packing_exact
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import BASE_FOLDER, load_policy
@@ -39,7 +40,8 @@ def load_trained_policy(
 
     Raises:
         ModelError: The folder or its adapters cannot be used.
-        RefusedError: The policy has adapters and the recipe does not say what to do with them.
+        RefusedError: The policy has adapters and the recipe does not say what to do with them, or has
+            none and the recipe says to go on with one.
     """
     # With several ranks the fp32 shards are the masters and FSDP makes the bf16 copies.
     dtype = config.dtype if ranks.count == 1 else "float32"
@@ -57,6 +59,13 @@ def load_trained_policy(
             f"adapter_start: new, but the policy has adapters ({', '.join(policy.adapters)})",
             expected="a policy without adapters",
             cure="set adapter_start: continue, stack or merge",
+            place=f"stages: {name}: adapter_start",
+        )
+    if start == "continue" and config.adapter is None and not policy.adapters:
+        raise RefusedError(
+            "adapter_start: continue, but the policy has no adapter",
+            expected="a policy with an adapter, or adapter settings to start one",
+            cure="set adapter: {rank: ..., alpha: ...}, or leave adapter_start out to train the full weights",
             place=f"stages: {name}: adapter_start",
         )
     if policy.adapters and start == "continue" and config.adapter is None:
@@ -82,6 +91,7 @@ def build_scored_policy(
     notes: list[str] = []
     model = policy.model
     check_head(model)
+    fuse_layers(model)
     exact = config.packing != "off" and is_packing_exact(model)
     if config.packing == "on" and not exact:
         raise RefusedError(
@@ -120,6 +130,7 @@ def estimate_memory(folder: Path, config: SftConfig, data: StageData, ranks: Ran
     model.tie_weights()
     if config.adapter is not None:
         model = add_adapter(model, config.adapter, "estimate", 0)
+    fuse_layers(model)
     if config.activation_checkpointing == "on":
         enable_checkpointing(model)
     policy = ScoredPolicy(model, find_backbone(model), find_head, "packed")
