@@ -58,6 +58,7 @@ class DocumentSpans:
         return max(b - a for a, b in itertools.pairwise(self.starts))
 
 
+# many parameters: transformers' attention interface has them
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -78,7 +79,7 @@ def packed_attention(
         module: The attention module (its `is_causal` must not be false).
         query: [1, H, T, D].
         key: [1, K, T, D], K divides H.
-        value: [1, K, T, D].
+        value: [1, K, T, D], or another head size than keys have.
         attention_mask: Must be None: isolation comes from `document_spans`.
         dropout: Must be 0.
         scaling: Factor on the scores; 1/sqrt(D) if None.
@@ -102,9 +103,10 @@ def packed_attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if softcap is not None:
         return _per_document_softcap(query, key, value, document_spans, scale, sliding_window, softcap), None
-    if query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16):
+    has_one_size = value.shape[-1] == query.shape[-1]  # latent attention (DeepSeek) has two; flash wants one
+    if has_one_size and query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16):
         return _flash_cuda(query, key, value, document_spans, scale, sliding_window), None
-    if query.device.type in ("cpu", "meta"):
+    if has_one_size and query.device.type in ("cpu", "meta"):
         if query.shape[1] != key.shape[1] and not flash_cpu_takes_grouped_heads():
             key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
         output = _PackedFlashCpu.apply(query, key, value, document_spans.starts, scale, sliding_window)
@@ -118,6 +120,15 @@ def register_packed_attention() -> str:
 
     AttentionInterface.register(PACKED_ATTENTION, packed_attention)
     return PACKED_ATTENTION
+
+
+def choose_masked_attention(causal_lm: Any) -> str:
+    """Return transformers' back-end that computes a model as it is defined, for single and padded rows.
+
+    That is `sdpa`, but `eager` where an architecture has no sdpa or caps its attention scores, which sdpa cannot.
+    """
+    caps_scores = getattr(causal_lm.config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return "sdpa" if getattr(causal_lm, "_supports_sdpa", False) and not caps_scores else "eager"
 
 
 @functools.cache

@@ -140,9 +140,9 @@ class _ScoreTokens(torch.autograd.Function):
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.bias_dtype = bias_V.dtype if bias_V is not None else None
         loss = (figures[3] * weights_N).sum()
-        is_argmax = figures[1].bool()
-        ctx.mark_non_differentiable(figures, is_argmax)
-        return loss, figures[0], is_argmax, figures[2]
+        logprobs, is_argmax, entropies = figures[0], figures[1].bool(), figures[2]
+        ctx.mark_non_differentiable(logprobs, is_argmax, entropies)
+        return loss, logprobs, is_argmax, entropies
 
     @staticmethod
     def backward(ctx: Any, grad_loss: torch.Tensor, *unused: Any) -> tuple[Any, ...]:
@@ -160,6 +160,7 @@ def _pad_rows(hidden_CH: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(hidden_CH, (0, 0, 0, missing)) if missing else hidden_CH
 
 
+# many parameters: one chunk of each of score_tokens' own
 def _score_chunk(
     logits_CV: torch.Tensor,
     targets_C: torch.Tensor,

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from posttrain.core.seeds import derive_seed
-from posttrain.kernels.attention import DocumentSpans, register_packed_attention
+from posttrain.kernels.attention import DocumentSpans, choose_masked_attention, register_packed_attention
 from posttrain.kernels.token_logprobs import Head, TokenObjective, TokenScores, score_tokens
 from posttrain.training.batches import MicroBatch
 
@@ -43,12 +43,9 @@ class ScoredPolicy(nn.Module):
         self._backbone = [backbone]
         unwrap: Any = getattr(model, "get_base_model", lambda: model)
         causal_lm = unwrap()
-        causal_lm.set_attn_implementation(register_packed_attention() if layout == "packed" else "sdpa")
-
-    @property
-    def has_dropout(self) -> bool:
-        """Whether training draws random numbers inside the model."""
-        return any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.modules())
+        causal_lm.set_attn_implementation(
+            register_packed_attention() if layout == "packed" else choose_masked_attention(causal_lm)
+        )
 
     def head(self) -> Head:
         """Return the head as it is now."""
@@ -66,13 +63,15 @@ class ScoredPolicy(nn.Module):
             with_entropy: Also compute entropies.
         """
         hidden_TH = self._run_packed(batch) if self.layout == "packed" else self._run_padded(batch)
-        hidden_NH = hidden_TH.index_select(0, batch.scored_N)
         if not len(batch.scored_N) and hidden_TH.requires_grad:
             # No scored row: keep the graph alive, so that sharded parameters take part in the backward pass.
             zero = hidden_TH.sum() * 0 + self.head().weight.sum() * 0
             none = torch.empty(0, device=hidden_TH.device)
             return TokenScores(zero.float(), none, none.bool(), none if with_entropy else None)
-        return score_tokens(hidden_NH, self.head(), batch.targets_N, weights_N, objective, with_entropy=with_entropy)
+        head = self.head()
+        # Some backbones (Mamba) give fp32 residuals to a bf16 head.
+        hidden_NH = hidden_TH.index_select(0, batch.scored_N).to(head.weight.dtype)
+        return score_tokens(hidden_NH, head, batch.targets_N, weights_N, objective, with_entropy=with_entropy)
 
     def _run_packed(self, batch: MicroBatch) -> torch.Tensor:
         device = batch.ids_T.device
@@ -97,7 +96,7 @@ class ScoredPolicy(nn.Module):
     @contextmanager
     def seeded_dropout(self, *stream: int | str) -> Iterator[None]:
         """Draw dropout masks from a named stream: a pure function of it, and the global state is left alone."""
-        if not (self.training and self.has_dropout):
+        if not self.training:
             yield
             return
         devices = [p.device for p in self.parameters() if p.device.type == "cuda"][:1]
