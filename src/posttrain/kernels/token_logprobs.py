@@ -85,6 +85,7 @@ def score_tokens(
 
 class _ScoreTokens(torch.autograd.Function):
     @staticmethod
+    # many parameters: autograd functions take their inputs one by one
     def forward(
         ctx: Any,
         hidden_NH: torch.Tensor,

@@ -128,16 +128,20 @@ class MasterOptimizer:
         """Update masters with `scale` times the gradients, then the weights; gradients are consumed."""
         for group in self.adamw.param_groups:
             group["lr"] = learning_rate
+        # Taken off first: AdamW passes over parameters without a gradient, so only a bucket's are updated.
+        waiting = self._gradients()[::-1]
+        self.drop_gradients()
         bucket: list[_Slot] = []
         size = 0
-        for slot in self.slots:
+        while waiting:
+            slot, grad = waiting.pop()
+            slot.master.grad = grad.float() if scale == 1.0 else grad.float().mul_(scale)
+            del grad  # a bf16 gradient is freed here
             bucket.append(slot)
             size += slot.master.numel()
-            if size >= _BUCKET_ELEMENTS:
-                self._apply_bucket(bucket, scale)
+            if size >= _BUCKET_ELEMENTS or not waiting:
+                self._apply_bucket(bucket)
                 bucket, size = [], 0
-        if bucket:
-            self._apply_bucket(bucket, scale)
         for average, slot in zip(self.ema, self.slots, strict=False):
             average.lerp_(slot.master.detach(), 1 - (self.ema_decay or 0.0))
 
@@ -184,20 +188,13 @@ class MasterOptimizer:
         pairs = [(s, s.master.grad if s.master.grad is not None else s.weight.grad) for s in self.slots]
         return [(slot, grad) for slot, grad in pairs if grad is not None]
 
-    def _apply_bucket(self, bucket: list[_Slot], scale: float) -> None:
-        for slot in bucket:
-            if slot.has_master and slot.master.grad is None and slot.weight.grad is not None:
-                slot.master.grad = slot.weight.grad.float()
-                slot.weight.grad = None
-            if slot.master.grad is not None and scale != 1.0:
-                slot.master.grad.mul_(scale)
-        # AdamW passes over parameters without a gradient, so only this bucket is updated.
+    @torch.no_grad()
+    def _apply_bucket(self, bucket: list[_Slot]) -> None:
         self.adamw.step()
-        with torch.no_grad():
-            for slot in bucket:
-                slot.master.grad = None
-                if slot.has_master:
-                    slot.weight.copy_(slot.master)
+        for slot in bucket:
+            slot.master.grad = None
+            if slot.has_master:
+                slot.weight.copy_(slot.master)
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:
