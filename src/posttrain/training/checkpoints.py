@@ -2,7 +2,7 @@
 
 A checkpoint is a folder that appears by one rename after everything in it is on the disk. Loading takes
 the newest one whose every file matches the manifest; a torn one is set aside under another name and the
-one before it is used. No pickle is ever read.
+one before it is used. The manifest holds its own hash too. No pickle is ever read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from posttrain.core.durable import read_json, remove_temporaries, storage_errors, write_folder, write_json
 from posttrain.core.errors import StorageError
-from posttrain.core.hashing import sha256_file
+from posttrain.core.hashing import hash_json, sha256_file
 from posttrain.core.run_folder import CHECKPOINT_MANIFEST
 
 _TENSORS = "state.safetensors"
@@ -75,7 +75,8 @@ class CheckpointStore:
                     raise OSError(str(error)) from error
                 (folder / _STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
             files = {name: sha256_file(folder / name) for name in (_TENSORS, _STATE)}
-            write_json(folder / CHECKPOINT_MANIFEST, {"step": step, "files": files, "machine": describe_machine()})
+            manifest = {"step": step, "files": files, "machine": describe_machine()}
+            write_json(folder / CHECKPOINT_MANIFEST, {**manifest, "hash": hash_json(manifest)})
 
         write_folder(target, fill)
         for old in self._folders()[: -self.keep]:
@@ -144,13 +145,15 @@ class CheckpointStore:
         """Return what is wrong with a checkpoint, or None if every file matches its manifest."""
         try:
             manifest = read_json(folder / CHECKPOINT_MANIFEST)
+            if manifest.pop("hash") != hash_json(manifest):
+                return f"{CHECKPOINT_MANIFEST} does not match its own hash"
             files = manifest["files"]
             for name in (_TENSORS, _STATE):
                 if sha256_file(folder / name) != files[name]:
                     return f"{name} does not match its sha256"
         except StorageError as error:
             return error.found
-        except (OSError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             return f"{type(error).__name__}: {error}"
         return None
 

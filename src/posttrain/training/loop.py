@@ -128,7 +128,8 @@ class TrainingLoop:
         return self.state
 
     def _resume(self) -> None:
-        checkpoint = self.checkpoints.load_newest()
+        # One rank after the other: the first sets torn checkpoints aside while nobody reads them.
+        checkpoint = self.ranks.first(self.checkpoints.load_newest)
         if checkpoint is None:
             self.context.metrics.rewind(0)
             return
@@ -199,7 +200,7 @@ class TrainingLoop:
         if is_better and self.settings.keep_best:
             tensors = gather_tensors(self._weights(), self.ranks)
             if self.ranks.is_writer:
-                self.best.save(state.step, tensors, {keys.VALIDATION_LOSS: value})
+                self.best.save(state.step, tensors, {keys.VALIDATION_LOSS: finite_or_none(value)})
             self.ranks.wait()
 
     def _save(self) -> None:

@@ -79,6 +79,8 @@ class Updater:
     def accumulate(self, batch: StepBatch, *dropout_stream: int | str) -> torch.Tensor:
         """Run forward and backward over a step's micro-batches; gradients are left on the parameters.
 
+        Micro-batch i of rank r is number i * ranks + r of the step, as `data.packing.deal` deals them.
+
         Returns:
             Sums over this rank's tokens, fp64 [2]: loss (already divided by the total) and argmax hits.
         """
@@ -88,7 +90,9 @@ class Updater:
         for index, micro_batch in enumerate(batch.micro_batches):
             rows = micro_batch.to(self.device)
             weights = normalise_weights(rows.weights_N, batch.total_weight)
-            with self.policy.seeded_dropout(*dropout_stream, self.ranks.rank, index):
+            # The number that the micro-batch has in the whole step: masks do not depend on how many ranks there are.
+            number = index * self.ranks.count + self.ranks.rank
+            with self.policy.seeded_dropout(*dropout_stream, number):
                 scores = self.policy(rows, self.objective, weights)
                 scores.loss.backward()
             sums += torch.stack([scores.loss.detach().double(), scores.is_argmax_N.sum().double()])
