@@ -7,6 +7,7 @@ runs/<name>/
   log.jsonl           events in order
   stages/<NN-name>/   metrics.jsonl, checkpoints/, items/ of one stage
   artifacts/<hash>/   finished artifacts
+  superseded/         what earlier configurations left in the folders above; it comes back with them
   cache/              tokenized rows, by content hash
   report.html
   traceback.txt       only after a bug of posttrain
@@ -83,10 +84,20 @@ class RunFolder:
         """The folder of finished artifacts, by hash."""
         return self.root / "artifacts"
 
+    @property
+    def stages(self) -> Path:
+        """The folder of the stages' working folders."""
+        return self.root / "stages"
+
+    @property
+    def superseded(self) -> Path:
+        """Where the working folders of earlier configurations are kept."""
+        return self.root / "superseded"
+
     def stage(self, index: int, name: str, round_number: int = 1) -> StageFolder:
-        """Return the working folder of one stage (counted from 0) and round (counted from 1)."""
+        """Return the working folder of one round: its place in the run (from 0), its stage, its number (from 1)."""
         suffix = f"-round-{round_number}" if round_number > 1 else ""
-        return StageFolder(self.root / "stages" / f"{index + 1:02d}-{name}{suffix}")
+        return StageFolder(self.stages / f"{index + 1:02d}-{name}{suffix}")
 
 
 class StageFolder:
@@ -102,7 +113,7 @@ class StageFolder:
 
     @property
     def key(self) -> Path:
-        """The artifact key that the folder's content belongs to."""
+        """The key that the folder's content belongs to: an artifact's, or that of how items were measured."""
         return self.root / "key"
 
     @property
@@ -120,9 +131,14 @@ class StageFolder:
         """Some rows as trained: tokens, sources, trainable flags."""
         return self.root / "rows.json"
 
+    @property
+    def items_folder(self) -> Path:
+        """The folder of evaluated items."""
+        return self.root / "items"
+
     def items(self, task: str) -> Path:
         """Evaluated items of one task, one JSON line each."""
-        return self.root / "items" / f"{task}.jsonl"
+        return self.items_folder / f"{task}.jsonl"
 
 
 class FolderLock:
@@ -130,6 +146,7 @@ class FolderLock:
 
     Raises:
         LockedError: Another process works here.
+        StorageError: The lock file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -151,8 +168,13 @@ class FolderLock:
                 cure="wait for it, stop it, or give this run another folder with --folder",
                 place=str(self.path.parent),
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"pid": os.getpid()}).encode(), 0)
+        try:
+            with storage_errors(self.path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps({"pid": os.getpid()}).encode(), 0)
+        except BaseException:
+            os.close(descriptor)
+            raise
         self._descriptor = descriptor
         return self
 
