@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from posttrain.chat.rendering import Renderer
+from posttrain.core.hashing import hash_json
 from posttrain.core.protocols import Progress
 from posttrain.core.records import Problem
 from posttrain.core.run_folder import StageFolder
 from posttrain.evaluation.runner import run_task
 from posttrain.models.loading import load_policy
+from posttrain.pipeline.plan import hash_model_config
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.sft_wiring import find_device
 from posttrain.pipeline.wiring import build_scorer, load_problems
@@ -18,8 +21,18 @@ from posttrain.samplers.generate import GenerateSampler
 from posttrain.stages.sft import SftConfig
 
 
+def compute_measuring_key(recipe: Recipe, folder: Path, renderer: Renderer) -> str:
+    """Return the key of how a policy is measured: everything but the policy's weights and the tasks, which items name.
+
+    Items that were drawn in another precision or from another chat format, or judged by another version
+    of a user's scorer, are no answer to what the recipe asks now.
+    """
+    scorers = {name: plugin.content_hash for name, plugin in recipe.scorers.items()}
+    return hash_json([renderer.format.hash, choose_dtype(recipe), hash_model_config(folder), scorers])
+
+
 def measure_policy(
-    recipe: Recipe, folder: Any, stage_folder: StageFolder, label: str, renderer: Renderer, progress: Progress
+    recipe: Recipe, folder: Path, stage_folder: StageFolder, label: str, renderer: Renderer, progress: Progress
 ) -> list[dict[str, Any]]:
     """Return the metrics of a policy on every task of the recipe, for `run.json`.
 
@@ -30,6 +43,10 @@ def measure_policy(
         label: What the metrics' `stage` says.
         renderer: Turns problems into prompts.
         progress: Shows how far it has come.
+
+    Raises:
+        RefusedError: The harness failed on too many items.
+        DataError: A task's rows cannot be used.
     """
     if not recipe.evaluate:
         return []

@@ -7,21 +7,25 @@ is known when its parent's artifact is; a stage after one that has yet to run is
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from posttrain.chat.rendering import Renderer
-from posttrain.core.hashing import hash_json
+from posttrain.core.hashing import hash_bytes, hash_json
 from posttrain.core.progress import SilentProgress
 from posttrain.core.protocols import Progress
 from posttrain.core.run_folder import RunFolder
 from posttrain.core.seeds import derive_seed
-from posttrain.models.loading import read_context_tokens
+from posttrain.data.mixing import RowOrder
+from posttrain.models.loading import BASE_FOLDER, GENERATION_FILE, read_context_tokens
 from posttrain.models.manifest import load_manifest
+from posttrain.models.validation import CONFIG_FILE
 from posttrain.models.weights import hash_weights
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.recipe import Recipe
@@ -29,11 +33,12 @@ from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.sft_wiring import estimate_memory
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.store import ArtifactStore
-from posttrain.pipeline.wiring import StageData, fingerprint_sources, load_stage_data
+from posttrain.pipeline.wiring import fingerprint_sources, fingerprint_values, load_stage_data
 from posttrain.stages import sft
 from posttrain.training.distributed import Ranks
 from posttrain.training.optimizer import compute_learning_rate
 
+_ROWS_COUNTED = 1_000_000
 _EFFICIENCY = 0.35  # share of the matrix rate that a step of a small model reaches; an estimate
 
 
@@ -73,7 +78,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One run of one stage: `repeat: 3` makes three, each starting from the one before."""
+    """One run of one stage: `repeat: 3` makes three, each starting from the one before.
+
+    `index` counts all rounds of the recipe from 0.
+    """
 
     entry: StageEntry
     number: int
@@ -85,18 +93,28 @@ class Round:
         return self.entry.name if self.number == 1 else f"{self.entry.name} (round {self.number})"
 
 
-def list_rounds(recipe: Recipe) -> Iterator[Round]:
-    """Yield every round of every stage, in the order in which they run."""
-    for index, entry in enumerate(recipe.stages):
-        for number in range(1, entry.repeat + 1):
-            yield Round(entry, number, index)
+def list_rounds(recipe: Recipe) -> list[Round]:
+    """Return every round of every stage, in the order in which they run."""
+    pairs = [(entry, number) for entry in recipe.stages for number in range(1, entry.repeat + 1)]
+    return [Round(entry, number, index) for index, (entry, number) in enumerate(pairs)]
 
 
-def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: Renderer) -> str:
-    """Return the key of a round's artifact: everything that decides it, and nothing that does not."""
+def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: Renderer, base: Path) -> str:
+    """Return the key of a round's artifact: everything that decides it, and nothing that does not.
+
+    Args:
+        recipe: Gives the seed and says where paths start.
+        stage: The round.
+        input_hash: The name by content of the policy it starts from.
+        renderer: Its chat format and tokenizer count.
+        base: The recipe's model, whose configuration is no part of its weights' hash.
+
+    Raises:
+        DataError: A source cannot be read.
+    """
     config = stage.entry.config
     identity = config.identity() if config is not None else stage.entry.values
-    sources: list[str] = []
+    sources = fingerprint_values(recipe, stage.entry.values) if config is None else []
     if isinstance(config, sft.SftConfig):
         # Rows count by content, not by the path they were read from.
         sources = fingerprint_sources(recipe, [*config.data, *config.validation])
@@ -111,6 +129,7 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
             "config": identity,
             "plugins": [plugin.content_hash for plugin in stage.entry.plugins],
             "input": input_hash,
+            "model": hash_model_config(base),
             "sources": sources,
             "chat": renderer.format.hash,
             "tokenizer": tokenizer.content_hash,
@@ -130,6 +149,13 @@ def hash_base(base: Path) -> str:
     return load_manifest(base).hash if (base / "manifest.json").exists() else hash_weights(base)
 
 
+def hash_model_config(folder: Path) -> str:
+    """Return the hash of a policy's configuration files: what its weights compute, and where it stops by itself."""
+    inner = folder / BASE_FOLDER if (folder / BASE_FOLDER).is_dir() else folder
+    files = [path for path in (inner / CONFIG_FILE, folder / GENERATION_FILE) if path.is_file()]
+    return hash_bytes(*(path.read_bytes() for path in files))
+
+
 def build_plan(recipe: Recipe, *, progress: Progress | None = None) -> Plan:
     """Return what a run of the recipe would do.
 
@@ -145,7 +171,7 @@ def build_plan(recipe: Recipe, *, progress: Progress | None = None) -> Plan:
     with open_renderer(recipe, base) as renderer:
         for stage in list_rounds(recipe):
             parent = outputs[stage.entry.parent] if stage.number == 1 else outputs[stage.entry.name]
-            key = compute_stage_key(recipe, stage, parent, renderer) if parent is not None else None
+            key = compute_stage_key(recipe, stage, parent, renderer, base) if parent is not None else None
             found = store.find(key) if key is not None else None
             outputs[stage.entry.name] = found.hash if found is not None else None
             planned = PlannedStage(stage.entry.name, stage.number, stage.entry.type, "run", "", key=key)
@@ -186,7 +212,7 @@ def _plan_sft(
         )
         for step in ([0, steps // 2, steps - 1] if steps else [])
     ]
-    tokens = count_tokens(data, steps, config.batch_size)
+    tokens = count_tokens(order, [part.lengths_R for part in data.train.rows], steps)
     memory = estimate_memory(base, config, data, Ranks(), seed)
     flops = 6 * (memory.weights // (2 if config.dtype == "bfloat16" else 4)) * tokens
     return replace(
@@ -199,11 +225,19 @@ def _plan_sft(
     )
 
 
-def count_tokens(data: StageData, steps: int, batch_size: int) -> int:
-    """Return about how many tokens, prompts included, a number of steps sees: mean row length times rows."""
-    rows = sum(len(part) for part in data.train.rows)
-    tokens = sum(int(part.offsets[-1]) for part in data.train.rows)
-    return round(steps * batch_size * tokens / rows) if rows else 0
+def count_tokens(order: RowOrder, lengths: Sequence[npt.NDArray[np.int64]], steps: int) -> int:
+    """Return how many tokens, prompts included, a number of steps sees.
+
+    The first million rows are counted, and what comes after them in proportion.
+
+    Args:
+        order: Says which rows each step takes.
+        lengths: Tokens of every row, for each source.
+        steps: Steps from the first.
+    """
+    counted = min(steps, max(1, _ROWS_COUNTED // order.batch_size))
+    tokens = sum(int(lengths[source][row]) for step in range(counted) for source, row in order.rows_of_step(step))
+    return round(tokens * steps / counted) if counted else 0
 
 
 def measure_matrix_rate(dtype: str, *, size: int = 1024, repeats: int = 3) -> float:

@@ -23,10 +23,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from posttrain.core.config import Config, parse_config, suggest
-from posttrain.core.errors import RecipeError, RefusedError
+from posttrain.core.errors import PosttrainError, RecipeError, RefusedError
 from posttrain.core.hashing import hash_bytes, hash_digests, hash_json
 from posttrain.core.records import Artifact
 from posttrain.pipeline.roots import Roots
@@ -40,6 +40,7 @@ GROUPS: dict[PluginKind, str] = {
 MAX_SOURCE_BYTES = 1 << 20
 _FILE_REFERENCE = re.compile(r"(?P<file>.+\.py)(:(?P<name>.*))?")
 RunFunction = Callable[..., dict[str, Artifact]]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,11 +295,29 @@ def _run_user_code(action: Callable[[], ModuleType], plugin: Plugin, place: str)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # untrusted: a user's file may raise anything, SystemExit too
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if frame.filename == str(plugin.file)] or frames
-        raise RecipeError(
-            f"the plug-in raised {type(error).__name__}: {error}",
-            expected="a module that can be imported",
-            cure=f"see line {own[-1].lineno} of {own[-1].filename}",
-            place=place,
-        ) from error
+        raise _describe_failure(plugin, error, "a module that can be imported", place) from error
+
+
+def call_plugin(plugin: Plugin, action: Callable[[], Result], *, place: str) -> Result:
+    """Return what an imported plug-in's code gives; what it raises is the plug-in's error and names its line.
+
+    Raises:
+        RecipeError: The code raised. Errors of this project that pass through it (a full disk, say) stay themselves.
+    """
+    try:
+        return action()
+    except (KeyboardInterrupt, PosttrainError):
+        raise
+    except BaseException as error:  # untrusted: a user's code may raise anything, SystemExit too
+        raise _describe_failure(plugin, error, f"a {plugin.kind} that does not raise", place) from error
+
+
+def _describe_failure(plugin: Plugin, error: BaseException, expected: str, place: str) -> RecipeError:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == str(plugin.file)] or frames
+    return RecipeError(
+        f"the plug-in {plugin.reference} raised {type(error).__name__}: {error}",
+        expected=expected,
+        cure=f"see line {own[-1].lineno} of {own[-1].filename}",
+        place=place,
+    )

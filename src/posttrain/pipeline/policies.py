@@ -27,10 +27,18 @@ def find_base(recipe: Recipe) -> Path:
     """Return the folder of the recipe's base model, building or downloading it if need be.
 
     Raises:
-        RecipeError: The lab has no such model.
+        RecipeError: The lab has no such model, or a revision is given for what has none.
         ModelError: The folder or the Hub has no such model.
     """
     source = recipe.model.source
+    located = recipe.locate(source)
+    if recipe.model.revision is not None and (located is not None or source.startswith("lab:")):
+        raise RecipeError(
+            f"a revision ({recipe.model.revision}) of '{source}', which has none",
+            expected="a revision only where model is a Hub id",
+            cure="leave revision out, or name the Hub's model: hub:owner/name",
+            place="model.revision",
+        )
     if source.startswith("lab:"):
         name = source.removeprefix("lab:")
         if name not in LAB_MODELS:
@@ -44,7 +52,6 @@ def find_base(recipe: Recipe) -> Path:
         folder = RunFolder(recipe.folder).cache / "models" / f"{name}-{hash_json([LAB_VERSION, seed])}"
         build_seedling(folder, seed)
         return folder
-    located = recipe.locate(source)
     if located is None:
         return resolve_model(source, revision=recipe.model.revision, root=recipe.root)
     if not located.is_dir():

@@ -15,22 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.chat.rendering import Renderer
-from posttrain.core.durable import write_json, write_text
+from posttrain.core.durable import remove_temporaries, write_json, write_text
 from posttrain.core.errors import PosttrainError, RefusedError, TerminatedError
 from posttrain.core.progress import SilentProgress
 from posttrain.core.protocols import MetricsSink, Progress, RunContext
 from posttrain.core.records import Artifact
 from posttrain.core.run_folder import FolderLock, RunFolder, StageFolder
 from posttrain.pipeline.loggers import FanOut, LoggedStage, build_metrics_sink, check_loggers
-from posttrain.pipeline.measure import measure_policy
+from posttrain.pipeline.measure import compute_measuring_key, measure_policy
 from posttrain.pipeline.plan import Round, compute_stage_key, derive_stage_seed, hash_base, list_rounds
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
-from posttrain.pipeline.run_record import RunRecord, read_stage_entry
+from posttrain.pipeline.run_record import RunRecord
 from posttrain.pipeline.sft_wiring import find_device
 from posttrain.pipeline.stage_runs import StageJob, run_stage
-from posttrain.pipeline.store import ArtifactStore, claim_stage_folder
+from posttrain.pipeline.stoppable import StoppableProgress, check_stop
+from posttrain.pipeline.store import ArtifactStore, WorkingFolders
 from posttrain.pipeline.wiring import build_callbacks
 from posttrain.reports.page import build_report
 from posttrain.stages.sft import SftConfig
@@ -56,15 +57,33 @@ def run_recipe(
     folder = RunFolder(recipe.folder)
     shown = (progress if ranks.is_writer else None) or SilentProgress()
     with ExitStack() as stack:
-        if ranks.is_writer:
-            check_loggers(recipe.loggers)
-            stack.enter_context(FolderLock(folder.lock))
-            write_text(folder.recipe, recipe.text)
-            write_json(folder.resolved, {"overrides": list(recipe.overrides), **recipe.resolved()})
+        _on_writer(ranks, lambda: _open_folder(recipe, folder, stack))
         base = ranks.first(lambda: find_base(recipe))
         renderer = stack.enter_context(open_renderer(recipe, base))
         _Run(recipe, folder, base, renderer, ranks, shown, should_stop or (lambda: False)).carry_out()
     return folder.root
+
+
+def _on_writer(ranks: Ranks, action: Callable[[], object]) -> None:
+    """Do something on the writing rank; if it fails, every rank stops with the same error, and none waits for it."""
+    failure: PosttrainError | None = None
+    if ranks.is_writer:
+        try:
+            action()
+        except PosttrainError as error:
+            failure = error
+    failure = ranks.broadcast_object(failure)
+    if failure is not None:
+        raise failure
+
+
+def _open_folder(recipe: Recipe, folder: RunFolder, stack: ExitStack) -> None:
+    """Lock the run folder until the stack unwinds, and write down what is about to be done."""
+    check_loggers(recipe.loggers)
+    stack.enter_context(FolderLock(folder.lock))
+    remove_temporaries(folder.root)
+    write_text(folder.recipe, recipe.text)
+    write_json(folder.resolved, {"overrides": list(recipe.overrides), **recipe.resolved()})
 
 
 @dataclass(slots=True)
@@ -80,6 +99,11 @@ class _Run:
     should_stop: Callable[[], bool]
     outputs: dict[str, Artifact] = field(default_factory=dict)
 
+    @property
+    def workplaces(self) -> WorkingFolders:
+        """The folders that stages and measurements work in."""
+        return WorkingFolders(self.folder)
+
     def carry_out(self) -> None:
         """Run every round of every stage, measuring what each made; the record and report are always written."""
         recipe = self.recipe
@@ -87,14 +111,17 @@ class _Run:
         base = Artifact("policy", "", hash_base(self.base), str(self.base))
         self.outputs[BASE] = base
         record.add_artifact(base, [], BASE)
-        rounds = list(list_rounds(recipe))
+        rounds = list_rounds(recipe)
         entries = [record.add_stage(r.entry.name, r.number, r.entry.type) for r in rounds]
-        before = [read_stage_entry(self.folder, r.entry.name, r.number) for r in rounds]
+        if self.ranks.is_writer:
+            kept = self.workplaces.set_aside_strangers([self._folder_of(stage).root for stage in rounds])
+            self._note_kept(kept)
         self._write(record)
         try:
             self._measure(record, base, self.folder.base, BASE)
-            for stage, entry, known in zip(rounds, entries, before, strict=True):
-                self._run_round(record, stage, entry, known)
+            for stage, entry in zip(rounds, entries, strict=True):
+                check_stop(self.ranks.agree(self.should_stop()))
+                self._run_round(record, stage, entry)
             record.status = "finished"
         except TerminatedError:
             record.status = "stopped"
@@ -111,17 +138,17 @@ class _Run:
                     entry["status"] = record.status
             self._conclude(record)
 
-    def _run_round(self, record: RunRecord, stage: Round, entry: dict[str, Any], before: dict[str, Any] | None) -> None:
+    def _run_round(self, record: RunRecord, stage: Round, entry: dict[str, Any]) -> None:
         parent = self.outputs[stage.entry.parent if stage.number == 1 else stage.entry.name]
-        key = self.ranks.first(lambda: compute_stage_key(self.recipe, stage, parent.hash, self.renderer))
-        store = ArtifactStore(self.folder)
-        folder = self.folder.stage(stage.index, stage.entry.name, stage.number)
+        key = self.ranks.first(lambda: compute_stage_key(self.recipe, stage, parent.hash, self.renderer, self.base))
+        folder = self._folder_of(stage)
+        if entry["key"] != key:  # what the record before this one said was of another configuration
+            entry |= {"seconds": None, "tokens": None, "ledger": None}
         entry |= {"key": key, "inputs": {"policy": parent.hash}, "status": "running"}
-        found = self.ranks.broadcast_object(store.find(key) if self.ranks.is_writer else None)
+        _on_writer(self.ranks, lambda: self._claim(folder.root, key))
+        found = self.ranks.broadcast_object(ArtifactStore(self.folder).find(key) if self.ranks.is_writer else None)
         if found is not None:
             self.progress.note(f"{stage.label}: cached ({found.hash[:12]})")
-            known = before if before and before.get("key") == key else {}
-            entry |= {name: known.get(name) for name in ("seconds", "tokens", "ledger")}
             artifact, status = found, "cached"
         else:
             artifact = self._train(record, stage, entry, key, parent, folder)
@@ -132,14 +159,21 @@ class _Run:
         self._measure(record, artifact, folder, stage.label)
         self._write(record)
 
+    def _folder_of(self, stage: Round) -> StageFolder:
+        return self.folder.stage(stage.index, stage.entry.name, stage.number)
+
+    def _claim(self, folder: Path, key: str) -> None:
+        kept = self.workplaces.claim(folder, key)
+        self._note_kept([kept] if kept else [])
+
+    def _note_kept(self, names: list[str]) -> None:
+        if names:
+            self.progress.note(f"what an earlier configuration left is kept in {', '.join(names)}")
+
     def _train(
         self, record: RunRecord, stage: Round, entry: dict[str, Any], key: str, parent: Artifact, folder: StageFolder
     ) -> Artifact:
         self.progress.note(f"{stage.label}: {stage.entry.type} from {parent.hash[:12]}")
-        if self.ranks.is_writer:
-            kept = claim_stage_folder(folder, key)
-            if kept:
-                self.progress.note(f"what an earlier configuration left is kept in {kept}")
         self._write(record)
         began = time.perf_counter()
         with ExitStack() as stack:
@@ -183,11 +217,12 @@ class _Run:
         return build_metrics_sink(folder.metrics, self.recipe.loggers, logged)
 
     def _measure(self, record: RunRecord, artifact: Artifact, folder: StageFolder, label: str) -> None:
-        if not self.ranks.is_writer:
+        if not self.ranks.is_writer or not self.recipe.evaluate:
             return
-        record.metrics += measure_policy(
-            self.recipe, Path(artifact.folder), folder, label, self.renderer, self.progress
-        )
+        policy = Path(artifact.folder)
+        self._claim(folder.items_folder, compute_measuring_key(self.recipe, policy, self.renderer))
+        shown = StoppableProgress(self.progress, self.should_stop)
+        record.metrics += measure_policy(self.recipe, policy, folder, label, self.renderer, shown)
         self._write(record)
 
     def _write(self, record: RunRecord) -> None:

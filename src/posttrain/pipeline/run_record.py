@@ -32,18 +32,23 @@ class RunRecord:
     artifacts: list[dict[str, Any]] = field(default_factory=list)
 
     def add_stage(self, name: str, round_number: int, kind: str) -> dict[str, Any]:
-        """Add a stage that is about to run and return its entry, to be filled in."""
-        entry = {
+        """Add a stage that is yet to run and return its entry, to be filled in.
+
+        What the record before this one says of the stage stands until the stage is reached: it is still so
+        if the run is killed before that.
+        """
+        known = read_stage_entry(self.folder, name, round_number) or {}
+        entry: dict[str, Any] = {
             "name": name,
             "round": round_number,
             "type": kind,
             "status": "pending",
-            "key": None,
+            "key": known.get("key"),
             "inputs": {},
             "outputs": {},
-            "seconds": None,
-            "tokens": None,
-            "ledger": None,
+            "seconds": known.get("seconds"),
+            "tokens": known.get("tokens"),
+            "ledger": known.get("ledger"),
             "gate": None,
         }
         self.stages.append(entry)

@@ -19,10 +19,12 @@ from posttrain.models.artifacts import save_policy
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy, read_context_tokens
 from posttrain.models.manifest import ArtifactFacts
+from posttrain.pipeline.plugins import call_plugin
 from posttrain.pipeline.policies import describe_chat
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.sft_wiring import build_scored_policy, find_device, load_trained_policy
 from posttrain.pipeline.stage_entries import StageEntry
+from posttrain.pipeline.stoppable import StoppableProgress
 from posttrain.pipeline.store import ArtifactStore
 from posttrain.pipeline.wiring import PREVIEW_ROWS, StageData, describe_rows, load_stage_data
 from posttrain.stages import sft
@@ -84,9 +86,9 @@ def _run_sft(job: StageJob, config: sft.SftConfig) -> StageResult:
     device = find_device()
     progress = job.context.progress
     base = Path(job.parent.folder)
-    data = job.ranks.first(
-        lambda: load_stage_data(job.recipe, config, job.renderer, read_context_tokens(base), progress)
-    )
+    # Left at any time if there is one process; with several, the others would wait for this one.
+    shown = StoppableProgress(progress, job.context.should_stop) if job.ranks.count == 1 else progress
+    data = job.ranks.first(lambda: load_stage_data(job.recipe, config, job.renderer, read_context_tokens(base), shown))
     ledger = data.train.ledger.to_json()
     if job.ranks.is_writer:
         write_json(job.folder.ledger, ledger)
@@ -116,7 +118,11 @@ def _run_plugin(job: StageJob) -> StageResult:
         return _store(job, lambda folder: save_policy(trained, folder, facts, weights_dtype="float32"))
 
     parts = PluginParts(policy, job.renderer, job.ranks, find_device(), publish)
-    artifacts = run(config, {"policy": job.parent}, parts, job.context)
+    plugin = job.entry.plugin
+    assert plugin is not None  # load_plugin has read it
+    artifacts = call_plugin(
+        plugin, lambda: run(config, {"policy": job.parent}, parts, job.context), place=job.entry.place
+    )
     if not isinstance(artifacts, dict) or not isinstance(artifacts.get("policy"), Artifact):
         raise RecipeError(
             f"the stage returned {artifacts!r}"[:200],

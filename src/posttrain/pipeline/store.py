@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from posttrain.core.durable import fsync_folder, read_json, remove_temporaries, storage_errors, write_json
+from posttrain.core.durable import (
+    fsync_folder,
+    read_json,
+    remove_temporaries,
+    storage_errors,
+    write_folder,
+    write_json,
+)
 from posttrain.core.errors import StorageError
 from posttrain.core.records import Artifact
 from posttrain.core.run_folder import RunFolder, StageFolder
@@ -15,6 +22,7 @@ from posttrain.models.manifest import find_differences, load_manifest
 
 _KEYS = "keys"
 _INCOMING = "incoming-"
+_MAX_KEY = 64
 
 
 class ArtifactStore:
@@ -35,16 +43,15 @@ class ArtifactStore:
         try:
             found = read_json(index)
             artifact = Artifact(found["kind"], key, found["hash"], str(self.root / found["hash"]))
-            is_whole = not find_differences(Path(artifact.folder))
+            folder = Path(artifact.folder)
+            is_whole = not find_differences(folder) and load_manifest(folder).hash == artifact.hash
         except (StorageError, KeyError, TypeError, OSError):
             return None
-        if not is_whole:
-            return None
-        return artifact
+        return artifact if is_whole else None
 
     def describe_loss(self, key: str) -> str:
         """Return why an artifact that was made once cannot be used, or an empty text."""
-        return "its artifact no longer matches its manifest" if self._index(key).is_file() else ""
+        return "its artifact is damaged or gone" if self._index(key).is_file() else ""
 
     def add(self, key: str, save: Callable[[Path], object]) -> Artifact:
         """Have an artifact written and give it its name by content.
@@ -56,9 +63,10 @@ class ArtifactStore:
         Raises:
             StorageError: It cannot be written.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        remove_temporaries(self.root)
         incoming = self.root / f"{_INCOMING}{key}"
+        with storage_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(self.root)
         shutil.rmtree(incoming, ignore_errors=True)
         save(incoming)
         manifest = load_manifest(incoming)
@@ -80,22 +88,68 @@ class ArtifactStore:
         return self.root / _KEYS / f"{key}.json"
 
 
-def claim_stage_folder(folder: StageFolder, key: str) -> str | None:
-    """Make a stage's working folder the one of `key`; what another key left there is kept under another name.
+class WorkingFolders:
+    """The folders that stages and measurements work in, each with a `key` file that says whose it is.
 
-    Returns:
-        The name under which earlier work was kept, or None.
+    A folder that another configuration worked in is never written to: it is moved into `superseded/`, and
+    comes back from there when its configuration does.
     """
-    with storage_errors(folder.root):
-        kept = None
-        if folder.root.exists():
-            before = folder.key.read_text().strip() if folder.key.is_file() else "unknown"
-            if before == key:
-                return None
-            aside = folder.root.with_name(f"{folder.root.name}.superseded-{before[:8]}")
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.root.rename(aside)
-            kept = aside.name
-        folder.root.mkdir(parents=True)
-        folder.key.write_text(key + "\n")
-    return kept
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+
+    def claim(self, folder: Path, key: str) -> str | None:
+        """Make a folder the one of `key`, with what this key left in it before, if anything.
+
+        Returns:
+            The name under which another key's work is kept now, or None.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        with storage_errors(folder):
+            kept = None
+            if folder.exists():
+                if read_folder_key(folder) == key:
+                    remove_temporaries(folder)
+                    return None
+                kept = self.set_aside(folder)
+            earlier = self._name_kept(folder, key)
+            if earlier.is_dir():
+                earlier.rename(folder)
+                fsync_folder(folder.parent)
+            else:
+                write_folder(folder, lambda target: _write_key(target, key))
+        return kept
+
+    def set_aside(self, folder: Path) -> str:
+        """Move a folder into `superseded/` and return its name there."""
+        with storage_errors(folder):
+            named = kept = self._name_kept(folder, read_folder_key(folder) or "unknown")
+            number = 1
+            while kept.exists():
+                number += 1
+                kept = named.with_name(f"{named.name}.{number}")
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(kept)
+            fsync_folder(kept.parent)
+        return kept.relative_to(self.run.root).as_posix()
+
+    def set_aside_strangers(self, expected: Iterable[Path]) -> list[str]:
+        """Move every stage's folder that the recipe does not have into `superseded/` and return their names there."""
+        known = set(expected)
+        found = sorted(self.run.stages.iterdir()) if self.run.stages.is_dir() else []
+        return [self.set_aside(folder) for folder in found if folder.is_dir() and folder not in known]
+
+    def _name_kept(self, folder: Path, key: str) -> Path:
+        return self.run.superseded / "-".join([*folder.relative_to(self.run.root).parts, key])
+
+
+def _write_key(folder: Path, key: str) -> None:
+    StageFolder(folder).key.write_text(key + "\n", encoding="utf-8")
+
+
+def read_folder_key(folder: Path) -> str:
+    """Return the key that a working folder belongs to, or an empty text."""
+    path = StageFolder(folder).key
+    return path.read_text(encoding="utf-8", errors="replace").strip()[:_MAX_KEY] if path.is_file() else ""

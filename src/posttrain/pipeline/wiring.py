@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from posttrain.chat.rendering import Renderer
-from posttrain.core.errors import RecipeError
+from posttrain.core.errors import DataError, RecipeError
+from posttrain.core.hashing import hash_file, hash_folder
 from posttrain.core.progress import SilentProgress
 from posttrain.core.protocols import Callback, Progress, Scorer
 from posttrain.core.records import Example, Problem, TokenRows
@@ -19,12 +21,12 @@ from posttrain.evaluation.task import EvaluationTask
 from posttrain.lab.source import lab_rows
 from posttrain.models.loading import read_context_tokens
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
-from posttrain.pipeline.plugins import load_object
+from posttrain.pipeline.plugins import Plugin, call_plugin, load_object
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.scorers.exact_match import ExactMatch
-from posttrain.scorers.functions import FunctionScorer
+from posttrain.scorers.functions import FunctionScorer, GuardedScorer
 from posttrain.stages.sft import SftConfig
 
 PREVIEW_ROWS = 8
@@ -101,6 +103,35 @@ def fingerprint_sources(recipe: Recipe, sources: Sequence[DataSource]) -> list[s
     return [fingerprint(source, root=recipe.root, row_source=lab_rows) for source in located]
 
 
+def fingerprint_values(recipe: Recipe, values: Any) -> list[str]:
+    """Return the content hashes of what a plug-in's plain values name under `source`, at any depth.
+
+    A file or folder counts by its content, a name (`lab:...`, a Hub id) is part of the values already.
+
+    Raises:
+        DataError: A path that does not exist.
+    """
+    found: list[str] = []
+    if isinstance(values, Mapping):
+        if isinstance(values.get("source"), str):
+            found += _hash_path(recipe.locate(values["source"]))
+        values = list(values.values())
+    if isinstance(values, list | tuple):
+        found += [part for value in values for part in fingerprint_values(recipe, value)]
+    return found
+
+
+def _hash_path(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        return [hash_folder(path) if path.is_dir() else hash_file(path)]
+    except OSError as error:
+        raise DataError(
+            f"it cannot be read: {error.strerror or error}", expected="a file or folder", place=str(path)
+        ) from None
+
+
 def load_problems(recipe: Recipe, task: EvaluationTask) -> list[Problem]:
     """Return a task's rows as problems: the messages before the last answer, and every column.
 
@@ -123,17 +154,28 @@ def build_scorer(recipe: Recipe, name: str) -> Scorer:
     """Return the scorer that a task names: a built-in one, or the user's own.
 
     Raises:
-        RecipeError: The user's code cannot be imported.
+        RecipeError: The user's code cannot be imported, or is no scorer.
     """
     if name == ExactMatch.name:
         return ExactMatch()
     plugin = recipe.scorers[name]
-    found = load_object(plugin, place=f"evaluate: scorer {name}")
-    if isinstance(found, type):
-        found = found()
-    if hasattr(found, "score"):
-        return found
+    place = f"evaluate: scorer {name}"
+    found = _make_object(plugin, place)
+    if callable(getattr(found, "score", None)):
+        return GuardedScorer(str(getattr(found, "name", plugin.attribute)), found.score)
+    if not callable(found):
+        raise RecipeError(
+            f"the scorer {name} is {found!r}"[:300],
+            expected="a function f(prompts, completions, completion_ids, **columns), or an object with score(items)",
+            place=place,
+        )
     return FunctionScorer(plugin.attribute, found)
+
+
+def _make_object(plugin: Plugin, place: str) -> Any:
+    """Import a plug-in and return the object it names; of a class, an instance."""
+    found = load_object(plugin, place=place)
+    return call_plugin(plugin, found, place=place) if isinstance(found, type) else found
 
 
 def build_callbacks(entry: StageEntry) -> list[Callback]:
@@ -144,26 +186,26 @@ def build_callbacks(entry: StageEntry) -> list[Callback]:
     """
     callbacks = []
     for plugin in entry.callbacks:
-        found = load_object(plugin, place=f"{entry.name}: callbacks")
-        callbacks.append(_complete_callback(found() if isinstance(found, type) else found, plugin.reference))
+        place = f"{entry.name}: callbacks"
+        callbacks.append(_complete_callback(_make_object(plugin, place), plugin, place))
     return callbacks
 
 
-def _complete_callback(given: Any, reference: str) -> Callback:
+def _complete_callback(given: Any, plugin: Plugin, place: str) -> Callback:
     names = ("on_step", "on_save")
     if not any(callable(getattr(given, name, None)) for name in names):
         raise RecipeError(
-            f"the callback {reference} has neither on_step nor on_save",
+            f"the callback {plugin.reference} has neither on_step nor on_save",
             expected="an object or class with on_step(step, metrics, policy) or on_save(step, folder)",
-            place=reference,
+            place=place,
         )
 
     class Complete:
         def on_step(self, *arguments: Any) -> None:
-            getattr(given, "on_step", _ignore)(*arguments)
+            call_plugin(plugin, lambda: getattr(given, "on_step", _ignore)(*arguments), place=place)
 
         def on_save(self, *arguments: Any) -> None:
-            getattr(given, "on_save", _ignore)(*arguments)
+            call_plugin(plugin, lambda: getattr(given, "on_save", _ignore)(*arguments), place=place)
 
     return Complete()
 

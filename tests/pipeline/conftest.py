@@ -1,0 +1,21 @@
+"""One base model for all tests of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.tiny_runs import Workshop, make_base
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model, not to be changed."""
+    return make_base(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, tiny_base: Path) -> Workshop:
+    """A folder of its own with a copy of the base and rows."""
+    return Workshop(tmp_path, tiny_base)
