@@ -13,10 +13,11 @@ from posttrain.core.records import Artifact
 from posttrain.data.ledger import Ledger
 from posttrain.data.tokenized import TokenizedData
 from posttrain.models.adapters import add_adapter
+from posttrain.models.heads import find_backbone
 from posttrain.models.lora_settings import LoraSettings
 from posttrain.stages import sft
 from posttrain.stages.sft import SftConfig, SftParts
-from posttrain.training.distributed import Ranks
+from posttrain.training.distributed import Ranks, find_layers, shard_policy
 from tests.training.tiny import ListSink, make_context, make_model, make_policy, make_samples, make_token_rows
 
 ARTIFACT = Artifact("policy", "key", "hash", "folder")
@@ -49,7 +50,15 @@ def make_config(**changes: Any) -> SftConfig:
 class Stage:
     """One start of a stage: everything is built anew, as a new process would."""
 
-    def __init__(self, config: SftConfig, *, name: str = "llama", dtype: torch.dtype = torch.float32, **changes: Any):
+    def __init__(
+        self,
+        config: SftConfig,
+        *,
+        name: str = "llama",
+        dtype: torch.dtype = torch.float32,
+        ranks: Ranks = Ranks(),  # noqa: B008  # a frozen record of one process
+        **changes: Any,
+    ):
         self.config = config
         self.published: dict[str, torch.Tensor] = {}
         self.sink = ListSink()
@@ -63,7 +72,10 @@ class Stage:
         self.model = model
         layout: Any = "padded" if config.packing == "off" else "packed"
         validation = make_data(VALIDATION, 1) if config.validation else None
-        self.parts = SftParts(make_policy(model, layout), make_data(TRAIN), validation, Ranks(), "cpu", self._publish)
+        policy = make_policy(model, layout)
+        compute_dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+        shard_policy(policy, find_layers(find_backbone(model)), ranks, compute_dtype=compute_dtype)
+        self.parts = SftParts(policy, make_data(TRAIN), validation, ranks, "cpu", self._publish)
 
     def _publish(self, weights: dict[str, torch.Tensor]) -> Artifact:
         self.published = {name: tensor.clone() for name, tensor in weights.items()}
