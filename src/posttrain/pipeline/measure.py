@@ -15,10 +15,10 @@ from posttrain.evaluation.runner import run_task
 from posttrain.models.loading import load_policy
 from posttrain.pipeline.plan import hash_model_config
 from posttrain.pipeline.recipe import Recipe
-from posttrain.pipeline.sft_wiring import find_device
 from posttrain.pipeline.wiring import build_scorer, load_problems
 from posttrain.samplers.generate import GenerateSampler
 from posttrain.stages.sft import SftConfig
+from posttrain.training.distributed import find_device
 
 
 def compute_measuring_key(recipe: Recipe, folder: Path, renderer: Renderer) -> str:

@@ -6,7 +6,6 @@ is known when its parent's artifact is; a stage after one that has yet to run is
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.hashing import hash_bytes, hash_json
@@ -27,19 +25,18 @@ from posttrain.models.loading import BASE_FOLDER, GENERATION_FILE, read_context_
 from posttrain.models.manifest import load_manifest
 from posttrain.models.validation import CONFIG_FILE
 from posttrain.models.weights import hash_weights
+from posttrain.pipeline.estimates import estimate_memory, estimate_seconds
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
-from posttrain.pipeline.sft_wiring import estimate_memory
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.store import ArtifactStore
 from posttrain.pipeline.wiring import fingerprint_sources, fingerprint_values, load_stage_data
 from posttrain.stages import sft
-from posttrain.training.distributed import Ranks
+from posttrain.training.distributed import Ranks, find_device
 from posttrain.training.optimizer import compute_learning_rate
 
 _ROWS_COUNTED = 1_000_000
-_EFFICIENCY = 0.35  # share of the matrix rate that a step of a small model reaches; an estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,14 +211,14 @@ def _plan_sft(
     ]
     tokens = count_tokens(order, [part.lengths_R for part in data.train.rows], steps)
     memory = estimate_memory(base, config, data, Ranks(), seed)
-    flops = 6 * (memory.weights // (2 if config.dtype == "bfloat16" else 4)) * tokens
+    is_cached = planned.status == "cached"
     return replace(
         planned,
         steps=steps,
         tokens=tokens,
         learning_rates=rates,
         memory_bytes=memory.total,
-        seconds=0.0 if planned.status == "cached" else flops / (measure_matrix_rate(config.dtype) * _EFFICIENCY),
+        seconds=0.0 if is_cached else estimate_seconds(base, config, data, seed, tokens, device=find_device()),
     )
 
 
@@ -238,14 +235,3 @@ def count_tokens(order: RowOrder, lengths: Sequence[npt.NDArray[np.int64]], step
     counted = min(steps, max(1, _ROWS_COUNTED // order.batch_size))
     tokens = sum(int(lengths[source][row]) for step in range(counted) for source, row in order.rows_of_step(step))
     return round(tokens * steps / counted) if counted else 0
-
-
-def measure_matrix_rate(dtype: str, *, size: int = 1024, repeats: int = 3) -> float:
-    """Return this machine's matrix-product rate in FLOP/s, the best of a few products."""
-    a = torch.ones(size, size, dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32)
-    best = float("inf")
-    for _ in range(repeats):
-        began = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best

@@ -28,14 +28,13 @@ from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.run_record import RunRecord
-from posttrain.pipeline.sft_wiring import find_device
 from posttrain.pipeline.stage_runs import StageJob, run_stage
 from posttrain.pipeline.stoppable import StoppableProgress, check_stop
 from posttrain.pipeline.store import ArtifactStore, WorkingFolders
 from posttrain.pipeline.wiring import build_callbacks
 from posttrain.reports.page import build_report
 from posttrain.stages.sft import SftConfig
-from posttrain.training.distributed import Ranks, join_ranks
+from posttrain.training.distributed import Ranks, find_device, join_ranks
 
 
 def run_recipe(

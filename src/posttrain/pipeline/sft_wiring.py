@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from typing import Literal
 
 from posttrain.core.errors import RefusedError
 from posttrain.core.seeds import derive_seed
-from posttrain.data.packing import pack
-from posttrain.models.adapters import add_adapter, continue_adapter, prepare_policy
+from posttrain.models.adapters import continue_adapter, prepare_policy
 from posttrain.models.fusing import fuse_layers
 from posttrain.models.heads import check_head, find_backbone, find_head, is_packing_exact
 from posttrain.models.loaded_policy import LoadedPolicy
-from posttrain.models.loading import BASE_FOLDER, load_policy
+from posttrain.models.loading import load_policy
+from posttrain.pipeline.estimates import DTYPES, needs_checkpointing
 from posttrain.pipeline.wiring import StageData
-from posttrain.stages.sft import SftConfig, build_order
+from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks, find_layers, shard_policy
-from posttrain.training.memory import MemoryEstimate, estimate_step_memory
-from posttrain.training.policy import ScoredPolicy
-
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-_MEMORY_SHARE = 0.85  # of what is free: the rest is for the allocator's slack and the operating system
-
-
-def find_device() -> str:
-    """Return where models compute: the GPU if there is one (of this rank), else the CPU."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+from posttrain.training.policy import ScoredPolicy, enable_checkpointing
 
 
 def load_trained_policy(
@@ -104,69 +90,12 @@ def build_scored_policy(
         notes.append("rows are padded: packing is not exact in this architecture")
     should_checkpoint = config.activation_checkpointing == "on"
     if config.activation_checkpointing == "auto":
-        estimate = estimate_memory(policy.folder, config, data, ranks, seed)
-        should_checkpoint = estimate.total > _MEMORY_SHARE * find_free_memory()
+        should_checkpoint = needs_checkpointing(policy.folder, config, data, ranks, seed)
         if should_checkpoint:
-            notes.append(f"activation checkpointing is on: a step would need {estimate.total / 1e9:.1f} GB")
+            notes.append("activation checkpointing is on: without it a step would not fit into memory")
     if should_checkpoint:
         enable_checkpointing(model)
     scored = ScoredPolicy(model, find_backbone(model), find_head, "packed" if exact else "padded")
     layers = find_layers(find_backbone(model))
     shard_policy(scored, layers, ranks, compute_dtype=DTYPES[config.dtype])
     return scored, notes
-
-
-def enable_checkpointing(model: Any) -> None:
-    """Have each block recompute its activations in the backward pass."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-
-def estimate_memory(folder: Path, config: SftConfig, data: StageData, ranks: Ranks, seed: int) -> MemoryEstimate:
-    """Return the peak memory of the stage's largest step on one rank, without loading weights."""
-    base = folder / BASE_FOLDER if (folder / BASE_FOLDER).is_dir() else folder
-    settings = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(settings, dtype=DTYPES[config.dtype])
-    model.tie_weights()
-    if config.adapter is not None:
-        model = add_adapter(model, config.adapter, "estimate", 0)
-    fuse_layers(model)
-    if config.activation_checkpointing == "on":
-        enable_checkpointing(model)
-    policy = ScoredPolicy(model, find_backbone(model), find_head, "packed")
-    lengths, scored, num_micro_batches = find_largest_micro_batch(config, data, ranks, seed)
-    has_ema = config.ema_decay is not None
-    return estimate_step_memory(policy, lengths, scored, num_micro_batches=num_micro_batches, has_ema=has_ema)
-
-
-def find_largest_micro_batch(
-    config: SftConfig, data: StageData, ranks: Ranks, seed: int, *, num_steps: int = 50
-) -> tuple[list[int], int, int]:
-    """Return lengths and trained tokens of the largest micro-batch among the first steps, and how many a step has."""
-    order = build_order(config, data.train, seed)
-    largest: tuple[list[int], int, int] = ([1], 1, 1)
-    for step in range(min(num_steps, order.steps_per_epoch)):
-        rows = order.rows_of_step(step)
-        lengths = [int(data.train.rows[source].lengths_R[row]) for source, row in rows]
-        groups = pack(lengths, config.micro_batch_tokens)
-        for group in groups:
-            if sum(lengths[i] for i in group) > sum(largest[0]):
-                trained = sum(int(data.train.rows[rows[i][0]].row(rows[i][1]).is_trainable_T[1:].sum()) for i in group)
-                largest = ([lengths[i] for i in group], trained, -(-len(groups) // ranks.count))
-    return largest
-
-
-def find_free_memory() -> int:
-    """Return the bytes that a step may use: free device memory, or available memory of the machine or container."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
-    free = next(
-        int(line.split()[1]) * 1024
-        for line in Path("/proc/meminfo").read_text().splitlines()
-        if line.startswith("MemAvailable")
-    )
-    with suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        free = min(free, limit - used)
-    return free

@@ -22,13 +22,13 @@ from posttrain.models.manifest import ArtifactFacts
 from posttrain.pipeline.plugins import call_plugin
 from posttrain.pipeline.policies import describe_chat
 from posttrain.pipeline.recipe import Recipe
-from posttrain.pipeline.sft_wiring import build_scored_policy, find_device, load_trained_policy
+from posttrain.pipeline.sft_wiring import build_scored_policy, load_trained_policy
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.stoppable import StoppableProgress
 from posttrain.pipeline.store import ArtifactStore
 from posttrain.pipeline.wiring import PREVIEW_ROWS, StageData, describe_rows, load_stage_data
 from posttrain.stages import sft
-from posttrain.training.distributed import Ranks
+from posttrain.training.distributed import Ranks, find_device
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,11 @@ class Ranks:
             torch.distributed.barrier()
 
 
+def find_device() -> str:
+    """Return where models compute: the GPU if there is one (of this rank), else the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
 def join_ranks(device: str = "cpu") -> Ranks:
     """Return this process's ranks, joining torchrun's process group if it was started by torchrun."""
     count = int(os.environ.get("WORLD_SIZE", "1"))

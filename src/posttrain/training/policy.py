@@ -62,7 +62,7 @@ class ScoredPolicy(nn.Module):
             weights_N: Weights with the denominator in them (`objectives.reduction`).
             with_entropy: Also compute entropies.
         """
-        hidden_TH = self._run_packed(batch) if self.layout == "packed" else self._run_padded(batch)
+        hidden_TH = self.compute_hidden(batch)
         if not len(batch.scored_N) and hidden_TH.requires_grad:
             # No scored row: keep the graph alive, so that sharded parameters take part in the backward pass.
             zero = hidden_TH.sum() * 0 + self.head().weight.sum() * 0
@@ -72,6 +72,10 @@ class ScoredPolicy(nn.Module):
         # Some backbones (Mamba) give fp32 residuals to a bf16 head.
         hidden_NH = hidden_TH.index_select(0, batch.scored_N).to(head.weight.dtype)
         return score_tokens(hidden_NH, head, batch.targets_N, weights_N, objective, with_entropy=with_entropy)
+
+    def compute_hidden(self, batch: MicroBatch) -> torch.Tensor:
+        """Return the last hidden states [T, H] of a micro-batch, rows end to end."""
+        return self._run_packed(batch) if self.layout == "packed" else self._run_padded(batch)
 
     def _run_packed(self, batch: MicroBatch) -> torch.Tensor:
         device = batch.ids_T.device
@@ -103,3 +107,8 @@ class ScoredPolicy(nn.Module):
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(derive_seed(*stream))
             yield
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Have each block of a model recompute its activations in the backward pass instead of keeping them."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

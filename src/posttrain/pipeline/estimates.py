@@ -1,0 +1,170 @@
+"""What a stage will need: peak memory found on the meta device, time measured on one micro-batch."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from posttrain.core.records import RenderedSample
+from posttrain.core.seeds import build_numpy_generator
+from posttrain.data.packing import pack
+from posttrain.models.adapters import add_adapter
+from posttrain.models.fusing import fuse_layers
+from posttrain.models.heads import find_backbone, find_head
+from posttrain.models.loading import BASE_FOLDER
+from posttrain.objectives.sft import compute_sft_loss
+from posttrain.pipeline.wiring import StageData
+from posttrain.stages.sft import SftConfig, build_order
+from posttrain.training.batches import build_micro_batch
+from posttrain.training.distributed import Ranks
+from posttrain.training.memory import MemoryEstimate, estimate_step_memory
+from posttrain.training.optimizer import AdamWSettings, MasterOptimizer
+from posttrain.training.policy import ScoredPolicy, enable_checkpointing
+from posttrain.training.step import StepBatch, Updater
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+_MEMORY_SHARE = 0.85  # of what is free: the rest is for the allocator's slack and the operating system
+_MEASURED_FLOPS = 4e11  # a micro-batch below this is run to be timed (about a second on two cores)
+_LARGE_EFFICIENCY = 0.25  # share of the matrix rate that a larger one reaches on a CPU
+
+
+def estimate_memory(
+    folder: Path, config: SftConfig, data: StageData, ranks: Ranks, seed: int, *, checkpointing: bool | None = None
+) -> MemoryEstimate:
+    """Return the peak memory of the stage's largest step on one rank, without loading weights.
+
+    Args:
+        folder: The policy's folder.
+        config: The stage's configuration.
+        data: Its rows.
+        ranks: The processes that share a step.
+        seed: The stage's seed, which decides which rows share a step.
+        checkpointing: With or without activation checkpointing; None is what the stage will do.
+    """
+    if checkpointing is None:
+        checkpointing = config.activation_checkpointing == "on" or (
+            config.activation_checkpointing == "auto" and needs_checkpointing(folder, config, data, ranks, seed)
+        )
+    lengths, scored, num_micro_batches = find_largest_micro_batch(config, data, ranks, seed)
+    policy = _build_policy(folder, config, "meta", checkpointing=checkpointing)
+    has_ema = config.ema_decay is not None
+    return estimate_step_memory(policy, lengths, scored, num_micro_batches=num_micro_batches, has_ema=has_ema)
+
+
+def needs_checkpointing(folder: Path, config: SftConfig, data: StageData, ranks: Ranks, seed: int) -> bool:
+    """Return whether a step without activation checkpointing would not fit into the memory that is free."""
+    estimate = estimate_memory(folder, config, data, ranks, seed, checkpointing=False)
+    return estimate.total - estimate.process > _MEMORY_SHARE * find_free_memory()
+
+
+def estimate_seconds(folder: Path, config: SftConfig, data: StageData, seed: int, tokens: int, *, device: str) -> float:
+    """Return about how long a stage trains on one rank.
+
+    A small model's micro-batch is run once with random weights and timed. For a larger one the time
+    follows from 6 operations a parameter and token, and the measured matrix-product rate.
+    """
+    lengths, scored, _ = find_largest_micro_batch(config, data, Ranks(), seed)
+    meta = _build_policy(folder, config, "meta", checkpointing=False)
+    flops = 6 * sum(p.numel() for p in meta.parameters())
+    if flops * sum(lengths) > _MEASURED_FLOPS:
+        return flops * tokens / (measure_matrix_rate(config.dtype, device) * _LARGE_EFFICIENCY)
+    policy = _build_policy(folder, config, device, checkpointing=config.activation_checkpointing == "on")
+    updater = Updater(
+        policy,
+        MasterOptimizer(policy.model.named_parameters(), AdamWSettings()),
+        Ranks(),
+        compute_sft_loss,
+        max_grad_norm=config.max_grad_norm,
+        device=device,
+    )
+    vocabulary = policy.head().weight.shape[0]
+    batch = _draw_batch(lengths, scored, vocabulary)
+    seconds = []
+    for _ in range(2):  # the first one compiles kernels
+        began = time.perf_counter()
+        updater.update(batch, 1e-6)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds) * tokens / sum(lengths)
+
+
+def _draw_batch(lengths: list[int], scored: int, vocabulary: int) -> StepBatch:
+    """Return rows of random tokens with as many trained ones as the real micro-batch."""
+    import numpy as np
+
+    generator = build_numpy_generator("timed micro-batch")
+    share = scored / max(1, sum(lengths))
+    samples = []
+    for length in lengths:
+        is_trainable = np.arange(length) >= round(length * (1 - share))
+        ids = generator.integers(0, vocabulary, length).astype(np.int32)
+        samples.append(RenderedSample(ids, np.zeros(length, np.uint8), is_trainable))
+    micro_batch = build_micro_batch(samples, [""] * len(samples))
+    trained = len(micro_batch.targets_N)
+    return StepBatch([micro_batch], float(max(1, trained)), sum(lengths), trained)
+
+
+def _build_policy(folder: Path, config: SftConfig, device: str, *, checkpointing: bool) -> ScoredPolicy:
+    """Return a policy of the folder's shape with weights that mean nothing (none at all on the meta device)."""
+    base = folder / BASE_FOLDER if (folder / BASE_FOLDER).is_dir() else folder
+    settings = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    with torch.device(device), torch.random.fork_rng(devices=[]):
+        model: Any = AutoModelForCausalLM.from_config(settings, dtype=DTYPES[config.dtype])
+    model.tie_weights()
+    if config.adapter is not None:
+        model = add_adapter(model, config.adapter, "estimate", 0)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(DTYPES[config.dtype])
+    fuse_layers(model)
+    if checkpointing:
+        enable_checkpointing(model)
+    return ScoredPolicy(model, find_backbone(model), find_head, "padded" if config.packing == "off" else "packed")
+
+
+def measure_matrix_rate(dtype: str, device: str, *, size: int = 1024, repeats: int = 3) -> float:
+    """Return the machine's matrix-product rate in FLOP/s, the best of a few products."""
+    matrix = torch.ones(size, size, dtype=DTYPES[dtype], device=device)
+    best = float("inf")
+    for _ in range(repeats):
+        began = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def find_largest_micro_batch(
+    config: SftConfig, data: StageData, ranks: Ranks, seed: int, *, num_steps: int = 50
+) -> tuple[list[int], int, int]:
+    """Return lengths and trained tokens of the largest micro-batch among the first steps, and how many a step has."""
+    order = build_order(config, data.train, seed)
+    largest: tuple[list[int], int, int] = ([1], 1, 1)
+    for step in range(min(num_steps, order.steps_per_epoch)):
+        rows = order.rows_of_step(step)
+        lengths = [int(data.train.rows[source].lengths_R[row]) for source, row in rows]
+        groups = pack(lengths, config.micro_batch_tokens)
+        for group in groups:
+            if sum(lengths[i] for i in group) > sum(largest[0]):
+                trained = sum(int(data.train.rows[rows[i][0]].row(rows[i][1]).is_trainable_T[1:].sum()) for i in group)
+                largest = ([lengths[i] for i in group], trained, -(-len(groups) // ranks.count))
+    return largest
+
+
+def find_free_memory() -> int:
+    """Return the bytes that a step may use: free device memory, or available memory of the machine or container."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    free = next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("MemAvailable")
+    )
+    with suppress(OSError, ValueError):
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        free = min(free, limit - used)
+    return free
