@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from posttrain.kernels.token_logprobs import CHUNK_ROWS
-from posttrain.objectives.sft import compute_sft_loss
 from posttrain.training.batches import MicroBatch
 from posttrain.training.policy import ScoredPolicy
 
@@ -73,7 +72,7 @@ def measure_resident_bytes() -> int:
 
 
 def _count_saved_bytes(policy: ScoredPolicy, lengths: Sequence[int]) -> int:
-    """Run a micro-batch on the meta device and return the bytes autograd keeps for the backward pass."""
+    """Run a micro-batch's backbone on the meta device and return the bytes autograd keeps for the backward pass."""
     seen: dict[int, Any] = {}
     own = {p.untyped_storage()._cdata for p in policy.parameters()}
 
@@ -83,19 +82,11 @@ def _count_saved_bytes(policy: ScoredPolicy, lengths: Sequence[int]) -> int:
             seen[storage._cdata] = storage  # kept alive, so that no address is used twice
         return tensor
 
-    total = sum(lengths)
-    one = torch.zeros(1, dtype=torch.int64, device="meta")
-    batch = MicroBatch(
-        ids_T=torch.zeros(total, dtype=torch.int64, device="meta"),
-        lengths=tuple(lengths),
-        scored_N=one,
-        targets_N=one,
-        weights_N=torch.ones(1, device="meta"),
-        row_ids=(),
-    )
+    ids = torch.zeros(sum(lengths), dtype=torch.int64, device="meta")
+    none = ids[:0]
     policy.train()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        policy(batch, compute_sft_loss, torch.ones(1, device="meta"))
+        policy.compute_hidden(MicroBatch(ids, tuple(lengths), none, none, torch.empty(0, device="meta"), ()))
     return sum(storage.nbytes() for storage in seen.values())
 
 
