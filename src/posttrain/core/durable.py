@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,9 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from posttrain.core.errors import StorageError
+from posttrain.core.errors import PosttrainError, StorageError
 
 TEMPORARY_PREFIX = ".tmp-"
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def fsync_folder(folder: Path) -> None:
@@ -41,16 +43,29 @@ def fsync_file(path: Path) -> None:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an `OSError` of a write into a `StorageError` that names the place and the cure."""
+    """Turn an `OSError` of a write into a `StorageError` that names the place and the cure.
+
+    So is what safetensors and tokenizers raise for one: their errors have other classes, and a text that
+    ends in `(os error 28)`.
+    """
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"could not write: {error.strerror or error}",
-            expected="a writable disk with free space",
-            cure="free some space or point the run folder elsewhere, then start the same command again: it resumes",
-            place=str(path),
-        ) from error
+        raise _describe_write(error.strerror or str(error), path) from error
+    except Exception as error:
+        number = _OS_ERROR.search(str(error))
+        if number is not None and not isinstance(error, PosttrainError):
+            raise _describe_write(os.strerror(int(number[1])), path) from error
+        raise
+
+
+def _describe_write(reason: str, path: Path) -> StorageError:
+    return StorageError(
+        f"could not write: {reason}",
+        expected="a writable disk with free space",
+        cure="free some space or point the run folder elsewhere, then start the same command again: it resumes",
+        place=str(path),
+    )
 
 
 def write_bytes(path: Path, content: bytes) -> None:
