@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+import os
+
 from posttrain.cli.options import FolderOption, JsonOption, RecipeArgument, SetOption, show_example
 
 EXAMPLE = show_example(
@@ -29,8 +33,17 @@ def run(recipe: RecipeArgument, set_: SetOption = None, folder: FolderOption = N
     RUN_FOLDER.set(read.folder)
     with StopFlag() as should_stop:
         finished = run_recipe(read, progress=build_progress(json), should_stop=should_stop)
+    if os.environ.get("RANK", "0") != "0":
+        return  # of a torchrun job's processes, the first one tells
+    if not is_first_process():
+        return
     page = RunFolder(finished).report
     if json:
         print_json({"folder": str(finished), "report": str(page) if page.is_file() else None})
     else:
         print_lines(f"run folder: {finished}", *([f"report: {page}"] if page.is_file() else []))
+
+
+def is_first_process() -> bool:
+    """Return whether this process speaks for the run: under torchrun, only its first one."""
+    return os.environ.get("RANK", "0") == "0"

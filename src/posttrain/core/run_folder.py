@@ -4,7 +4,6 @@ runs/<name>/
   run.json            what ran and what came out (schema: pipeline/run_schema.json)
   recipe.yaml         the recipe as given; recipe.resolved.json as understood
   lock                held while a process works here
-  log.jsonl           events in order
   stages/<NN-name>/   metrics.jsonl, checkpoints/, items/ of one stage
   artifacts/<hash>/   finished artifacts
   superseded/         what earlier configurations left in the folders above; it comes back with them
@@ -53,11 +52,6 @@ class RunFolder:
     def lock(self) -> Path:
         """The file that is locked while a process works here."""
         return self.root / "lock"
-
-    @property
-    def events(self) -> Path:
-        """Events in order, one JSON line each."""
-        return self.root / "log.jsonl"
 
     @property
     def report(self) -> Path:
