@@ -84,8 +84,8 @@ def score_tokens(
 
 
 class _ScoreTokens(torch.autograd.Function):
-    @staticmethod
     # many parameters: autograd functions take their inputs one by one
+    @staticmethod
     def forward(
         ctx: Any,
         hidden_NH: torch.Tensor,
