@@ -70,3 +70,19 @@ def test_an_artifact_without_adapters_is_exported_and_not_merged(
     assert found.code == 0 and "(bfloat16)" in found.out and "greedy tokens" in found.out
     assert run_here(capsys, "export", tmp_path / "base", tmp_path / "other").code == 4
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("verb", [("verify",), ("export", "out"), ("merge", "out")])
+def test_the_folder_of_a_run_is_no_artifact_and_the_cure_names_those_in_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: tuple[str, ...]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    found = run_here(capsys, verb[0], run, *(tmp_path / name for name in verb[1:]))
+    assert found.code == 4 and "go on with the run" in found.err
+    (run / "artifacts" / "abc").mkdir(parents=True)
+    (run / "artifacts" / "abc" / "manifest.json").write_text("{}")
+    found = run_here(capsys, verb[0], run, *(tmp_path / name for name in verb[1:]))
+    assert found.code == 4 and str(run / "artifacts" / "abc") in found.err
+    assert not (tmp_path / "out").exists()

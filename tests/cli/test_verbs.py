@@ -90,6 +90,20 @@ def test_a_run_gets_the_recipe_with_its_overrides_and_says_where_the_report_is(
     assert json.loads(found.out) == {"folder": str(tmp_path / "b"), "report": str(tmp_path / "b" / "report.html")}
 
 
+def test_of_a_torchrun_job_only_the_first_process_says_where_the_run_is(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    install: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install("posttrain.pipeline.run", run_recipe=lambda read, **_: tmp_path / "run")
+    recipe = write_recipe(tmp_path)
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        found = run_here(capsys, "run", recipe)
+        assert (found.code, found.out.count("\n")) == (0, lines)
+
+
 def test_rows_are_shown_token_by_token_with_what_is_trained_on(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, install: Callable[..., None]
 ) -> None:

@@ -280,3 +280,9 @@ def test_a_wrong_key_or_range_of_a_task_is_refused(change, said):
     values = {"name": "held_out", "data": {"source": "lab:conversations"}, **change}
     with pytest.raises(RecipeError, match=said):
         parse_config(EvaluationTask, values, place="evaluate[0]")
+
+
+def test_a_share_of_a_mixture_is_refused_where_nothing_is_mixed():
+    values = {"name": "held_out", "data": {"source": "lab:conversations", "proportion": 2.0}}
+    with pytest.raises(RecipeError, match="mixes nothing"):
+        parse_config(EvaluationTask, values, place="evaluate[0]")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-import os
-
 from posttrain.cli.options import FolderOption, JsonOption, RecipeArgument, SetOption, show_example
 
 EXAMPLE = show_example(
@@ -33,8 +31,6 @@ def run(recipe: RecipeArgument, set_: SetOption = None, folder: FolderOption = N
     RUN_FOLDER.set(read.folder)
     with StopFlag() as should_stop:
         finished = run_recipe(read, progress=build_progress(json), should_stop=should_stop)
-    if os.environ.get("RANK", "0") != "0":
-        return  # of a torchrun job's processes, the first one tells
     if not is_first_process():
         return
     page = RunFolder(finished).report

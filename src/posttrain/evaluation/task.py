@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from posttrain.core.config import Config
 from posttrain.core.hashing import hash_json
@@ -24,6 +24,13 @@ class EvaluationTask(Config):
     scorer: str = Field("exact_match", min_length=1)
     max_new_tokens: int = Field(128, ge=1, le=1_000_000)
     temperature: float = Field(0.0, ge=0, le=100)
+
+    @field_validator("data")
+    @classmethod
+    def _check_data(cls, value: DataSource) -> DataSource:
+        if value.proportion is not None:
+            raise ValueError("a task has one source and mixes nothing: leave 'proportion' out")
+        return value
 
 
 def hash_task(task: EvaluationTask, problems: Sequence[Problem]) -> str:
