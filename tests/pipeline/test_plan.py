@@ -40,18 +40,18 @@ def test_steps_follow_from_rows_epochs_and_batch_size(workshop: Workshop) -> Non
 
 
 def test_learning_rates_are_those_of_the_first_middle_and_last_step(workshop: Workshop) -> None:
-    """Peak 1, 10 steps, warm-up 0.2: steps 0 and 1 warm up (0.5, 1), steps 2 to 9 fall over 7 intervals.
+    """Peak 1, 10 steps, warm-up 0.2: steps 0 and 1 warm up (0.5, 1), the other 8 fall from the peak.
 
-    Step 5 has gone 3 of 7: linear 4/7; cosine (1 + cos(3 pi / 7)) / 2; with a tenth left at the end,
-    0.1 + 0.9 of those.
+    Step 5 has gone 3 of 8 and step 9, the last, 7 of 8: linear 5/8 and 1/8; cosine (1 + cos(3 pi / 8)) / 2
+    and (1 + cos(7 pi / 8)) / 2; where a tenth is to be left, 0.1 + 0.9 of those.
     """
     settings = {"steps": 10, "learning_rate": 1.0, "warmup_fraction": 0.2}
-    cosine = (1 + math.cos(3 * math.pi / 7)) / 2
+    middle, last = ((1 + math.cos(gone * math.pi / 8)) / 2 for gone in (3, 7))
     for schedule, final, expected in (
         ("constant", 0.0, [0.5, 1.0, 1.0]),
-        ("linear", 0.0, [0.5, 4 / 7, 0.0]),
-        ("linear", 0.1, [0.5, 0.1 + 0.9 * 4 / 7, 0.1]),
-        ("cosine", 0.1, [0.5, 0.1 + 0.9 * cosine, 0.1]),
+        ("linear", 0.0, [0.5, 5 / 8, 1 / 8]),
+        ("linear", 0.1, [0.5, 0.1 + 0.9 * 5 / 8, 0.1 + 0.9 / 8]),
+        ("cosine", 0.1, [0.5, 0.1 + 0.9 * middle, 0.1 + 0.9 * last]),
     ):
         stage = only(workshop, schedule=schedule, final_learning_rate_fraction=final, **settings)
         assert stage.learning_rates == pytest.approx(expected)
@@ -150,6 +150,7 @@ def test_a_plan_writes_nothing_but_the_cache_and_a_run_uses_it(workshop: Worksho
 
 
 def test_a_plan_imports_no_plug_in_of_any_kind(workshop: Workshop) -> None:
+    before = {name for name in sys.modules if "posttrain_plugin" in name}
     source = "from posttrain.core.config import Config\nraise RuntimeError('imported')\n"
     (workshop.folder / "own.py").write_text(source + "stage = callback = scorer = 1\n")
     recipe = workshop.read(
@@ -161,7 +162,7 @@ def test_a_plan_imports_no_plug_in_of_any_kind(workshop: Workshop) -> None:
     assert [(s.name, s.type, s.steps) for s in stages] == [
         ("sft", "sft", 4), ("tilt", "own.py:stage", None), ("tilt", "own.py:stage", None),
     ]  # fmt: skip
-    assert not any("posttrain_plugin_own" in name for name in sys.modules)
+    assert {name for name in sys.modules if "posttrain_plugin" in name} == before
     with pytest.raises(RecipeError, match="imported"):
         workshop.run(
             sft(callbacks=["own.py:callback"]),

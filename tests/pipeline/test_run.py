@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from posttrain.core.errors import PosttrainError, RecipeError
+from posttrain.core.errors import RecipeError
 from posttrain.models.loading import load_policy
 from posttrain.models.manifest import find_differences, load_manifest
 from posttrain.pipeline.plan import build_plan
@@ -239,14 +239,14 @@ def test_a_damaged_artifact_is_noticed_and_made_again(workshop: Workshop, damage
 
 
 def test_a_run_that_fails_says_so_and_keeps_what_was_done(workshop: Workshop) -> None:
-    broken = sft(name="more", data=[{"source": "missing.jsonl"}])
-    with pytest.raises(PosttrainError, match=r"missing\.jsonl"):
-        workshop.run(sft(), broken, evaluate=[task()])
+    (workshop.folder / "own.py").write_text("class Fail:\n    def on_step(self, *arguments):\n        1 / 0\n")
+    with pytest.raises(RecipeError, match="ZeroDivisionError"):
+        workshop.run(sft(), sft(name="more", callbacks=["own.py:Fail"]), evaluate=[task()])
     folder = workshop.folder / "run"
     record = json.loads((folder / "run.json").read_text())
     check_record(record)
     assert record["status"] == "failed"
-    assert [stage["status"] for stage in record["stages"]] == ["finished", "pending"]
+    assert [stage["status"] for stage in record["stages"]] == ["finished", "failed"]
     assert record["report"] == "report.html" and (folder / "report.html").is_file()
     mended = workshop.run(sft(), sft(name="more"), evaluate=[task()])
     assert mended.statuses == ["cached", "finished"]

@@ -70,6 +70,8 @@ def test_an_artifact_under_the_name_of_another_is_not_taken_for_it(tmp_path: Pat
     Path(first.folder).rename(tmp_path / "spare")
     Path(second.folder).rename(first.folder)
     assert store.find(KEY) is None and store.find(OTHER) is None
+    assert store.add(KEY, saver("one")) == first and store.find(KEY) == first
+    assert (Path(first.folder) / "weights").read_text() == "one"
 
 
 def test_a_save_that_fails_leaves_the_store_as_it_was_and_may_be_tried_again(tmp_path: Path) -> None:

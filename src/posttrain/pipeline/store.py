@@ -43,8 +43,7 @@ class ArtifactStore:
         try:
             found = read_json(index)
             artifact = Artifact(found["kind"], key, found["hash"], str(self.root / found["hash"]))
-            folder = Path(artifact.folder)
-            is_whole = not find_differences(folder) and load_manifest(folder).hash == artifact.hash
+            is_whole = _holds(Path(artifact.folder), artifact.hash)
         except (StorageError, KeyError, TypeError, OSError):
             return None
         return artifact if is_whole else None
@@ -72,7 +71,7 @@ class ArtifactStore:
         manifest = load_manifest(incoming)
         target = self.root / manifest.hash
         with storage_errors(target):
-            if target.exists() and find_differences(target):
+            if target.exists() and not _holds(target, manifest.hash):
                 aside = target.with_name(target.name + ".damaged")
                 shutil.rmtree(aside, ignore_errors=True)
                 target.rename(aside)
@@ -86,6 +85,11 @@ class ArtifactStore:
 
     def _index(self, key: str) -> Path:
         return self.root / _KEYS / f"{key}.json"
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Return whether a folder is a whole artifact, and the one of this name."""
+    return not find_differences(folder) and load_manifest(folder).hash == name
 
 
 class WorkingFolders:
