@@ -42,8 +42,8 @@ def test_logged_losses_are_token_means_over_the_steps_since_the_last_line(tmp_pa
     every, third = Stage(make_config()), Stage(make_config(log_every_steps=4))
     every.run(tmp_path / "every")
     third.run(tmp_path / "third")
-    assert [line["step"] for line in third.sink.lines] == [4, 6]
-    for line, steps in zip(third.sink.lines, ((0, 4), (4, 6)), strict=True):
+    assert [line["step"] for line in third.sink.lines] == [1, 4, 6]
+    for line, steps in zip(third.sink.lines, ((0, 1), (1, 4), (4, 6)), strict=True):
         parts = every.sink.lines[steps[0] : steps[1]]
         before = every.sink.lines[steps[0] - 1]["num_trained_tokens"] if steps[0] else 0
         totals = [before, *(part["num_trained_tokens"] for part in parts)]

@@ -181,12 +181,12 @@ def test_state_loaded_into_a_fresh_optimizer_goes_on_with_the_same_bits(dtype: t
 
 
 def schedule(kind: Any, steps: list[int], **arguments: Any) -> list[float]:
-    values = {"peak": 1.0, "num_steps": 101, "warmup_steps": 0, "final_fraction": 0.0} | arguments
+    values = {"peak": 1.0, "num_steps": 100, "warmup_steps": 0, "final_fraction": 0.0} | arguments
     return [compute_learning_rate(step, schedule=kind, **values) for step in steps]
 
 
 def test_schedules_have_the_values_worked_out_by_hand_at_0_50_and_100_per_cent() -> None:
-    """Of 101 steps, step 50 is half way. cos(pi/2) = 0: half; with a final fraction of 0.2: 0.2 + 0.8 * share."""
+    """Of 100 steps, step 50 is half way and the end is where step 100 would be. cos(pi/2) = 0: half; with a final fraction of 0.2: 0.2 + 0.8 * share."""
     assert schedule("constant", [0, 50, 100]) == [1.0, 1.0, 1.0]
     assert schedule("linear", [0, 50, 100]) == pytest.approx([1.0, 0.5, 0.0])
     assert schedule("cosine", [0, 25, 50, 100]) == pytest.approx([1.0, 0.5 + math.sqrt(2) / 4, 0.5, 0.0])
@@ -195,7 +195,7 @@ def test_schedules_have_the_values_worked_out_by_hand_at_0_50_and_100_per_cent()
 
 
 def test_warm_up_rises_linearly_to_the_peak_and_the_schedule_starts_there() -> None:
-    """Warm-up of 4 steps: 1/4, 2/4, 3/4, 4/4; then 1 at step 4, 0 at step 14, half way at step 9."""
-    found = schedule("linear", [0, 1, 2, 3, 4, 9, 14], num_steps=15, warmup_steps=4)
+    """Warm-up of 4 steps: 1/4, 2/4, 3/4, 4/4; then 1 at step 4, 0 where step 14 would be, half way at step 9."""
+    found = schedule("linear", [0, 1, 2, 3, 4, 9, 14], num_steps=14, warmup_steps=4)
     assert found == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 0.5, 0.0])
     assert schedule("cosine", [0], num_steps=1) == [1.0]

@@ -116,6 +116,11 @@ class StageFolder:
         return self.root / "checkpoints"
 
     @property
+    def best(self) -> Path:
+        """The weights of the best validation loss so far."""
+        return self.root / "best"
+
+    @property
     def ledger(self) -> Path:
         """Rows in, trained on, dropped by reason."""
         return self.root / "ledger.json"

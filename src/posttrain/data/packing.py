@@ -41,6 +41,24 @@ def pack(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:
     return sorted(packed, key=lambda rows: (-sum(lengths[row] for row in rows), rows))
 
 
+def pack_padded(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:
+    """Return micro-batches whose rows, padded to their longest, are within the budget.
+
+    Rows of like length share a micro-batch, so that little is padded. A row longer than the budget is
+    alone; the largest micro-batch comes first. Arguments as for `pack`.
+    """
+    if budget_tokens < 1 or any(length < 1 for length in lengths):
+        raise ValueError(f"a budget of {budget_tokens} tokens for rows of {min(lengths, default=0)} tokens and more")
+    longest_first = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    packed: list[list[int]] = []
+    for row in longest_first:
+        if packed and (len(packed[-1]) + 1) * lengths[packed[-1][0]] <= budget_tokens:
+            packed[-1].append(row)
+        else:
+            packed.append([row])
+    return sorted(packed, key=lambda rows: (-len(rows) * max(lengths[row] for row in rows), rows))
+
+
 def _balance(
     longest_first: Sequence[int], lengths: Sequence[int], num_batches: int, budget_tokens: int
 ) -> list[list[int]] | None:

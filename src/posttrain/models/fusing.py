@@ -50,6 +50,9 @@ def _fuse_gated_unit(module: nn.Module) -> bool:
     parts = ("gate_proj", "up_proj", "down_proj")
     if not all(isinstance(getattr(module, name, None), nn.Module) for name in parts):
         return False
+    own = [part for name, part in module.named_modules() if "lora_" not in name]
+    if any(isinstance(part, nn.Dropout) and part.p > 0 for part in own):
+        return False
     down: Any = module.down_proj
     weight = next(module.parameters())
     inputs = getattr(module.gate_proj, "in_features", None)

@@ -113,6 +113,14 @@ def check_head(model: nn.Module) -> None:
         )
 
 
+def depends_on_longest_row(model: nn.Module) -> bool:
+    """Return whether a row's positions are encoded by the longest row beside it (longrope, as in Phi-3.5)."""
+    config = find_causal_lm(model).config.get_text_config()
+    settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    nested = [value for value in settings.values() if isinstance(value, dict)]
+    return any(part.get("rope_type", part.get("type")) == "longrope" for part in (settings, *nested))
+
+
 @torch.no_grad()
 def is_packing_exact(model: nn.Module) -> bool:
     """Return whether documents of a packed row are isolated in this model, shown by running it.
@@ -140,7 +148,7 @@ def is_packing_exact(model: nn.Module) -> bool:
             packed = run_packed(backbone, ids, _PROBE_LENGTHS)
             alone = torch.cat([run_packed(backbone, part, (len(part),)) for part in documents])
             leaked = run_packed(backbone, ids, (len(ids),))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RuntimeError):  # RuntimeError: a GPU kernel that does not take this head size
         return False
     with _evaluation_mode(model), attention_backend(model, choose_masked_attention(causal_lm)):
         reference = torch.cat([backbone(input_ids=x[None], use_cache=False).last_hidden_state[0] for x in documents])

@@ -10,21 +10,23 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from posttrain.core.durable import read_json
 from posttrain.core.records import RenderedSample
 from posttrain.core.seeds import build_numpy_generator
-from posttrain.data.packing import pack
+from posttrain.kernels.attention import register_packed_attention
 from posttrain.models.adapters import add_adapter
 from posttrain.models.fusing import fuse_layers
-from posttrain.models.heads import find_backbone, find_head
-from posttrain.models.loading import BASE_FOLDER
+from posttrain.models.heads import attention_backend, depends_on_longest_row, find_backbone, find_head, run_packed
+from posttrain.models.loading import ADAPTERS_FOLDER, BASE_FOLDER
+from posttrain.models.lora_settings import LoraSettings
 from posttrain.objectives.sft import compute_sft_loss
 from posttrain.pipeline.wiring import StageData
-from posttrain.stages.sft import SftConfig, build_order
+from posttrain.stages.sft import SftConfig, build_order, group_rows
 from posttrain.training.batches import build_micro_batch
 from posttrain.training.distributed import Ranks
 from posttrain.training.memory import MemoryEstimate, estimate_step_memory
 from posttrain.training.optimizer import AdamWSettings, MasterOptimizer
-from posttrain.training.policy import ScoredPolicy, enable_checkpointing
+from posttrain.training.policy import Layout, ScoredPolicy, enable_checkpointing
 from posttrain.training.step import StepBatch, Updater
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -50,16 +52,23 @@ def estimate_memory(
         checkpointing = config.activation_checkpointing == "on" or (
             config.activation_checkpointing == "auto" and needs_checkpointing(folder, config, data, ranks, seed)
         )
-    lengths, scored, num_micro_batches = find_largest_micro_batch(config, data, ranks, seed)
-    policy = _build_policy(folder, config, "meta", checkpointing=checkpointing)
+    policy, layout = _build_policy(folder, config, ranks, "meta", checkpointing=checkpointing)
+    lengths, scored, num_micro_batches = find_largest_micro_batch(config, data, ranks, seed, layout)
     has_ema = config.ema_decay is not None
-    return estimate_step_memory(policy, lengths, scored, num_micro_batches=num_micro_batches, has_ema=has_ema)
+    whole = estimate_step_memory(policy, lengths, scored, num_micro_batches=num_micro_batches, has_ema=has_ema)
+    return whole.share_among(ranks.count)
 
 
-def needs_checkpointing(folder: Path, config: SftConfig, data: StageData, ranks: Ranks, seed: int) -> bool:
-    """Return whether a step without activation checkpointing would not fit into the memory that is free."""
+def needs_checkpointing(
+    folder: Path, config: SftConfig, data: StageData, ranks: Ranks, seed: int, *, is_loaded: bool = False
+) -> bool:
+    """Return whether a step without activation checkpointing would not fit into the memory that is free.
+
+    With `is_loaded` the weights are in memory already, and so missing from what is free.
+    """
     estimate = estimate_memory(folder, config, data, ranks, seed, checkpointing=False)
-    return estimate.total - estimate.process > _MEMORY_SHARE * find_free_memory()
+    needed = estimate.total - estimate.process - (estimate.weights if is_loaded else 0)
+    return needed > _MEMORY_SHARE * find_free_memory()
 
 
 def estimate_seconds(folder: Path, config: SftConfig, data: StageData, seed: int, tokens: int, *, device: str) -> float:
@@ -68,12 +77,13 @@ def estimate_seconds(folder: Path, config: SftConfig, data: StageData, seed: int
     A small model's micro-batch is run once with random weights and timed. For a larger one the time
     follows from 6 operations a parameter and token, and the measured matrix-product rate.
     """
-    lengths, scored, _ = find_largest_micro_batch(config, data, Ranks(), seed)
-    meta = _build_policy(folder, config, "meta", checkpointing=False)
+    meta, layout = _build_policy(folder, config, Ranks(), "meta", checkpointing=False)
+    lengths, scored, _ = find_largest_micro_batch(config, data, Ranks(), seed, layout)
     flops = 6 * sum(p.numel() for p in meta.parameters())
     if flops * sum(lengths) > _MEASURED_FLOPS:
         return flops * tokens / (measure_matrix_rate(config.dtype, device) * _LARGE_EFFICIENCY)
-    policy = _build_policy(folder, config, device, checkpointing=config.activation_checkpointing == "on")
+    should_checkpoint = config.activation_checkpointing == "on"
+    policy, _ = _build_policy(folder, config, Ranks(), device, checkpointing=should_checkpoint)
     updater = Updater(
         policy,
         MasterOptimizer(policy.model.named_parameters(), AdamWSettings()),
@@ -83,7 +93,7 @@ def estimate_seconds(folder: Path, config: SftConfig, data: StageData, seed: int
         device=device,
     )
     vocabulary = policy.head().weight.shape[0]
-    batch = _draw_batch(lengths, scored, vocabulary)
+    batch = _draw_batch(lengths, scored, vocabulary, layout)
     seconds = []
     for _ in range(2):  # the first one compiles kernels
         began = time.perf_counter()
@@ -92,7 +102,7 @@ def estimate_seconds(folder: Path, config: SftConfig, data: StageData, seed: int
     return min(seconds) * tokens / sum(lengths)
 
 
-def _draw_batch(lengths: list[int], scored: int, vocabulary: int) -> StepBatch:
+def _draw_batch(lengths: list[int], scored: int, vocabulary: int, layout: Layout) -> StepBatch:
     """Return rows of random tokens with as many trained ones as the real micro-batch."""
     import numpy as np
 
@@ -103,27 +113,60 @@ def _draw_batch(lengths: list[int], scored: int, vocabulary: int) -> StepBatch:
         is_trainable = np.arange(length) >= round(length * (1 - share))
         ids = generator.integers(0, vocabulary, length).astype(np.int32)
         samples.append(RenderedSample(ids, np.zeros(length, np.uint8), is_trainable))
-    micro_batch = build_micro_batch(samples, [""] * len(samples))
+    micro_batch = build_micro_batch(samples, [""] * len(samples), has_filler=layout == "packed")
     trained = len(micro_batch.targets_N)
     return StepBatch([micro_batch], float(max(1, trained)), sum(lengths), trained)
 
 
-def _build_policy(folder: Path, config: SftConfig, device: str, *, checkpointing: bool) -> ScoredPolicy:
-    """Return a policy of the folder's shape with weights that mean nothing (none at all on the meta device)."""
+def _build_policy(
+    folder: Path, config: SftConfig, ranks: Ranks, device: str, *, checkpointing: bool
+) -> tuple[ScoredPolicy, Layout]:
+    """Return a policy of the folder's shape with weights that mean nothing, and the layout of its rows."""
+    dtype = DTYPES[config.dtype] if ranks.count == 1 else torch.float32  # shards are fp32 masters
     base = folder / BASE_FOLDER if (folder / BASE_FOLDER).is_dir() else folder
     settings = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     with torch.device(device), torch.random.fork_rng(devices=[]):
-        model: Any = AutoModelForCausalLM.from_config(settings, dtype=DTYPES[config.dtype])
+        model: Any = AutoModelForCausalLM.from_config(settings, dtype=dtype)
     model.tie_weights()
-    if config.adapter is not None:
-        model = add_adapter(model, config.adapter, "estimate", 0)
+    adapter = config.adapter or (_read_adapter(folder) if config.adapter_start == "continue" else None)
+    if adapter is not None:
+        model = add_adapter(model, adapter, "estimate", 0)
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.data = parameter.data.to(DTYPES[config.dtype])
+                parameter.data = parameter.data.to(dtype)
     fuse_layers(model)
     if checkpointing:
         enable_checkpointing(model)
-    return ScoredPolicy(model, find_backbone(model), find_head, "padded" if config.packing == "off" else "packed")
+    layout = _guess_layout(model, config)
+    return ScoredPolicy(model, find_backbone(model), find_head, layout), layout
+
+
+def _guess_layout(model: Any, config: SftConfig) -> Layout:
+    """Return the layout that the stage will choose, as far as it shows without trained weights."""
+    if depends_on_longest_row(model):
+        return "single"
+    if config.packing == "off":
+        return "padded"
+    ids = torch.zeros(4, dtype=torch.int64, device=next(model.parameters()).device)
+    was_training = model.training
+    try:
+        model.train()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), attention_backend(model, register_packed_attention()):
+            run_packed(find_backbone(model), ids, (2, 2))
+    except (ValueError, TypeError, RuntimeError):
+        return "padded"
+    finally:
+        model.train(was_training)
+    return "packed"
+
+
+def _read_adapter(folder: Path) -> LoraSettings | None:
+    """Return the shape of an artifact's last adapter, or None if it has none."""
+    folders = sorted((folder / ADAPTERS_FOLDER).glob("*/adapter_config.json"))
+    if not folders:
+        return None
+    values = read_json(folders[-1])
+    return LoraSettings(rank=int(values["r"]), targets=list(values["target_modules"]))
 
 
 def measure_matrix_rate(dtype: str, device: str, *, size: int = 1024, repeats: int = 3) -> float:
@@ -138,7 +181,7 @@ def measure_matrix_rate(dtype: str, device: str, *, size: int = 1024, repeats: i
 
 
 def find_largest_micro_batch(
-    config: SftConfig, data: StageData, ranks: Ranks, seed: int, *, num_steps: int = 50
+    config: SftConfig, data: StageData, ranks: Ranks, seed: int, layout: Layout, *, num_steps: int = 50
 ) -> tuple[list[int], int, int]:
     """Return lengths and trained tokens of the largest micro-batch among the first steps, and how many a step has."""
     order = build_order(config, data.train, seed)
@@ -146,7 +189,7 @@ def find_largest_micro_batch(
     for step in range(min(num_steps, order.steps_per_epoch)):
         rows = order.rows_of_step(step)
         lengths = [int(data.train.rows[source].lengths_R[row]) for source, row in rows]
-        groups = pack(lengths, config.micro_batch_tokens)
+        groups = group_rows(lengths, config.micro_batch_tokens, layout)
         for group in groups:
             if sum(lengths[i] for i in group) > sum(largest[0]):
                 trained = sum(int(data.train.rows[rows[i][0]].row(rows[i][1]).is_trainable_T[1:].sum()) for i in group)

@@ -27,9 +27,10 @@ from posttrain.models.validation import CONFIG_FILE
 from posttrain.models.weights import hash_weights
 from posttrain.pipeline.estimates import estimate_memory, estimate_seconds
 from posttrain.pipeline.policies import find_base, open_renderer
+from posttrain.pipeline.preflight import check_rounds
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
-from posttrain.pipeline.stage_entries import StageEntry
+from posttrain.pipeline.rounds import Round, list_rounds
 from posttrain.pipeline.store import ArtifactStore
 from posttrain.pipeline.wiring import fingerprint_sources, fingerprint_values, load_stage_data
 from posttrain.stages import sft
@@ -71,29 +72,6 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON-like values."""
         return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One run of one stage: `repeat: 3` makes three, each starting from the one before.
-
-    `index` counts all rounds of the recipe from 0.
-    """
-
-    entry: StageEntry
-    number: int
-    index: int
-
-    @property
-    def label(self) -> str:
-        """The name that metrics and reports show."""
-        return self.entry.name if self.number == 1 else f"{self.entry.name} (round {self.number})"
-
-
-def list_rounds(recipe: Recipe) -> list[Round]:
-    """Return every round of every stage, in the order in which they run."""
-    pairs = [(entry, number) for entry in recipe.stages for number in range(1, entry.repeat + 1)]
-    return [Round(entry, number, index) for index, (entry, number) in enumerate(pairs)]
 
 
 def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: Renderer, base: Path) -> str:
@@ -166,7 +144,9 @@ def build_plan(recipe: Recipe, *, progress: Progress | None = None) -> Plan:
     outputs: dict[str, str | None] = {BASE: base_hash}
     stages = []
     with open_renderer(recipe, base) as renderer:
-        for stage in list_rounds(recipe):
+        rounds = list_rounds(recipe)
+        check_rounds(recipe, base, rounds)
+        for stage in rounds:
             parent = outputs[stage.entry.parent] if stage.number == 1 else outputs[stage.entry.name]
             key = compute_stage_key(recipe, stage, parent, renderer, base) if parent is not None else None
             found = store.find(key) if key is not None else None

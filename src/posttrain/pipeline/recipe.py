@@ -9,7 +9,7 @@ the cure. Reading a recipe opens no data, loads no model, and imports no plug-in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -188,5 +188,18 @@ def _find_scorers(head: RecipeHead, roots: Roots, positions: Positions) -> dict[
 
 def _admit_typed_paths(roots: Roots, overrides: Sequence[str]) -> Roots:
     """Count an absolute path that the user typed in an override as declared by typing it."""
-    typed = [value for _, value in map(parse_override, overrides) if isinstance(value, str) and value.startswith("/")]
+    values = [value for _, value in map(parse_override, overrides)]
+    typed = [text for text in _list_texts(values) if text.startswith("/")]
     return replace(roots, folders=(*roots.folders, *(Path(value).resolve() for value in typed)))
+
+
+def _list_texts(value: Any) -> Iterator[str]:
+    """Yield every text inside lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _list_texts(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _list_texts(item)

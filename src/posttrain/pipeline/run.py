@@ -23,10 +23,12 @@ from posttrain.core.records import Artifact
 from posttrain.core.run_folder import FolderLock, RunFolder, StageFolder
 from posttrain.pipeline.loggers import FanOut, LoggedStage, build_metrics_sink, check_loggers
 from posttrain.pipeline.measure import compute_measuring_key, measure_policy
-from posttrain.pipeline.plan import Round, compute_stage_key, derive_stage_seed, hash_base, list_rounds
+from posttrain.pipeline.plan import compute_stage_key, derive_stage_seed, hash_base
 from posttrain.pipeline.policies import find_base, open_renderer
+from posttrain.pipeline.preflight import check_rounds
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
+from posttrain.pipeline.rounds import Round, list_rounds
 from posttrain.pipeline.run_record import RunRecord
 from posttrain.pipeline.stage_runs import StageJob, run_stage
 from posttrain.pipeline.stoppable import StoppableProgress, check_stop
@@ -117,6 +119,7 @@ class _Run:
             self._note_kept(kept)
         self._write(record)
         try:
+            _on_writer(self.ranks, lambda: check_rounds(recipe, self.base, rounds))
             self._measure(record, base, self.folder.base, BASE)
             for stage, entry in zip(rounds, entries, strict=True):
                 check_stop(self.ranks.agree(self.should_stop()))
@@ -174,8 +177,11 @@ class _Run:
     ) -> Artifact:
         self.progress.note(f"{stage.label}: {stage.entry.type} from {parent.hash[:12]}")
         self._write(record)
+        # A stage that was stopped has seconds and no tokens yet: its sessions add up.
+        before = entry["seconds"] or 0.0 if entry["tokens"] is None else 0.0
         began = time.perf_counter()
         with ExitStack() as stack:
+            stack.callback(lambda: entry.update(seconds=round(before + time.perf_counter() - began, 3)))
             sink = self._build_sink(stage, folder)
             stack.callback(sink.close)
             config = stage.entry.config
@@ -201,11 +207,7 @@ class _Run:
                     context,
                 )
             )
-        entry |= {
-            "seconds": round(time.perf_counter() - began, 3),
-            "tokens": result.tokens,
-            "ledger": result.ledger,
-        }
+        entry |= {"tokens": result.tokens, "ledger": result.ledger}
         return result.artifacts["policy"]
 
     def _build_sink(self, stage: Round, folder: StageFolder) -> MetricsSink:

@@ -55,8 +55,8 @@ class RunRecord:
         return entry
 
     def add_artifact(self, artifact: Artifact, parents: list[str], stage: str) -> None:
-        """Add an artifact with its lineage; one that is listed already is not listed twice."""
-        if any(known["hash"] == artifact.hash for known in self.artifacts):
+        """Add an artifact with its lineage; two stages that made the same content are listed each."""
+        if any((known["hash"], known["stage"]) == (artifact.hash, stage) for known in self.artifacts):
             return
         folder = os.path.relpath(artifact.folder, self.folder.root)
         where = artifact.folder if folder.startswith("..") else folder

@@ -9,14 +9,15 @@ from posttrain.core.errors import RefusedError
 from posttrain.core.seeds import derive_seed
 from posttrain.models.adapters import continue_adapter, prepare_policy
 from posttrain.models.fusing import fuse_layers
-from posttrain.models.heads import check_head, find_backbone, find_head, is_packing_exact
+from posttrain.models.heads import check_head, depends_on_longest_row, find_backbone, find_head, is_packing_exact
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy
 from posttrain.pipeline.estimates import DTYPES, needs_checkpointing
+from posttrain.pipeline.preflight import check_adapter_start
 from posttrain.pipeline.wiring import StageData
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks, find_layers, shard_policy
-from posttrain.training.policy import ScoredPolicy, enable_checkpointing
+from posttrain.training.policy import Layout, ScoredPolicy, enable_checkpointing
 
 
 def load_trained_policy(
@@ -33,27 +34,7 @@ def load_trained_policy(
     dtype = config.dtype if ranks.count == 1 else "float32"
     policy = load_policy(folder, dtype=dtype, device=device)
     start = config.adapter_start
-    if policy.adapters and start is None:
-        raise RefusedError(
-            f"the policy has adapters already ({', '.join(policy.adapters)})",
-            expected="adapter_start to say what to do with them",
-            cure="set adapter_start: continue, stack or merge",
-            place=f"stages: {name}: adapter_start",
-        )
-    if start == "new" and policy.adapters:
-        raise RefusedError(
-            f"adapter_start: new, but the policy has adapters ({', '.join(policy.adapters)})",
-            expected="a policy without adapters",
-            cure="set adapter_start: continue, stack or merge",
-            place=f"stages: {name}: adapter_start",
-        )
-    if start == "continue" and config.adapter is None and not policy.adapters:
-        raise RefusedError(
-            "adapter_start: continue, but the policy has no adapter",
-            expected="a policy with an adapter, or adapter settings to start one",
-            cure="set adapter: {rank: ..., alpha: ...}, or leave adapter_start out to train the full weights",
-            place=f"stages: {name}: adapter_start",
-        )
+    check_adapter_start(config, name, bool(policy.adapters))
     if policy.adapters and start == "continue" and config.adapter is None:
         continue_adapter(policy.model)
     else:
@@ -78,7 +59,8 @@ def build_scored_policy(
     model = policy.model
     check_head(model)
     fuse_layers(model)
-    exact = config.packing != "off" and is_packing_exact(model)
+    is_single = depends_on_longest_row(model)
+    exact = config.packing != "off" and not is_single and is_packing_exact(model)
     if config.packing == "on" and not exact:
         raise RefusedError(
             "packed rows are not isolated in this architecture: a probe gave other hidden states than each row alone",
@@ -90,12 +72,13 @@ def build_scored_policy(
         notes.append("rows are padded: packing is not exact in this architecture")
     should_checkpoint = config.activation_checkpointing == "on"
     if config.activation_checkpointing == "auto":
-        should_checkpoint = needs_checkpointing(policy.folder, config, data, ranks, seed)
+        should_checkpoint = needs_checkpointing(policy.folder, config, data, ranks, seed, is_loaded=True)
         if should_checkpoint:
             notes.append("activation checkpointing is on: without it a step would not fit into memory")
     if should_checkpoint:
         enable_checkpointing(model)
-    scored = ScoredPolicy(model, find_backbone(model), find_head, "packed" if exact else "padded")
+    layout: Layout = "packed" if exact else "single" if is_single else "padded"
+    scored = ScoredPolicy(model, find_backbone(model), find_head, layout)
     layers = find_layers(find_backbone(model))
     shard_policy(scored, layers, ranks, compute_dtype=DTYPES[config.dtype])
     return scored, notes

@@ -28,6 +28,7 @@ from posttrain.pipeline.stoppable import StoppableProgress
 from posttrain.pipeline.store import ArtifactStore
 from posttrain.pipeline.wiring import PREVIEW_ROWS, StageData, describe_rows, load_stage_data
 from posttrain.stages import sft
+from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks, find_device
 
 
@@ -106,6 +107,9 @@ def _run_sft(job: StageJob, config: sft.SftConfig) -> StageResult:
 
     parts = sft.SftParts(scored, data.train, data.validation, job.ranks, device, publish)
     artifacts = sft.run(config, {"policy": job.parent}, parts, job.context)
+    if job.ranks.is_writer:  # the artifact has taken their place
+        for folder in (job.folder.checkpoints, job.folder.best):
+            CheckpointStore(folder).clear()
     return StageResult(artifacts, parts.num_tokens, ledger)
 
 

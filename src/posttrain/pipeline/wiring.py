@@ -30,6 +30,8 @@ from posttrain.scorers.functions import FunctionScorer, GuardedScorer
 from posttrain.stages.sft import SftConfig
 
 PREVIEW_ROWS = 8
+_INCOMPLETE = "\ufffd"
+_MOST_TOKENS_OF_A_CHARACTER = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +56,7 @@ def load_stage_data(
 
     Raises:
         DataError: A source cannot be read, or too many rows are bad or too long.
-        RecipeError: `max_length` is longer than the model's context.
     """
-    if config.max_length is not None and config.max_length > (context_tokens or config.max_length):
-        raise RecipeError(
-            f"max_length {config.max_length} is longer than the model's context of {context_tokens} tokens",
-            expected=f"at most {context_tokens}",
-            cure="lower max_length, or leave it out",
-            place="max_length",
-        )
     tokenizer: Any = renderer.tokenizer
     settings = TokenizeSettings(
         renderer_hash=renderer.format.hash,
@@ -144,10 +138,20 @@ def load_problems(recipe: Recipe, task: EvaluationTask) -> list[Problem]:
 
 
 def _build_problem(example: Example) -> Problem:
-    messages = list(example.messages)
+    """Return a row as a problem; the answer it ends with is the reference, unless a column `answer` is there."""
+    messages, columns = list(example.messages), dict(example.columns)
     while messages and messages[-1]["role"] == "assistant":
-        messages.pop()
-    return Problem(example.row_id, messages, example.columns, example.tools)
+        last = messages.pop()
+        if isinstance(last.get("content"), str):
+            columns.setdefault("answer", last["content"])
+    if not messages:
+        raise DataError(
+            "the row has no prompt",
+            expected="a prompt to answer: messages, or a prompt with a completion",
+            cure="choose another source for the task",
+            place=example.row_id,
+        )
+    return Problem(example.row_id, messages, columns, example.tools)
 
 
 def build_scorer(recipe: Recipe, name: str) -> Scorer:
@@ -264,6 +268,20 @@ def _describe_tokens(rows: TokenRows, index: int, tokenizer: HuggingFaceTextToke
     ids = sample.ids_T.tolist()
     sources, trainable = sample.sources_T.tolist(), sample.is_trainable_T.tolist()
     return [
-        [tokenizer.decode([token]), token, source, int(is_trained)]
-        for token, source, is_trained in zip(ids, sources, trainable, strict=True)
+        [text, token, source, int(is_trained)]
+        for text, token, source, is_trained in zip(split_text(ids, tokenizer), ids, sources, trainable, strict=True)
     ]
+
+
+def split_text(ids: list[int], tokenizer: HuggingFaceTextTokenizer) -> list[str]:
+    """Return each token's text; a character of several tokens stands at the one that completes it."""
+    texts: list[str] = []
+    start = 0
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[start:end])
+        if text.endswith(_INCOMPLETE) and end - start < _MOST_TOKENS_OF_A_CHARACTER and end < len(ids):
+            texts.append("")
+            continue
+        texts.append(text)
+        start = end
+    return texts

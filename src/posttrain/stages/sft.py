@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from posttrain.data.mixing import RowOrder
     from posttrain.data.tokenized import TokenizedData
     from posttrain.training.distributed import Ranks
-    from posttrain.training.policy import ScoredPolicy
+    from posttrain.training.policy import Layout, ScoredPolicy
     from posttrain.training.step import StepBatch, Updater
 
 STAGE_VERSION = 1
@@ -101,6 +101,10 @@ class SftConfig(Config):
             raise ValueError("train_on belongs to mode: chat; full_text trains on every token")
         if self.mode == "full_text" and self.truncation != "refuse":
             raise ValueError("truncation belongs to mode: chat; full_text splits documents and loses no token")
+        if self.schedule == "constant" and self.final_learning_rate_fraction:
+            raise ValueError("final_learning_rate_fraction belongs to the schedules linear and cosine")
+        if any(source.proportion is not None for source in self.validation):
+            raise ValueError("validation: proportion belongs to training data; every validation row is measured")
         if self.adapter is None and self.adapter_start in ("new", "stack"):
             raise ValueError(f"adapter_start: {self.adapter_start} needs adapter: {{rank: ..., alpha: ...}}")
         return self
@@ -146,7 +150,8 @@ def run(config: SftConfig, inputs: dict[str, Artifact], parts: SftParts, context
     )
 
     def batch_at(step: int) -> StepBatch:
-        return build_step_batch(parts.train, order.rows_of_step(step), config.micro_batch_tokens, parts.ranks)
+        rows = order.rows_of_step(step)
+        return build_step_batch(parts.train, rows, config.micro_batch_tokens, parts.ranks, parts.policy.layout)
 
     def learning_rate_at(step: int) -> float:
         return compute_learning_rate(
@@ -175,7 +180,8 @@ def run(config: SftConfig, inputs: dict[str, Artifact], parts: SftParts, context
         updater,
         context,
     )
-    parts.num_tokens = loop.run().num_tokens
+    state = loop.run()
+    parts.num_tokens = state.num_tokens
     return {"policy": parts.publish(loop.final_weights())}
 
 
@@ -198,7 +204,8 @@ def count_steps(config: SftConfig, steps_per_epoch: int) -> int:
     """Return the optimizer steps of the stage."""
     if config.steps is not None:
         return config.steps
-    return math.ceil((config.epochs or 0) * steps_per_epoch)
+    # 0.07 * 100 is a hair above 7 in floating point
+    return math.ceil((config.epochs or 0) * steps_per_epoch - 1e-9)
 
 
 def count_warmup_steps(config: SftConfig, num_steps: int) -> int:
@@ -207,28 +214,38 @@ def count_warmup_steps(config: SftConfig, num_steps: int) -> int:
 
 
 def build_step_batch(
-    train: TokenizedData, rows: list[tuple[int, int]], micro_batch_tokens: int, ranks: Ranks
+    train: TokenizedData, rows: list[tuple[int, int]], micro_batch_tokens: int, ranks: Ranks, layout: Layout = "packed"
 ) -> StepBatch:
     """Return this rank's micro-batches of a step, with the totals of all ranks.
 
     Every rank knows all rows of the step, so the totals need no communication.
     """
-    from posttrain.data.packing import deal, pack
+    from posttrain.data.packing import deal
     from posttrain.training.batches import build_empty_micro_batch, build_micro_batch, count_scored
     from posttrain.training.step import StepBatch
 
     samples = [train.rows[source].row(index) for source, index in rows]
     row_ids = [train.rows[source].row_ids[index] for source, index in rows]
     lengths = [len(sample.ids_T) for sample in samples]
-    groups = deal(pack(lengths, micro_batch_tokens), ranks.count)[ranks.rank]
+    groups = deal(group_rows(lengths, micro_batch_tokens, layout), ranks.count)[ranks.rank]
+    has_filler = layout == "packed"
     micro_batches = [
-        build_micro_batch([samples[i] for i in group], [row_ids[i] for i in group])
+        build_micro_batch([samples[i] for i in group], [row_ids[i] for i in group], has_filler=has_filler)
         if group
         else build_empty_micro_batch()
         for group in groups
     ]
     trained = sum(count_scored(sample) for sample in samples)
     return StepBatch(micro_batches, float(trained), sum(lengths), trained)
+
+
+def group_rows(lengths: list[int], micro_batch_tokens: int, layout: Layout) -> list[list[int]]:
+    """Return which rows of a step share a micro-batch, by their index."""
+    from posttrain.data.packing import pack, pack_padded
+
+    if layout == "single":
+        return [[row] for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))]
+    return (pack if layout == "packed" else pack_padded)(lengths, micro_batch_tokens)
 
 
 def build_validation(config: SftConfig, parts: SftParts, updater: Updater) -> Callable[[], dict[str, float]] | None:
@@ -246,7 +263,7 @@ def compute_validation(updater: Updater, validation: TokenizedData, micro_batch_
     from posttrain.objectives.reduction import normalise_weights
 
     rows = [(source, index) for source, part in enumerate(validation.rows) for index in range(len(part))]
-    batch = build_step_batch(validation, rows, micro_batch_tokens, updater.ranks)
+    batch = build_step_batch(validation, rows, micro_batch_tokens, updater.ranks, updater.policy.layout)
     sums = torch.zeros(2, dtype=torch.float64, device=updater.device)
     updater.policy.eval()
     with torch.no_grad():

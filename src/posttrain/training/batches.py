@@ -58,12 +58,14 @@ def count_scored(sample: RenderedSample) -> int:
     return int(sample.is_trainable_T[1:].sum())
 
 
-def build_micro_batch(samples: Sequence[RenderedSample], row_ids: Sequence[str]) -> MicroBatch:
+def build_micro_batch(
+    samples: Sequence[RenderedSample], row_ids: Sequence[str], *, has_filler: bool = True
+) -> MicroBatch:
     """Lay rows end to end; every trained token has weight 1.
 
     A filler row, isolated like any other and never scored, rounds the token count up: matrix-product
     kernels are compiled and kept for every distinct shape, so that free lengths would cost time and a
-    growing amount of memory.
+    growing amount of memory. Padded rows have no use for one (`has_filler=False`).
     """
     lengths = [len(sample.ids_T) for sample in samples]
     ids = np.concatenate([sample.ids_T for sample in samples]).astype(np.int64)
@@ -71,7 +73,7 @@ def build_micro_batch(samples: Sequence[RenderedSample], row_ids: Sequence[str])
     starts = np.cumsum((0, *lengths[:-1]))
     trainable[starts] = False
     targets = np.flatnonzero(trainable)
-    filler = round_up_tokens(len(ids)) - len(ids)
+    filler = round_up_tokens(len(ids)) - len(ids) if has_filler else 0
     if filler:
         ids = np.concatenate([ids, np.zeros(filler, np.int64)])
         lengths.append(filler)

@@ -61,9 +61,7 @@ class CheckpointStore:
         target = self._folder(step)
         remove_temporaries(self.folder)
         if target.exists():
-            # Written by a run that was killed before it went on; what is there may be torn.
-            if self._problem(target) is None:
-                return target
+            # Left by a run that was killed after it: torn, or of weights that are not these to the last bit.
             self._set_aside(target)
 
         def fill(folder: Path) -> None:

@@ -7,6 +7,7 @@ denominator of the whole step already (`objectives.reduction`).
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,7 +77,11 @@ def join_ranks(device: str = "cpu") -> Ranks:
     if count == 1:
         return Ranks()
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
+        if device != "cpu":
+            torch.cuda.set_device(torch.device(device))
+        # The others wait while the first rank tokenizes, evaluates and writes.
+        timeout = datetime.timedelta(hours=24)
+        torch.distributed.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=timeout)
     return Ranks(torch.distributed.get_rank(), count)
 
 

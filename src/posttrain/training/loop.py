@@ -82,7 +82,8 @@ class TrainingLoop:
         self.context = context
         self.ranks: Ranks = updater.ranks
         self.checkpoints = CheckpointStore(context.folder / "checkpoints")
-        self.best = CheckpointStore(context.folder / "best")
+        # One more than `checkpoints` keeps, so that the best of the oldest checkpoint is still there.
+        self.best = CheckpointStore(context.folder / "best", keep=3)
         self.state = LoopState()
 
     def run(self) -> LoopState:
@@ -159,7 +160,7 @@ class TrainingLoop:
         speed = report.num_tokens / seconds
         if self.ranks.is_writer:
             self.context.progress.advance(1, loss=report.loss, tokens_per_second=speed)
-        is_due = state.step % self.settings.log_every_steps == 0 or state.step == self.settings.num_steps
+        is_due = state.step % self.settings.log_every_steps == 0 or state.step in (1, self.settings.num_steps)
         if is_due and self.ranks.is_writer:
             trained = max(1, state.window_trained)
             self.context.metrics.log(
@@ -188,7 +189,8 @@ class TrainingLoop:
     def _validate(self) -> None:
         if self.functions.validate is None:
             return
-        figures = self.functions.validate()
+        with self.updater.optimizer.averaged_weights():  # what is measured is what would be kept
+            figures = self.functions.validate()
         value = figures[keys.VALIDATION_LOSS]
         state = self.state
         state.last_validation = finite_or_none(value)

@@ -8,8 +8,9 @@ from the parameters, the head's chunk from its shape.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ class MemoryEstimate:
     gradients: int
     activations: int
     head: int
+
+    def share_among(self, ranks: int) -> MemoryEstimate:
+        """Return one rank's part when weights, gradients and optimizer state are sharded over several."""
+        parts = {name: getattr(self, name) // ranks for name in ("weights", "optimizer", "gradients")}
+        return replace(self, **parts)
 
     @property
     def total(self) -> int:
@@ -65,8 +71,9 @@ def estimate_step_memory(
     )
 
 
+@functools.cache
 def measure_resident_bytes() -> int:
-    """Return the resident memory of this process now."""
+    """Return the resident memory of this process when it was first asked for: libraries and nothing else."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
 

@@ -9,7 +9,8 @@ that fp32 gradients of the whole model never exist at once with one micro-batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,7 +38,8 @@ def compute_learning_rate(
     """Return the learning rate of a step, a pure function of its number.
 
     Warm-up rises linearly, its step s having peak * (s + 1) / warmup_steps; then the schedule falls from
-    `peak` at the first step after warm-up to `peak * final_fraction` at the last step.
+    `peak` at the first step after warm-up towards `peak * final_fraction`, which the step after the last
+    would have: every step that is taken changes something.
 
     Args:
         step: The step about to be taken, counted from 0.
@@ -51,7 +53,7 @@ def compute_learning_rate(
         return peak * (step + 1) / warmup_steps
     if schedule == "constant":
         return peak
-    done = min(1.0, (step - warmup_steps) / max(1, num_steps - 1 - warmup_steps))
+    done = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
     share = 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
     return peak * (final_fraction + (1 - final_fraction) * share)
 
@@ -158,6 +160,23 @@ class MasterOptimizer:
     def averages(self) -> dict[str, torch.Tensor]:
         """Return the moving averages by parameter name; empty if there are none."""
         return {slot.name: average for slot, average in zip(self.slots, self.ema, strict=False)}
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Let the model compute with the moving averages for a while; the weights come back bit for bit."""
+        if not self.ema:
+            yield
+            return
+        live = [slot.weight.detach().clone() for slot in self.slots]
+        with torch.no_grad():
+            for slot, average in zip(self.slots, self.ema, strict=True):
+                slot.weight.copy_(average)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for slot, weight in zip(self.slots, live, strict=True):
+                    slot.weight.copy_(weight)
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """Return everything a checkpoint needs, by name: masters, moments, steps, averages."""

@@ -2,7 +2,8 @@
 
 `ScoredPolicy(micro_batch, objective)` returns the weighted loss and the per-token figures. Rows are
 packed without a mask where that is proven exact for the model (`models.heads.is_packing_exact` decides),
-else padded and sorted by length. It is the root module that `training.distributed` shards.
+else padded, rows of like length together; a few architectures take one row at a time. It is the root
+module that `training.distributed` shards.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from posttrain.kernels.attention import DocumentSpans, choose_masked_attention, 
 from posttrain.kernels.token_logprobs import Head, TokenObjective, TokenScores, score_tokens
 from posttrain.training.batches import MicroBatch
 
-Layout = Literal["packed", "padded"]
+Layout = Literal["packed", "padded", "single"]
+"""How the rows of a micro-batch lie: end to end, right-padded, or only one row at a time."""
 
 
 class ScoredPolicy(nn.Module):
@@ -43,6 +45,7 @@ class ScoredPolicy(nn.Module):
         self._backbone = [backbone]
         unwrap: Any = getattr(model, "get_base_model", lambda: model)
         causal_lm = unwrap()
+        self._has_mask = bool(getattr(causal_lm, "_supports_attention_backend", False))
         causal_lm.set_attn_implementation(
             register_packed_attention() if layout == "packed" else choose_masked_attention(causal_lm)
         )
@@ -91,6 +94,14 @@ class ScoredPolicy(nn.Module):
     def _run_padded(self, batch: MicroBatch) -> torch.Tensor:
         """Right-pad the rows, run them with a mask, and lay the hidden states end to end again."""
         rows = batch.ids_T.split(batch.lengths)
+        if batch.ids_T.device.type == "meta":  # nothing to index by: count the padded rows as they are
+            longest = max(batch.lengths)
+            # A mask that is whole already, since building one looks at its values.
+            shape = (len(rows), 1, longest, longest)
+            whole_mask = torch.zeros(shape, dtype=self.head().weight.dtype, device="meta") if self._has_mask else None
+            ids = batch.ids_T.new_zeros(len(rows), longest)
+            whole = self._backbone[0](input_ids=ids, attention_mask=whole_mask, use_cache=False)
+            return whole.last_hidden_state.flatten(0, 1)
         ids = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
         lengths = torch.tensor(batch.lengths, device=ids.device)
         mask = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]

@@ -1,0 +1,84 @@
+"""What can be refused before anything is trained: data that is not there, adapters nobody decided on.
+
+A stage that cannot start is found before the stages ahead of it are run, not after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from posttrain.core.errors import RecipeError, RefusedError
+from posttrain.core.run_folder import ARTIFACT_MANIFEST
+from posttrain.models.loading import read_context_tokens
+from posttrain.models.manifest import load_manifest
+from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.recipe_settings import BASE
+from posttrain.pipeline.rounds import Round
+from posttrain.pipeline.wiring import fingerprint_sources
+from posttrain.stages.sft import SftConfig
+
+
+def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round]) -> None:
+    """Check every round of every stage as far as it can be without running the ones before it.
+
+    Raises:
+        DataError: A stage's or a task's data cannot be found or read.
+        RecipeError: A stage's rows may be longer than the model takes.
+        RefusedError: A stage's policy will have adapters and the recipe does not say what to do with
+            them, or will have none and the recipe says to go on with one.
+    """
+    context_tokens = read_context_tokens(base)
+    adapters: dict[str, bool | None] = {BASE: _has_adapters(base)}
+    for stage in rounds:
+        name, config = stage.entry.name, stage.entry.config
+        has_adapters = adapters[stage.entry.parent if stage.number == 1 else name]
+        if not isinstance(config, SftConfig):
+            adapters[name] = None  # a plug-in: what it gives is known to itself alone
+            continue
+        check_max_length(config, context_tokens)
+        fingerprint_sources(recipe, [*config.data, *config.validation])
+        if has_adapters is not None:
+            check_adapter_start(config, name, has_adapters)
+        goes_on = has_adapters and config.adapter_start == "continue"
+        adapters[name] = config.adapter is not None or bool(goes_on)
+    for task in recipe.evaluate:
+        fingerprint_sources(recipe, [task.data])
+
+
+def check_adapter_start(config: SftConfig, name: str, has_adapters: bool) -> None:
+    """Check that a stage's `adapter_start` fits the policy that it starts from.
+
+    Raises:
+        RefusedError: It does not, with the values that would.
+    """
+    start = config.adapter_start
+    if has_adapters and start in (None, "new"):
+        found = "the policy has adapters already" + (", and adapter_start is new" if start else "")
+        expected, cure = "adapter_start to say what to do with them", "set adapter_start: continue, stack or merge"
+    elif not has_adapters and (start in ("stack", "merge") or (start == "continue" and config.adapter is None)):
+        found = f"adapter_start: {start}, but the policy has no adapter"
+        expected = "a policy with an adapter"
+        cure = "leave adapter_start out: adapter settings start a first one, without them all weights train"
+    else:
+        return
+    raise RefusedError(found, expected=expected, cure=cure, place=f"stages: {name}: adapter_start")
+
+
+def check_max_length(config: SftConfig, context_tokens: int | None) -> None:
+    """Check that rows will fit the model.
+
+    Raises:
+        RecipeError: `max_length` is longer than the model's context.
+    """
+    if config.max_length is not None and config.max_length > (context_tokens or config.max_length):
+        raise RecipeError(
+            f"max_length {config.max_length} is longer than the model's context of {context_tokens} tokens",
+            expected=f"at most {context_tokens}",
+            cure="lower max_length, or leave it out",
+            place="max_length",
+        )
+
+
+def _has_adapters(folder: Path) -> bool:
+    return (folder / ARTIFACT_MANIFEST).exists() and bool(load_manifest(folder).adapters)

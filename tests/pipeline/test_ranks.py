@@ -1,0 +1,121 @@
+"""One run by two processes under torchrun: one of them writes, and both train what one alone would."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from posttrain.core.errors import EXIT_LOCKED
+from posttrain.core.run_folder import FolderLock, RunFolder
+from posttrain.models.manifest import find_differences, load_manifest
+from posttrain.pipeline.recipe import read_recipe
+from posttrain.training.checkpoints import CheckpointStore
+from tests.pipeline.test_run import check_record
+from tests.pipeline.tiny_runs import Finished, Workshop, sft, task
+from tests.soak.processes import wait_for
+
+pytestmark = pytest.mark.invariants
+
+STAGES = (
+    sft(validation=[{"source": "held_out.jsonl"}], ema_decay=0.5),
+    sft(name="more", adapter={"rank": 2, "dropout": 0.0}, batch_size=1, steps=3),
+)
+
+
+def start(recipe: Path, into: str) -> subprocess.Popen[str]:
+    """Start a run on two ranks."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command = [*launcher, "--master_port", "0", "-m", "posttrain.cli.main", "run", recipe.name, "--folder", into]
+    return subprocess.Popen(
+        command, cwd=recipe.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ)
+    )
+
+
+def finish(recipe: Path, into: str) -> Finished:
+    """Run a recipe on two ranks to its end."""
+    process = start(recipe, into)
+    printed, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, printed[-4000:]
+    folder = recipe.parent / into
+    return Finished(read_recipe(recipe, folder=folder), RunFolder(folder))
+
+
+def close(first: Finished, second: Finished) -> None:
+    """Check that two runs logged the same figures and made the same weights, as far as sums may round."""
+    for index in range(len(first.hashes)):
+        pairs = zip(first.lines(index), second.lines(index), strict=True)
+        assert all(line == pytest.approx(other, rel=1e-4) for line, other in pairs)
+        for path in first.artifact(index).rglob("*.safetensors"):
+            weights = load_file(path)
+            others = load_file(second.artifact(index) / path.relative_to(first.artifact(index)))
+            assert weights.keys() == others.keys()
+            for name, tensor in weights.items():
+                assert torch.allclose(tensor, others[name], atol=1e-3), name
+
+
+def test_two_ranks_train_what_one_does_and_one_of_them_writes(workshop: Workshop) -> None:
+    recipe = workshop.write(*STAGES, evaluate=[task()])
+    alone = workshop.run(*STAGES, evaluate=[task()], into="alone")
+    together = finish(recipe, "together")
+    check_record(together.record)
+    assert together.record["status"] == "finished" and together.statuses == ["finished", "finished"]
+    close(alone, together)
+    for done in (alone, together):
+        assert [find_differences(done.artifact(index)) for index in (0, 1)] == [[], []]
+    assert load_manifest(together.artifact(1)).adapters == ["00-more"]
+    names = [
+        sorted(p.name for p in done.folder.root.rglob("*") if "artifacts" not in p.parts) for done in (alone, together)
+    ]
+    assert [name for name in names[1] if len(name) < 32] == [name for name in names[0] if len(name) < 32]
+    again = finish(recipe, "together")
+    assert again.statuses == ["cached", "cached"] and again.hashes == together.hashes
+
+
+WAITING = """\
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+class Wait:
+    def on_step(self, step, metrics, policy):
+        if step == 2:
+            (HERE / "reached").touch()
+            while not (HERE / "released").exists():
+                time.sleep(0.01)
+"""
+
+
+def test_two_ranks_that_are_asked_to_stop_save_once_and_go_on(workshop: Workshop) -> None:
+    (workshop.folder / "own.py").write_text(WAITING)
+    recipe = workshop.write(sft(checkpoint_every_steps=100, callbacks=["own.py:Wait"]))
+    process = start(recipe, "run")
+    wait_for(workshop.folder / "reached")
+    process.send_signal(signal.SIGTERM)  # the launcher passes it on to both
+    time.sleep(1)
+    (workshop.folder / "released").touch()
+    printed, _ = process.communicate(timeout=600)
+    assert "stopped as asked after step 2 of 4; saved" in printed
+    checkpoint = CheckpointStore(RunFolder(workshop.folder / "run").stage(0, "sft").checkpoints).load_newest()
+    assert checkpoint is not None and checkpoint.step == 2
+    done = finish(recipe, "run")
+    close(finish(recipe, "whole"), done)
+
+
+def test_two_ranks_are_both_refused_where_another_run_works(workshop: Workshop) -> None:
+    recipe = workshop.write()
+    with FolderLock(RunFolder(workshop.folder / "run").lock):
+        process = start(recipe, "run")
+        printed, _ = process.communicate(timeout=600)
+    assert process.returncode != 0
+    assert "E-LOCKED" in printed and f"exitcode  : {EXIT_LOCKED}" in printed
+    assert not (workshop.folder / "run" / "run.json").exists()
