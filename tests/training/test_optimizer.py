@@ -186,7 +186,10 @@ def schedule(kind: Any, steps: list[int], **arguments: Any) -> list[float]:
 
 
 def test_schedules_have_the_values_worked_out_by_hand_at_0_50_and_100_per_cent() -> None:
-    """Of 100 steps, step 50 is half way and the end is where step 100 would be. cos(pi/2) = 0: half; with a final fraction of 0.2: 0.2 + 0.8 * share."""
+    """Of 100 steps, step 50 is half way and step 100 would be the end.
+
+    cos(pi/2) = 0: half; with a final fraction of 0.2: 0.2 + 0.8 * share.
+    """
     assert schedule("constant", [0, 50, 100]) == [1.0, 1.0, 1.0]
     assert schedule("linear", [0, 50, 100]) == pytest.approx([1.0, 0.5, 0.0])
     assert schedule("cosine", [0, 25, 50, 100]) == pytest.approx([1.0, 0.5 + math.sqrt(2) / 4, 0.5, 0.0])
