@@ -25,6 +25,7 @@ PACKED_ATTENTION = "posttrain_packed"
 
 # The CPU flash backward in bf16 has a fixed cost a document; up to this length fp32 is 1.1 to 9 times faster.
 _FLOAT_BACKWARD_TOKENS = 512
+_FLOAT_GROUP_TOKENS = 4096  # short documents are cast together, up to so many tokens
 
 _flash_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_cpu_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -175,16 +176,36 @@ class _PackedFlashCpu(torch.autograd.Function):
         query, key, value, output, *logsumexps = ctx.saved_tensors
         grad_query, grad_key, grad_value = (_empty_like_transposed(x) for x in (query, key, value))
         out, grad_out = output.transpose(1, 2), grad_output.transpose(1, 2)
-        for index, (a, b) in enumerate(itertools.pairwise(ctx.starts)):
-            mask = _window_mask(b - a, ctx.window, query)
-            rows = [x[:, :, a:b] for x in (grad_out, query, key, value, out)]
-            if b - a <= _FLOAT_BACKWARD_TOKENS:
+        index = 0
+        for starts in _group_documents(ctx.starts):
+            first, last = starts[0], starts[-1]
+            rows = [x[:, :, first:last] for x in (grad_out, query, key, value, out)]
+            if starts[1] - first <= _FLOAT_BACKWARD_TOKENS:
                 rows = [x.float() for x in rows]
-                mask = mask.float() if mask is not None else None
-            grads = _flash_cpu_backward(*rows, logsumexps[index], 0.0, mask is None, attn_mask=mask, scale=ctx.scale)
-            for buffer, grad in zip((grad_query, grad_key, grad_value), grads, strict=True):
-                buffer[:, :, a:b] = grad
+            for a, b in itertools.pairwise(starts):
+                mask = _window_mask(b - a, ctx.window, rows[1])
+                document = [x[:, :, a - first : b - first] for x in rows]
+                grads = _flash_cpu_backward(
+                    *document, logsumexps[index], 0.0, mask is None, attn_mask=mask, scale=ctx.scale
+                )
+                for buffer, grad in zip((grad_query, grad_key, grad_value), grads, strict=True):
+                    buffer[:, :, a:b] = grad
+                index += 1
         return grad_query, grad_key, grad_value, None, None, None
+
+
+def _group_documents(starts: tuple[int, ...]) -> list[list[int]]:
+    """Return the starts cut into groups: short documents together, to be cast at once; a long one alone."""
+    groups: list[list[int]] = []
+    was_long = True
+    for a, b in itertools.pairwise(starts):
+        is_long = b - a > _FLOAT_BACKWARD_TOKENS
+        if is_long or was_long or b - groups[-1][0] > _FLOAT_GROUP_TOKENS:
+            groups.append([a, b])
+        else:
+            groups[-1].append(b)
+        was_long = is_long
+    return groups
 
 
 def _empty_like_transposed(tensor: torch.Tensor) -> torch.Tensor:

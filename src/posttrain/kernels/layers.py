@@ -8,10 +8,13 @@ architectures' own code. Shape letters: N rows (any leading dimensions), H hidde
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.nn.functional import silu
+
+_TILE_ELEMENTS = 1 << 17  # 512 kB of fp32
 
 
 def rms_norm(
@@ -34,37 +37,63 @@ def gated_silu(gate_NH: torch.Tensor, up_NH: torch.Tensor) -> torch.Tensor:
     return _GatedSilu.apply(gate_NH, up_NH)
 
 
+def _tiles(rows_NH: torch.Tensor) -> Iterator[slice]:
+    """Yield slices of rows: on a CPU so few that the fp32 temporaries of a tile stay in cache."""
+    N, H = rows_NH.shape
+    size = max(1, _TILE_ELEMENTS // H) if rows_NH.device.type == "cpu" else max(1, N)
+    for start in range(0, N, size):
+        yield slice(start, start + size)
+
+
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden_NH: torch.Tensor, weight_H: torch.Tensor, epsilon: float, is_unit_offset: bool
     ) -> torch.Tensor:
-        values = hidden_NH.float()
-        scale = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
-        scale = scale.mul_(scale).div_(values.shape[-1]).add_(epsilon).rsqrt_()
-        normalised = values * scale if values is hidden_NH else values.mul_(scale)
-        ctx.save_for_backward(hidden_NH, weight_H, scale)
+        H = hidden_NH.shape[-1]
+        rows_NH = hidden_NH.reshape(-1, H)
+        output = torch.empty_like(rows_NH)
+        scale_N1 = rows_NH.new_empty(rows_NH.shape[0], 1, dtype=torch.float32)
+        gain = 1.0 + weight_H.float() if is_unit_offset else weight_H
+        for rows in _tiles(rows_NH):
+            values = rows_NH[rows].float()
+            scale = torch.linalg.vector_norm(values, dim=-1, keepdim=True, out=scale_N1[rows])
+            scale.mul_(scale).div_(H).add_(epsilon).rsqrt_()
+            normalised = values * scale
+            if is_unit_offset:
+                output[rows] = normalised.mul_(gain)
+            else:
+                output[rows] = normalised
+                output[rows].mul_(gain)
+        ctx.save_for_backward(hidden_NH, weight_H, scale_N1)
         ctx.is_unit_offset = is_unit_offset
-        if is_unit_offset:
-            return normalised.mul_(1.0 + weight_H.float()).to(hidden_NH.dtype)
-        return normalised.to(hidden_NH.dtype).mul_(weight_H)
+        return output.view(hidden_NH.shape)
 
     @staticmethod
     def backward(ctx: Any, grad_NH: torch.Tensor) -> tuple[Any, ...]:
-        hidden_NH, weight_H, scale = ctx.saved_tensors
+        hidden_NH, weight_H, scale_N1 = ctx.saved_tensors
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         H = hidden_NH.shape[-1]
         gain = weight_H.float() + 1.0 if ctx.is_unit_offset else weight_H.float()
-        normalised = hidden_NH.float() * scale
-        grad = grad_NH.float()
-        product = normalised * grad
-        grad_weight = None
-        if ctx.needs_input_grad[1]:
-            grad_weight = product.reshape(-1, H).sum(0).to(weight_H.dtype)
-        if not ctx.needs_input_grad[0]:
-            return None, grad_weight, None, None
-        shared = (product @ gain[:, None]).div_(H)
-        grad_hidden = (grad * gain).sub_(normalised.mul_(shared)).mul_(scale)
-        return grad_hidden.to(hidden_NH.dtype), grad_weight, None, None
+        hidden_rows, grad_rows = hidden_NH.reshape(-1, H), grad_NH.reshape(-1, H)
+        grad_hidden = torch.empty_like(hidden_rows) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight_H, dtype=torch.float32) if needs_weight else None
+        for rows in _tiles(hidden_rows):
+            scale = scale_N1[rows]
+            normalised = hidden_rows[rows] * scale  # fp32, whatever the rows are
+            grad = grad_rows[rows].float()
+            product = normalised * grad
+            if grad_weight is not None:
+                grad_weight += product.sum(0)
+            if grad_hidden is not None:
+                shared = (product @ gain[:, None]).div_(H)
+                grad_hidden[rows] = torch.mul(grad, gain, out=product).sub_(normalised.mul_(shared)).mul_(scale)
+        return (
+            grad_hidden.view(hidden_NH.shape) if grad_hidden is not None else None,
+            grad_weight.to(weight_H.dtype) if grad_weight is not None else None,
+            None,
+            None,
+        )
 
 
 class _GatedSilu(torch.autograd.Function):
