@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from posttrain.pipeline.recipe import read_recipe
 from posttrain.training.checkpoints import CheckpointStore
 from tests.pipeline.test_run import check_record
 from tests.pipeline.tiny_runs import Finished, Workshop, sft, task
-from tests.soak.processes import wait_for
+from tests.soak.processes import PATIENCE_SECONDS, wait_for
 
 pytestmark = pytest.mark.invariants
 
@@ -32,17 +31,32 @@ STAGES = (
 
 def start(recipe: Path, into: str) -> subprocess.Popen[str]:
     """Start a run on two ranks."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command = [*launcher, "--master_port", "0", "-m", "posttrain.cli.main", "run", recipe.name, "--folder", into]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "posttrain.cli.main", "run", recipe.name, "--folder", into]
     return subprocess.Popen(
-        command, cwd=recipe.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ)
+        command,
+        cwd=recipe.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """Wait for a launcher and return what it and its ranks printed; none is left behind."""
+    try:
+        printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # the launcher ends its ranks, which killing it would not
+        printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
+        raise AssertionError("the ranks never ended: " + printed[-4000:]) from None
+    return printed
 
 
 def finish(recipe: Path, into: str) -> Finished:
     """Run a recipe on two ranks to its end."""
     process = start(recipe, into)
-    printed, _ = process.communicate(timeout=600)
+    printed = end(process)
     assert process.returncode == 0, printed[-4000:]
     folder = recipe.parent / into
     return Finished(read_recipe(recipe, folder=folder), RunFolder(folder))
@@ -103,7 +117,7 @@ def test_two_ranks_that_are_asked_to_stop_save_once_and_go_on(workshop: Workshop
     process.send_signal(signal.SIGTERM)  # the launcher passes it on to both
     time.sleep(1)
     (workshop.folder / "released").touch()
-    printed, _ = process.communicate(timeout=600)
+    printed = end(process)
     assert "stopped as asked after step 2 of 4; saved" in printed
     checkpoint = CheckpointStore(RunFolder(workshop.folder / "run").stage(0, "sft").checkpoints).load_newest()
     assert checkpoint is not None and checkpoint.step == 2
@@ -115,7 +129,7 @@ def test_two_ranks_are_both_refused_where_another_run_works(workshop: Workshop) 
     recipe = workshop.write()
     with FolderLock(RunFolder(workshop.folder / "run").lock):
         process = start(recipe, "run")
-        printed, _ = process.communicate(timeout=600)
+        printed = end(process)
     assert process.returncode != 0
     assert "E-LOCKED" in printed and f"exitcode  : {EXIT_LOCKED}" in printed
     assert not (workshop.folder / "run" / "run.json").exists()
