@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from posttrain.objectives.sft import compute_sft_loss
 from posttrain.pipeline.wiring import StageData
 from posttrain.stages.sft import SftConfig, build_order, group_rows
 from posttrain.training.batches import build_micro_batch
-from posttrain.training.distributed import Ranks
-from posttrain.training.memory import MemoryEstimate, estimate_step_memory
+from posttrain.training.distributed import Ranks, find_device, find_layers
+from posttrain.training.memory import MemoryEstimate, estimate_runtime, estimate_step_memory
 from posttrain.training.optimizer import AdamWSettings, MasterOptimizer
 from posttrain.training.policy import Layout, ScoredPolicy, enable_checkpointing
 from posttrain.training.step import StepBatch, Updater
@@ -55,8 +56,19 @@ def estimate_memory(
     policy, layout = _build_policy(folder, config, ranks, "meta", checkpointing=checkpointing)
     lengths, scored, num_micro_batches = find_largest_micro_batch(config, data, ranks, seed, layout)
     has_ema = config.ema_decay is not None
-    whole = estimate_step_memory(policy, lengths, scored, num_micro_batches=num_micro_batches, has_ema=has_ema)
-    return whole.share_among(ranks.count)
+    counts: dict[str, Any] = {"num_micro_batches": num_micro_batches, "has_ema": has_ema}
+    whole = estimate_step_memory(policy, lengths, scored, **counts)
+    if find_device() != "cpu":
+        return replace(whole, process=0).share_among(ranks.count)
+    recomputed = 0
+    if checkpointing:
+        kept, _ = _build_policy(folder, config, ranks, "meta", checkpointing=False)
+        layers = max(1, len(find_layers(find_backbone(kept.model))))
+        recomputed = estimate_step_memory(kept, lengths, scored, **counts).activations // layers
+    is_bf16 = config.dtype == "bfloat16"
+    has_adapter = any(not p.requires_grad for p in policy.parameters())
+    runtime = estimate_runtime(whole, is_bf16=is_bf16, has_adapter=has_adapter, recomputed=recomputed)
+    return replace(whole, runtime=runtime).share_among(ranks.count)
 
 
 def needs_checkpointing(

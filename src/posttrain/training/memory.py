@@ -23,7 +23,11 @@ from posttrain.training.policy import ScoredPolicy
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes of one rank's training step, by what they are for."""
+    """Bytes of one rank's training step, by what they are for.
+
+    `process` is the interpreter with its libraries; `runtime` what kernels and the allocator keep beside
+    the tensors (see `estimate_runtime`).
+    """
 
     process: int
     weights: int
@@ -31,6 +35,7 @@ class MemoryEstimate:
     gradients: int
     activations: int
     head: int
+    runtime: int = 0
 
     def share_among(self, ranks: int) -> MemoryEstimate:
         """Return one rank's part when weights, gradients and optimizer state are sharded over several."""
@@ -40,7 +45,8 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         """Peak bytes: activations are freed while gradients appear, so the larger of the two counts."""
-        return self.process + self.weights + self.optimizer + max(self.gradients, self.activations + self.head)
+        step = max(self.gradients, self.activations + self.head)
+        return self.process + self.runtime + self.weights + self.optimizer + step
 
 
 def estimate_step_memory(
@@ -69,6 +75,18 @@ def estimate_step_memory(
         activations=_count_saved_bytes(policy, lengths),
         head=_head_bytes(policy, scored),
     )
+
+
+def estimate_runtime(estimate: MemoryEstimate, *, is_bf16: bool, has_adapter: bool, recomputed: int) -> int:
+    """Return the bytes that a CPU's kernels and allocator hold beside the tensors of a step.
+
+    Measured, not derived (`benchmarks/memory_plan.py`: two shapes, full weights and LoRA, both dtypes, with
+    and without checkpointing): compiled kernels and packed copies of bf16 operands, the adapter library,
+    a third of the activations in blocks that the allocator has not given back, and with checkpointing
+    twice what one layer recomputes.
+    """
+    kernels = 65_000_000 + (85_000_000 if is_bf16 else 0) + (22_000_000 if has_adapter else 0)
+    return kernels + int(0.35 * (estimate.activations + estimate.head)) + 2 * recomputed
 
 
 @functools.cache
