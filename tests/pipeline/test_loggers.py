@@ -55,17 +55,18 @@ class Recorder:
             raise OSError("gone")
 
 
-def test_a_line_is_on_the_disk_when_log_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_is_in_the_file_when_log_returns_and_on_the_disk_when_its_position_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(descriptor), real(descriptor)))
     sink = JsonlSink(tmp_path / "stage" / "metrics.jsonl")
     synced.clear()
     sink.log(10, {"loss": 2.5, "rewards/margins": 1e-5})
-    assert len(synced) == 1
+    assert synced == []
     content = (tmp_path / "stage" / "metrics.jsonl").read_bytes()
     assert content == b'{"step": 10, "loss": 2.5, "rewards/margins": 1e-05}\n'
     assert sink.bytes_written == sink.position() == len(content)
+    assert len(synced) == 1
     sink.close()
     sink.close()
     with pytest.raises(ValueError, match="closed"):

@@ -56,7 +56,10 @@ class LoggedStage:
 
 
 class JsonlSink:
-    """Appends one JSON line a step, each on the disk before `log` returns.
+    """Appends one JSON line a step; what a checkpoint counts is on the disk before it is counted.
+
+    A line is in the file when `log` returns, so a killed process loses none. It is synced to the disk by
+    `position()`, which a checkpoint calls: a sync at every line would cost more than a small model's step.
 
     A value that is not finite becomes null, so that every line is JSON. A checkpoint remembers
     `position()`; a resumed run goes back to it by `rewind` (or `keep_bytes`), and what was logged after
@@ -101,14 +104,20 @@ class JsonlSink:
         with storage_errors(self.path):
             try:
                 self._write(content)
-                os.fsync(self._descriptor)
             except OSError:
                 os.ftruncate(self._descriptor, self.bytes_written)
                 raise
         self.bytes_written += len(content)
 
     def position(self) -> int:
-        """Return how many bytes of whole lines the file holds."""
+        """Return how many bytes of whole lines the file holds, once they are on the disk.
+
+        Raises:
+            StorageError: The disk is full or gone.
+        """
+        if self._descriptor is not None:
+            with storage_errors(self.path):
+                os.fsync(self._descriptor)
         return self.bytes_written
 
     def rewind(self, position: int) -> None:

@@ -80,7 +80,7 @@ def join_ranks(device: str = "cpu") -> Ranks:
         if device != "cpu":
             torch.cuda.set_device(torch.device(device))
         # The others wait while the first rank tokenizes, evaluates and writes.
-        timeout = datetime.timedelta(hours=24)
+        timeout = datetime.timedelta(hours=6)
         torch.distributed.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=timeout)
     return Ranks(torch.distributed.get_rank(), count)
 
