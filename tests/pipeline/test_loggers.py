@@ -55,7 +55,9 @@ class Recorder:
             raise OSError("gone")
 
 
-def test_a_line_is_in_the_file_when_log_returns_and_on_the_disk_when_its_position_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_is_in_the_file_when_log_returns_and_on_the_disk_when_its_position_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced = []
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(descriptor), real(descriptor)))
