@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from posttrain.core.records import Artifact, Completion, Example, Outcome, Problem
+from posttrain.core.records import Completion, Outcome, Problem
 
 
 class MetricsSink(Protocol):
@@ -142,11 +142,3 @@ class RunContext:
     should_stop: Callable[[], bool]
     callbacks: list[Callback] = field(default_factory=list)
     log_every_steps: int = 10
-
-
-@dataclass(slots=True)
-class StageInputs:
-    """What comes into a stage: artifacts by name, and the rows that its data sources gave."""
-
-    artifacts: dict[str, Artifact]
-    examples: dict[str, list[Example]] = field(default_factory=dict)

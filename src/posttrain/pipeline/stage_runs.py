@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,6 @@ class PluginParts:
     ranks: Ranks
     device: str
     publish: Callable[[LoadedPolicy], Artifact]
-    notes: list[str] = field(default_factory=list)
 
 
 def run_stage(job: StageJob) -> StageResult:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -62,7 +61,6 @@ class LoopState:
     metrics_position: int = 0
     best_step: int | None = None
     best_value: float | None = None
-    last_validation: float | None = None
 
 
 class TrainingLoop:
@@ -193,7 +191,6 @@ class TrainingLoop:
             figures = self.functions.validate()
         value = figures[keys.VALIDATION_LOSS]
         state = self.state
-        state.last_validation = finite_or_none(value)
         if self.ranks.is_writer:
             self.context.metrics.log(state.step, figures)
         is_better = state.best_value is None or value < state.best_value
@@ -209,7 +206,7 @@ class TrainingLoop:
         state = replace(self.state, metrics_position=self.context.metrics.position())
         tensors = gather_tensors(self.updater.optimizer.state_tensors(), self.ranks)
         if self.ranks.is_writer:
-            folder = self.checkpoints.save(state.step, tensors, _to_json(state))
+            folder = self.checkpoints.save(state.step, tensors, asdict(state))
             for callback in self.context.callbacks:
                 callback.on_save(state.step, Path(folder))
         self.ranks.wait()
@@ -228,10 +225,6 @@ class TrainingLoop:
     def _load_best(self) -> None:
         if self.state.best_step is not None:
             self._best_weights = self.best.load(self.state.best_step).tensors
-
-
-def _to_json(state: LoopState) -> dict[str, Any]:
-    return asdict(state)
 
 
 def measure_peak_memory(device: str) -> int:
