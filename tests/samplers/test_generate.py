@@ -8,8 +8,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from posttrain.core.errors import DataError
-from posttrain.core.protocols import SamplingSettings
 from posttrain.core.records import Problem
+from posttrain.core.sampling import SamplingSettings
 from posttrain.samplers.generate import GenerateSampler, draw_tokens
 
 VOCABULARY = 40

@@ -14,6 +14,7 @@ EXIT_DATA = 3
 EXIT_MODEL = 4
 EXIT_TRAINING = 5
 EXIT_SANDBOX = 6
+EXIT_SAMPLER = 7
 EXIT_REFUSED = 8
 EXIT_STORAGE = 74
 EXIT_LOCKED = 75
@@ -105,6 +106,13 @@ class SandboxError(PosttrainError):
 
     code = "E-SANDBOX"
     exit_code = EXIT_SANDBOX
+
+
+class SamplerError(PosttrainError):
+    """An engine or endpoint that cannot sample: out of memory, gone, or refusing what it is asked."""
+
+    code = "E-SAMPLER"
+    exit_code = EXIT_SAMPLER
 
 
 class RefusedError(PosttrainError):

@@ -99,26 +99,6 @@ class RowSource(Protocol):
         """Yield raw rows of a named set and split."""
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingSettings:
-    """How to draw: temperature 0 is greedy; `max_new_tokens` counts the stop token."""
-
-    max_new_tokens: int
-    temperature: float = 0.0
-    stop_ids: tuple[int, ...] = ()
-
-
-class Sampler(Protocol):
-    """Draws completions from a policy and knows which policy that is, by hash."""
-
-    policy_hash: str
-
-    def sample(
-        self, problems: Sequence[Problem], settings: SamplingSettings, seeds: Sequence[int]
-    ) -> Iterator[tuple[int, Completion]]:
-        """Yield (index of the problem, completion) as they finish."""
-
-
 class Scorer(Protocol):
     """Judges completions; order is kept and nothing is raised for what a policy wrote."""
 

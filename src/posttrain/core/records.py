@@ -121,16 +121,34 @@ class Problem:
 
 
 FinishReason = Literal["stop", "length", "cancelled"]
+"""A stop token or stop string, the cap on new tokens or the model's context, or a sampler that was closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprobs:
+    """The most probable tokens at each position of a completion, most probable first.
+
+    Made by samplers where `top_logprobs` asks for it. Nats under the full distribution at temperature 1.
+
+    Example: two tokens and `top_logprobs=2`: `ids_TK = [[7, 4], [3, 9]]`, `logprobs_TK = [[-0.1, -2.5], ...]`.
+    """
+
+    ids_TK: npt.NDArray[np.int32]
+    logprobs_TK: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """Tokens a sampler drew for one problem, exactly as it saw and drew them.
 
-    Made by `samplers/`, read by scorers, rollouts and training; never tokenized again.
+    Made by `samplers/`, read by scorers, rollouts and training; never tokenized again. `ids` include the
+    stop token, `text` does not, nor a stop string. Log-probs are nats, one a token: `sampler_logprobs` under
+    the full distribution at temperature 1, `drawing_logprobs` under the one that was drawn from (penalty,
+    constraint, temperature, truncation; 0 where greedy). An endpoint that speaks text alone leaves the arrays
+    empty and the log-probs None.
 
     Example: prompt ids `[5, 9]`, drawn ids `[7, 3]` with 3 a stop token: `finish_reason="stop"`,
-    `text` is the decoding of `[7]`, `sampler_logprobs` has two entries (nats, full distribution).
+    `text` is the decoding of `[7]`, `sampler_logprobs` has two entries.
     """
 
     problem_id: str
@@ -142,6 +160,8 @@ class Completion:
     policy_hash: str
     seed: int
     sampler_logprobs: npt.NDArray[np.float32] | None = None
+    drawing_logprobs: npt.NDArray[np.float32] | None = None
+    top_logprobs: TopLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from typing import Any
 
 from posttrain.core.errors import DataError, RefusedError
 from posttrain.core.metrics import STOP_RATE
-from posttrain.core.protocols import Progress, Sampler, SamplingSettings, Scorer
+from posttrain.core.protocols import Progress, Scorer
 from posttrain.core.records import Completion, ItemResult, Outcome, Problem
+from posttrain.core.sampling import Sampler, SamplingSettings
 from posttrain.core.seeds import build_numpy_generator, derive_seed
 from posttrain.evaluation.items import append_items, read_items, write_items
 from posttrain.evaluation.task import EvaluationTask, hash_task

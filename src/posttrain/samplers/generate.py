@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 
 from posttrain.core.errors import DataError
-from posttrain.core.protocols import SamplingSettings
 from posttrain.core.records import Completion, FinishReason, Problem
+from posttrain.core.sampling import SamplingSettings
 from posttrain.core.seeds import build_numpy_generator
 
 PromptRenderer = Callable[[Sequence[Problem]], Sequence[Sequence[int]]]
