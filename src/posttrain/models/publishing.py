@@ -16,7 +16,7 @@ from posttrain.core.errors import ModelError
 from posttrain.core.sampling import PolicyVersion
 from posttrain.models.adapters import compute_merged_weight, iterate_layers, list_adapters, merge_adapters
 from posttrain.models.artifacts import save_weights
-from posttrain.models.loading import DTYPES, load_policy
+from posttrain.models.loading import DTYPES, load_model, load_policy
 from posttrain.models.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 
@@ -76,7 +76,9 @@ def compute_published_logprobs(policy: PolicyVersion, ids: Sequence[int], *, dty
     """
     model = policy.model
     if model is None:
-        model = load_policy(_folder_of(policy), dtype=dtype).model
+        folder = _folder_of(policy)
+        has_tokenizer = (folder / TOKENIZER_FILE).is_file()
+        model = load_policy(folder, dtype=dtype).model if has_tokenizer else load_model(folder, dtype=dtype)
     was_training = model.training
     model.eval()
     try:
