@@ -15,149 +15,39 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from posttrain.core.errors import RecipeError
-from posttrain.core.records import Completion, Problem
+from posttrain.core.records import Problem
 from posttrain.core.sampling import PolicyVersion, SamplingSettings, TokenConstraint
 from posttrain.models.adapters import add_adapter
 from posttrain.models.lora_settings import LoraSettings
-from posttrain.models.publishing import compute_published_logprobs, write_plain_policy
-from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
 from posttrain.samplers.vllm import VllmSampler
 from posttrain.samplers.vllm_process import VllmError
-from posttrain.samplers.vllm_settings import VllmSettings
+from tests.samplers.vllm_models import (
+    NATS,
+    PROMPTS,
+    PYTHON,
+    STOP_ID,
+    assert_logprobs_agree,
+    build_sampler,
+    compute_logprobs_TV,
+    draw,
+    generate,
+    load,
+    perturb,
+    widen_heads,
+    write_random,
+)
 from tests.samplers.vllm_parts import is_alive, pids_of, wait_until
 
-PYTHON = os.environ.get("POSTTRAIN_VLLM_PYTHON")
 pytestmark = pytest.mark.skipif(not PYTHON, reason="POSTTRAIN_VLLM_PYTHON names no Python with vLLM")
-
-NATS = 1e-4
-STOP_ID = 2
-PROMPTS = {"once": [1, 403, 407], "short": [1], "long": [1, 400, 300, 29, 77, 300, 261, 378], "odd": [1, 77, 5]}
-SEEDS = [11, 12, 13, 14]
-
-
-def widen_heads(source: Path, target: Path) -> Path:
-    """Write a Llama with heads of 32 channels that computes what the one with heads of 8 computes.
-
-    The rotation's pair i of 4 turns as pair 4 i of 16 does (the same power of theta), so channels i and 4 + i
-    become 4 i and 16 + 4 i; queries are doubled, because scores are divided by the root of the width.
-    """
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    places = torch.tensor([*range(0, 16, 4), *range(16, 32, 4)])
-
-    def spread(rows: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-        wide = torch.zeros(rows.shape[0] // 8, 32, rows.shape[1])
-        wide[:, places] = rows.view(-1, 8, rows.shape[1]) * scale
-        return wide.reshape(-1, rows.shape[1])
-
-    changes = {
-        "q_proj": lambda w: spread(w, 2.0),
-        "k_proj": spread,
-        "v_proj": spread,
-        "o_proj": lambda w: spread(w.T.contiguous()).T.contiguous(),
-    }
-    state = {}
-    for name, weight in model.state_dict().items():
-        change = changes.get(name.split(".")[-2])
-        state[name] = weight if change is None else change(weight)
-    wide = LlamaForCausalLM(LlamaConfig(**{**model.config.to_dict(), "head_dim": 32}))
-    wide.load_state_dict(state)
-    wide.save_pretrained(target)
-    copy_tokenizer(source, target)
-    return target
-
-
-def copy_tokenizer(source: Path, target: Path) -> None:
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (target / name).write_bytes((source / name).read_bytes())
-
-
-def write_random(target: Path) -> Path:
-    config = LlamaConfig(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-        max_position_embeddings=256,
-        tie_word_embeddings=False,
-    )
-    model = LlamaForCausalLM(config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.ndim == 2:
-                weight.copy_(torch.randn(weight.shape, generator=generator) * (0.5 if "embed" in name else 0.15))
-    model.save_pretrained(target)
-    return target
-
-
-def build_settings(dtype: str = "float32", **settings: Any) -> VllmSettings:
-    sizes = {"context_tokens": 160, "max_sequences": 16, "cache_bytes": 1 << 26}
-    return VllmSettings(Path(str(PYTHON)), dtype=dtype, **(sizes | settings))
-
-
-def build_sampler(folder: Path, dtype: str = "float32", **settings: Any) -> VllmSampler:
-    decode = str
-    if (folder / "tokenizer.json").exists():
-        decode = HuggingFaceTextTokenizer(AutoTokenizer.from_pretrained(folder)).decode
-    return VllmSampler(
-        build_settings(dtype, **settings),
-        PolicyVersion("first", folder=folder),
-        lambda problems: [PROMPTS[problem.problem_id] for problem in problems],
-        decode,
-        export=partial(write_plain_policy, dtype=dtype),
-        compute_logprobs=compute_published_logprobs,
-        stop_ids=(STOP_ID,),
-    )
-
-
-def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-
-
-def draw(sampler: VllmSampler, settings: SamplingSettings) -> dict[tuple[str, int], Completion]:
-    problems = [Problem(name, []) for name in PROMPTS]
-    return {(c.problem_id, c.sample_index): c for _, c in sampler.sample(problems, settings, SEEDS)}
-
-
-def generate(model: Any, prompt: Sequence[int], count: int, **settings: Any) -> list[int]:
-    ids = torch.tensor([list(prompt)])
-    settings = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0} | settings
-    drawn = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, **settings)
-    return drawn[0, len(prompt) :].tolist()
-
-
-@torch.no_grad()
-def compute_logprobs_TV(model: Any, completion: Completion) -> torch.Tensor:
-    ids = torch.tensor([[*completion.prompt_ids.tolist(), *completion.ids.tolist()]])
-    return model(ids).logits[0, len(completion.prompt_ids) - 1 : -1].double().log_softmax(-1)
-
-
-def assert_logprobs_agree(model: Any, completion: Completion, nats: float = NATS) -> None:
-    logprobs_TV = compute_logprobs_TV(model, completion)
-    expected = logprobs_TV.gather(1, torch.tensor(completion.ids, dtype=torch.long)[:, None])[:, 0]
-    np.testing.assert_allclose(completion.sampler_logprobs, expected.numpy(), atol=nats)
-
-
-@torch.no_grad()
-def perturb(model: Any, scale: float = 0.02) -> Any:
-    generator = torch.Generator().manual_seed(1)
-    for weight in model.parameters():
-        weight.add_(torch.randn(weight.shape, generator=generator).to(weight.dtype) * scale)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +107,15 @@ def test_logprobs_are_the_full_distributions_and_seeds_repeat_whatever_is_cut(
         best = compute_logprobs_TV(model, drawn).topk(3).values.numpy()
         np.testing.assert_allclose(drawn.top_logprobs.logprobs_TK, best, atol=NATS)
     assert first["once", 0].ids.tolist() != first["once", 1].ids.tolist()
+
+
+def test_seeded_draws_repeat_where_the_prompts_are_more_than_one_step_reads(sampler: VllmSampler) -> None:
+    settings = SamplingSettings(max_new_tokens=3, temperature=1.0, num_samples=60)
+    drawn = [
+        {c.sample_index: c.ids.tolist() for _, c in sampler.sample([Problem("whole", [])], settings, [1])}
+        for _ in range(2)
+    ]
+    assert drawn[0] == drawn[1] and len({tuple(ids) for ids in drawn[0].values()}) > 20
 
 
 def build_expected_V(model: Any, values: dict[str, Any]) -> torch.Tensor:
@@ -381,7 +280,8 @@ def test_killing_vllm_while_it_draws_is_an_error_with_its_last_words_and_leaves_
 OWNER = """
 import json, sys, time
 from pathlib import Path
-from tests.samplers.test_vllm_engine import *
+from tests.samplers.vllm_models import *
+from tests.samplers.vllm_parts import pids_of
 sampler = build_sampler(Path(sys.argv[1]))
 print(json.dumps([pids_of(sampler), str(sampler._process.scratch)]), flush=True)
 for _ in sampler.sample([Problem("once", [])] * 500, SamplingSettings(max_new_tokens=150), range(500)):

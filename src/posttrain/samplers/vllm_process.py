@@ -28,8 +28,9 @@ FailureKind = Literal["python", "version", "model", "memory", "died", "stalled",
 _READ_BYTES = 1 << 18
 _READ_SECONDS = 0.5
 _END_SECONDS = 15.0
-_LOG_BYTES = 6000
+_LOG_BYTES = 12000
 _LOG_LINES = 25
+_LINE_CHARACTERS = 300
 _MEMORY_SIGNS = (
     "out of memory",
     "allocate memory",
@@ -283,7 +284,7 @@ class VllmProcess:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(self._log_start, size - _LOG_BYTES))
             lines = file.read().decode(errors="replace").split("\n")[-_LOG_LINES:]
-            text = "\n".join(f"    {line}" for line in lines if line.strip())
+            text = "\n".join(f"    {line[:_LINE_CHARACTERS]}" for line in lines if line.strip())
             return f"; its last words:\n{text}" if text else ""
         return ""
 

@@ -1,3 +1,4 @@
+# long file: vLLM's Python runs this one file, which therefore imports nothing of this project
 """The process that holds vLLM's engine: a script that vLLM's own Python runs, standard library and vllm alone.
 
     vllm-python vllm_worker.py OWNER_PID SCRATCH_FOLDER      frames on descriptors 0 and 1, all output to 2
@@ -100,6 +101,18 @@ def _list_children() -> list[int]:
     return []
 
 
+def complete_arguments(arguments: dict[str, Any], *, is_cpu: bool) -> dict[str, Any]:
+    """Return the engine's arguments with what depends on the machine filled in, where nothing is said of it."""
+    completed = dict(arguments)
+    if completed["enforce_eager"] is None:
+        completed["enforce_eager"] = is_cpu
+    if is_cpu:
+        if completed.get("kv_cache_memory_bytes") is None:
+            completed["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
+        completed.setdefault("enable_chunked_prefill", False)  # see `EngineHost._check_seeds`
+    return completed
+
+
 class WrongVersionError(Exception):
     """A vLLM that this script was not written for; the message is its version."""
 
@@ -115,15 +128,12 @@ class EngineHost:
         if not version.startswith(message["version"]):
             raise WrongVersionError(version)
         from vllm.platforms import current_platform
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        arguments = dict(message["arguments"])
         self.is_cpu = bool(current_platform.is_cpu())
-        if arguments["enforce_eager"] is None:
-            arguments["enforce_eager"] = self.is_cpu
-        if self.is_cpu and arguments.get("kv_cache_memory_bytes") is None:
-            arguments["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
-        self.engine = LLMEngine.from_engine_args(vllm.EngineArgs(**arguments))
+        arguments = vllm.EngineArgs(**complete_arguments(message["arguments"], is_cpu=self.is_cpu))
+        self.engine = LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
         # Draws under a constraint: prompt, number of top log-probs, and the answer once it lacks nothing else.
         self._constrained: dict[int, tuple[list[int], int, dict[str, Any] | None]] = {}
         config = self.engine.vllm_config.model_config
@@ -201,7 +211,12 @@ class EngineHost:
             raise RuntimeError("the cache of prefixes cannot be emptied")
 
     def _check_seeds(self) -> bool:
-        """Whether two draws with one seed are the same: some builds cannot seed a single request."""
+        """Whether a seed decides what a request draws: some builds cannot seed a single request.
+
+        A prompt that is read in pieces has its generator set back after each, and a CPU's cannot be.
+        """
+        if self.is_cpu and self.engine.vllm_config.scheduler_config.enable_chunked_prefill:
+            return False
         drawn = []
         for _ in range(2):
             try:

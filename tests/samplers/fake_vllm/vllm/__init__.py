@@ -80,7 +80,7 @@ class Request:
 
 class LLMEngine:
     @classmethod
-    def from_engine_args(cls, arguments):
+    def from_engine_args(cls, arguments, usage_context):
         if "start_error" in FAULTS:
             raise START_ERRORS[FAULTS["start_error"]]
         if "start_seconds" in FAULTS:
@@ -186,5 +186,7 @@ _register("platforms", current_platform=types.SimpleNamespace(is_cpu=lambda: Fal
 _register("v1")
 _register("v1.engine")
 _register("v1.engine.llm_engine", LLMEngine=LLMEngine)
+_register("usage")
+_register("usage.usage_lib", UsageContext=types.SimpleNamespace(LLM_CLASS="LLM_CLASS"))
 _register("inputs", tokens_input=tokens_input)
 _register("sampling_params", RequestOutputKind=RequestOutputKind, StructuredOutputsParams=StructuredOutputsParams)
