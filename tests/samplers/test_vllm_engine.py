@@ -248,6 +248,10 @@ def test_a_live_policy_with_an_adapter_is_published_merged(sampler: VllmSampler,
 def test_a_reference_that_is_not_the_published_policys_stops_the_publication(
     sampler: VllmSampler, stories: Path
 ) -> None:
+    """A thousandth of noise in the weights is enough, right after draws that were cancelled."""
+    draws = sampler.sample([Problem("once", [])] * 4, SamplingSettings(max_new_tokens=100), [1, 2, 3, 4])
+    next(draws)
+    draws.close()
     original = sampler._compute_logprobs
     other = perturb(load(stories), 0.001)
     sampler._compute_logprobs = lambda policy, ids: original(PolicyVersion("", model=other), ids)

@@ -93,7 +93,8 @@ class VllmSampler:
             tokenizer = prepare_tokenizer(folder, self._process.scratch / "tokenizer", self._stop_ids)
             self._has_tokenizer = tokenizer is not None
             self._engine: EngineInfo = self._process.start(build_engine_arguments(settings, folder, tokenizer))
-            self._prove(policy)
+            self._probe_ids = settings.probe_ids or build_probe(self._engine)
+            self._prove(self._compute_expected(policy), is_other=True)
             self._drop_weights(folder)
         except BaseException:
             self._process.close()
@@ -151,11 +152,11 @@ class VllmSampler:
                     expected="every completion drawn from one policy",
                     cure="exhaust or close the iterators of sample() first",
                 )
-            folder = self._find_folder(policy)
+            folder, expected = self._find_folder(policy), self._compute_expected(policy)
             self._distrust = VllmError("weights", "the last publication failed", cure="publish again, or build another")
             self._process.ask({"kind": "load", "folder": str(folder)})
             self._drop_weights(folder)
-            self._prove(policy)
+            self._prove(expected, is_other=policy.hash != self.policy_hash)
             self._distrust = None
             self.policy_hash = policy.hash
         return self.policy_hash
@@ -180,17 +181,23 @@ class VllmSampler:
             for path in folder.glob("*.safetensors"):
                 path.unlink()
 
-    def _prove(self, policy: PolicyVersion) -> None:
+    def _compute_expected(self, policy: PolicyVersion) -> npt.NDArray[np.float64]:
+        expected = np.asarray(self._compute_logprobs(policy, self._probe_ids), dtype=np.float64)
+        if expected.shape != (len(self._probe_ids) - 1,):
+            raise ValueError(f"log-probs of shape {expected.shape} for a probe of {len(self._probe_ids)} tokens")
+        return expected
+
+    def _prove(self, expected: npt.NDArray[np.float64], *, is_other: bool) -> None:
         """Compare vLLM's log-probs of the probe with the policy's.
+
+        Args:
+            expected: The policy's own.
+            is_other: Whether it is another policy than the last.
 
         Raises:
             VllmError: They differ by more than rounding explains, or have not moved though the policy's have.
         """
-        ids = self._settings.probe_ids or build_probe(self._engine)
-        expected = np.asarray(self._compute_logprobs(policy, ids), dtype=np.float64)
-        found = np.array(self._process.ask({"kind": "score", "ids": list(ids)})["logprobs"])
-        if expected.shape != found.shape:
-            raise ValueError(f"{expected.size} log-probs of a probe of {len(ids)} tokens, expected {found.size}")
+        found = np.array(self._process.ask({"kind": "score", "ids": list(self._probe_ids)})["logprobs"])
         tolerance = self._settings.tolerance_nats
         difference = float(np.abs(found - expected).mean())
         if not difference <= tolerance:
@@ -200,7 +207,7 @@ class VllmSampler:
                 expected=f"at most {tolerance:g}, what rounding in {self._settings.dtype} explains",
                 cure="vLLM holds other weights than were published: build another sampler from the policy",
             )
-        if self._last_probe is not None:
+        if self._last_probe is not None and is_other:
             moved = float(np.abs(expected - self._last_probe[0]).mean())
             if moved > _UNMOVED_SHARE * tolerance and np.array_equal(found, self._last_probe[1]):
                 raise VllmError(

@@ -198,6 +198,9 @@ class VllmProcess:
             "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_OFFLINE": "1",
             "PYTHONUNBUFFERED": "1",
+            # On a CPU one processor is left to the rest, as vLLM does for worker processes of its own: threads
+            # that wait for each other at every layer are slowed tenfold by one that has to share its processor.
+            "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) - 1)),
         }
         command = [str(self._settings.python), vllm_worker.__file__, str(os.getpid()), str(self.scratch)]
         with self._log.open("ab") as log:
