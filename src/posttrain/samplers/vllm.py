@@ -256,10 +256,9 @@ class VllmSampler:
             if self._distrust is not None:
                 raise self._distrust
             policy_hash, box = self.policy_hash, self._process.submit(messages)
-        first = min(box.waiting, default=0)
         try:
             for answer in self._answers(box):
-                position = answer["id"] - first
+                position = answer["id"] - box.first
                 index, number = samples[position]
                 _check_answer(answer, problems[index], settings)
                 drawn = self._cut(answer, settings)

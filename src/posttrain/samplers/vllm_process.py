@@ -59,9 +59,10 @@ class VllmError(SamplerError):
 
 
 class Mailbox:
-    """The answers to some requests of one caller, as they come."""
+    """The answers to some requests of one caller, as they come; `first` is the id of the first request."""
 
-    def __init__(self, numbers: Sequence[int]) -> None:
+    def __init__(self, numbers: range) -> None:
+        self.first = numbers.start
         self.waiting = set(numbers)
         self.answers: deque[dict[str, Any]] = deque()
 
@@ -99,7 +100,9 @@ class VllmProcess:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._output = self._process.stdout.fileno()
         self._incoming = bytearray()
-        self._reading, self._writing = threading.RLock(), threading.Lock()
+        # Both may be taken again by the thread that has them: an iterator that is collected cancels its requests.
+        # Whoever reads may take the second to hand out answers, and never the other way round.
+        self._reading, self._writing = threading.RLock(), threading.RLock()
         self._boxes: dict[int, Mailbox] = {}
         self._next_number = 1
         self._failure: VllmError | None = None
@@ -260,9 +263,12 @@ class VllmProcess:
             self._fail(explain_failure(frame, self._settings, self._read_log()))
         elif frame["kind"] == "hello":
             self._engine.append(frame["engine"])
-        elif (box := self._boxes.pop(frame.get("id", 0), None)) is not None:
-            box.waiting.discard(frame["id"])
-            box.answers.append(frame)
+        else:
+            with self._writing:
+                if (box := self._boxes.pop(frame.get("id", 0), None)) is not None:
+                    # In this order: whoever sees neither a request waiting nor an answer takes the box for done.
+                    box.answers.append(frame)
+                    box.waiting.discard(frame["id"])
 
     def _fail(self, failure: VllmError) -> None:
         if self._failure is None:
