@@ -17,6 +17,18 @@ from posttrain.kernels.token_logprobs import CHUNK_ROWS, Head, TokenObjective, T
 from posttrain.objectives.sft import compute_sft_loss
 
 
+@pytest.fixture(autouse=True)
+def least_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small vocabularies take larger chunks; these tests cross the borders of the smallest."""
+    monkeypatch.setattr(token_logprobs, "CHUNK_ELEMENTS", 0)
+
+
+def test_chunks_hold_a_number_of_logits_and_at_least_512_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_logprobs, "CHUNK_ELEMENTS", 1 << 22)
+    rows = [token_logprobs.count_chunk_rows(vocabulary) for vocabulary in (4096, 5000, 49_152, 256_000)]
+    assert rows == [1024, 832, CHUNK_ROWS, CHUNK_ROWS]
+
+
 @dataclass
 class Problem:
     """Hidden states, a head, targets and weights, all drawn from one seed."""

@@ -21,7 +21,8 @@ import torch
 TokenObjective = Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]
 """Maps (policy log-probs [C], row constants each [C]) to a loss [C]; must act on each row alone."""
 
-CHUNK_ROWS = 512
+CHUNK_ROWS = 512  # least rows of a chunk
+CHUNK_ELEMENTS = 1 << 22  # small vocabularies take more rows: fewer products, and fewer sums of the head's gradient
 _ROW_MULTIPLE = 64
 _TILE_ELEMENTS = 1 << 18  # fp32 elements of one tile: 1 MiB, so that every pass after the first stays in cache
 
@@ -52,6 +53,11 @@ class TokenScores:
     logprobs_N: torch.Tensor
     is_argmax_N: torch.Tensor
     entropies_N: torch.Tensor | None
+
+
+def count_chunk_rows(vocabulary: int) -> int:
+    """Return how many rows' logits exist at once, a multiple of 64: at least 512, more of a small vocabulary."""
+    return max(CHUNK_ROWS, CHUNK_ELEMENTS // vocabulary // _ROW_MULTIPLE * _ROW_MULTIPLE)
 
 
 def score_tokens(
@@ -101,14 +107,15 @@ class _ScoreTokens(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         needs_grad = needs_hidden or needs_weight or needs_bias
         N = hidden_NH.shape[0]
-        num_chunks = -(-N // CHUNK_ROWS)
+        chunk_rows = count_chunk_rows(weight_VH.shape[0])
+        num_chunks = -(-N // chunk_rows)
         figures = hidden_NH.new_empty((4, N), dtype=torch.float32)  # logprob, is_argmax, entropy, loss
         grad_hidden = torch.empty_like(hidden_NH) if needs_hidden else None
         # One chunk's product is exact enough in the weight's dtype; a sum over chunks is kept in fp32.
         grad_weight: torch.Tensor | None = None
         grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias and bias_V is not None else None
-        for start in range(0, N, CHUNK_ROWS):
-            rows = slice(start, min(start + CHUNK_ROWS, N))
+        for start in range(0, N, chunk_rows):
+            rows = slice(start, min(start + chunk_rows, N))
             count = rows.stop - rows.start
             hidden = _pad_rows(hidden_NH[rows])
             logits = hidden @ weight_VH.T
