@@ -96,7 +96,7 @@ def check_head(model: nn.Module) -> None:
     causal_lm = find_causal_lm(model)
     head = find_head(model)
     ids = (torch.arange(_PROBE_TOKENS) * 7 % head.weight.shape[0])[None].to(head.weight.device)
-    with _evaluation_mode(model), attention_backend(model, choose_masked_attention(causal_lm)):
+    with evaluation_mode(model), attention_backend(model, choose_masked_attention(causal_lm)):
         logits = causal_lm(input_ids=ids, use_cache=False).logits[0].float()
         hidden = find_backbone(model)(input_ids=ids, use_cache=False).last_hidden_state[0]
     own = (hidden.to(head.weight.dtype) @ head.weight.T + (0 if head.bias is None else head.bias)).float() * head.scale
@@ -144,13 +144,13 @@ def is_packing_exact(model: nn.Module) -> bool:
     try:
         if _record_windows(model, ids) != _declared_windows(config):
             return False
-        with _evaluation_mode(model), attention_backend(model, register_packed_attention()):
+        with evaluation_mode(model), attention_backend(model, register_packed_attention()):
             packed = run_packed(backbone, ids, _PROBE_LENGTHS)
             alone = torch.cat([run_packed(backbone, part, (len(part),)) for part in documents])
             leaked = run_packed(backbone, ids, (len(ids),))
     except (ValueError, TypeError, RuntimeError):  # RuntimeError: a GPU kernel that does not take this head size
         return False
-    with _evaluation_mode(model), attention_backend(model, choose_masked_attention(causal_lm)):
+    with evaluation_mode(model), attention_backend(model, choose_masked_attention(causal_lm)):
         reference = torch.cat([backbone(input_ids=x[None], use_cache=False).last_hidden_state[0] for x in documents])
     differences = [packed - alone, packed - reference]
     if packed.dtype == torch.float32:
@@ -218,7 +218,8 @@ def run_packed(backbone: nn.Module, ids_T: torch.Tensor, lengths: tuple[int, ...
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for a while and back into the mode it was in."""
     was_training = model.training
     model.eval()
     try:

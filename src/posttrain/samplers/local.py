@@ -1,0 +1,265 @@
+"""The house's own engine: completions drawn in this process, many at a time.
+
+One pool of problems times samples is run with continuous batching (`samplers/pool.py`): each prompt is run once
+per problem and its keys and values are shared by the problem's samples, sequences that end leave their row to
+others, and each draws from its own counted stream of random numbers, so that what it is given does not depend
+on its neighbours (in fp32 nor does the text; bf16 products of another shape may round otherwise).
+
+Completions come as they finish. Log-probs are the engine's own; how far they are from a trainer's is measured
+there, not assumed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from posttrain.core.errors import DataError, SamplerError
+from posttrain.core.records import Completion, Problem, TopLogprobs
+from posttrain.core.sampling import PolicyVersion, SamplingSettings
+from posttrain.kernels.cached_attention import PromptPiece
+from posttrain.kernels.token_logprobs import Head
+from posttrain.samplers.kv_cache import CacheSizes, KvCache, LayerShape
+from posttrain.samplers.pool import EngineParts, Finished, Pool, RowWatch, compute_logits
+
+PromptRenderer = Callable[[Sequence[Problem]], Sequence[Sequence[int]]]
+"""Turns problems into prompt ids, generation prompt included, in order."""
+
+_PROBE_TOKENS = 16
+_PROBE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.03}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What the engine may take: sequences at once, bytes of keys and values, tokens of a pass over prompts."""
+
+    max_rows: int = 256
+    cache_bytes: int = 4 << 30
+    prefill_tokens: int = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class EngineModel:
+    """What the engine samples from. Made by the wiring from a `models.shadow.Shadow`.
+
+    Args:
+        backbone: Maps ids to hidden states; its attention is `kernels.cached_attention`.
+        find_head: Reads the head.
+        shapes: What each layer keeps of a token (`samplers/probing.py`).
+        refresh: Copies the weights of a live policy into the backbone.
+        compute_reference: A live policy's log-probs of a row of ids, by its own means.
+        context_tokens: Longest row that the model takes, None for no limit.
+    """
+
+    backbone: Callable[..., Any]
+    find_head: Callable[[], Head]
+    shapes: Sequence[LayerShape]
+    refresh: Callable[[Any], None]
+    compute_reference: Callable[[Any, torch.Tensor], torch.Tensor]
+    context_tokens: int | None
+
+
+# many parameters: a sampler is built once, of parts that have no other common home
+class LocalSampler:
+    """Draws completions from a policy held in this process (`core.sampling.Sampler`).
+
+    Args:
+        model: What to sample from.
+        policy_hash: Names the weights that the model holds.
+        render_prompts: Gives the exact prompt ids of problems.
+        decode: Gives the text of ids.
+        stop_ids: The policy's own stop tokens.
+        options: Rows, memory, passes.
+    """
+
+    def __init__(
+        self,
+        model: EngineModel,
+        policy_hash: str,
+        render_prompts: PromptRenderer,
+        decode: Callable[[Sequence[int]], str],
+        *,
+        stop_ids: Sequence[int] = (),
+        options: EngineOptions | None = None,
+    ) -> None:
+        self.policy_hash = policy_hash
+        self.options = options or EngineOptions()
+        self._model = model
+        self._render_prompts = render_prompts
+        self._decode = decode
+        self._stop_ids = tuple(stop_ids)
+        weight = model.find_head().weight
+        self._cache = KvCache(model.shapes, weight.dtype, weight.device, self.options.cache_bytes)
+        self._is_busy = False
+
+    def sample(
+        self, problems: Sequence[Problem], settings: SamplingSettings, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Completion]]:
+        """Yield (index of the problem, completion) as they finish; closing the iterator cancels the rest.
+
+        Args:
+            problems: What to answer.
+            settings: How to draw.
+            seeds: One for each problem.
+
+        Raises:
+            DataError: A prompt is empty, or leaves no room for `max_new_tokens` in the model's context.
+            SamplerError: The engine is drawing already, the budget does not hold one sequence, or the model
+                gave logits that are not finite.
+        """
+        if len(seeds) != len(problems):
+            raise ValueError(f"{len(seeds)} seeds for {len(problems)} problems")
+        prompts = [list(map(int, ids)) for ids in self._render_prompts(problems)]
+        check_prompts(problems, prompts, settings, self._model.context_tokens)
+        return self._sample(problems, prompts, settings, seeds)
+
+    def _sample(
+        self,
+        problems: Sequence[Problem],
+        prompts: Sequence[list[int]],
+        settings: SamplingSettings,
+        seeds: Sequence[int],
+    ) -> Iterator[tuple[int, Completion]]:
+        if not problems:
+            return
+        if self._is_busy:
+            raise SamplerError(
+                "the engine is drawing for another iterator",
+                expected="one at a time",
+                cure="read the first iterator to its end, or close it",
+            )
+        self._is_busy = True
+        try:
+            pool = Pool(self._parts(), self._cut(prompts, settings), settings, self._all_stops(settings), RowWatch())
+            for finished in pool.run(prompts, seeds):
+                yield finished.group.index, self._complete(problems[finished.group.index], finished)
+        finally:
+            self._cache.release()
+            self._is_busy = False
+
+    def publish(self, policy: PolicyVersion) -> str:
+        """Take over a live policy's weights, and prove on a probe that they are in use.
+
+        Raises:
+            SamplerError: A sampling is under way, the policy is not in this process, or the probe's log-probs
+                differ from the policy's own.
+        """
+        if self._is_busy:
+            raise SamplerError(
+                "weights were published while completions are being drawn",
+                expected="no iterator that is still read",
+                cure="read the iterator to its end, or close it, and publish then",
+            )
+        if policy.model is None:
+            raise SamplerError(
+                "a policy without a live model",
+                expected="PolicyVersion(hash, model=...)",
+                cure="load the policy first (posttrain.models.loading.load_policy)",
+            )
+        self._model.refresh(policy.model)
+        self.check_probe(policy.model)
+        self.policy_hash = policy.hash
+        return policy.hash
+
+    def check_probe(self, live_model: Any) -> float:
+        """Return the largest difference of the engine's log-probs of a probe from a live policy's own, in nats.
+
+        Raises:
+            SamplerError: It is larger than rounding explains.
+        """
+        head = self._model.find_head()
+        ids = (torch.arange(_PROBE_TOKENS, device=head.weight.device) * 7 + 1) % head.weight.shape[0]
+        expected = self._model.compute_reference(live_model, ids).float()
+        found = self._score_probe(ids)
+        difference = float((found - expected).abs().max())
+        allowed = _PROBE_TOLERANCE.get(head.weight.dtype, 1e-4)
+        if not difference <= allowed:
+            raise SamplerError(
+                f"the engine's log-probs of a probe differ from the published policy's by {difference:.3g} nats",
+                expected=f"at most {allowed:g}",
+                cure="the weights that are sampled from are not those that were published: build the sampler anew",
+                place="publish",
+            )
+        return difference
+
+    @torch.inference_mode()
+    def _score_probe(self, ids_T: torch.Tensor) -> torch.Tensor:
+        count = len(ids_T)
+        self._cache.cut(CacheSizes(1, count))
+        step = self._cache.build_prefill([PromptPiece(0, 0, count)], is_shared=False)
+        positions = torch.arange(count, device=ids_T.device)
+        output = self._model.backbone(
+            input_ids=ids_T[None], position_ids=positions[None], use_cache=False, cached_step=step
+        )
+        self._cache.release()
+        logits = compute_logits(output.last_hidden_state[0, :-1], self._model.find_head()).float()
+        return logits.log_softmax(-1).gather(1, ids_T[1:, None])[:, 0]
+
+    def close(self) -> None:
+        """Give the buffers back; a sampler that was closed can be used again."""
+        self._cache.release()
+
+    def _parts(self) -> EngineParts:
+        return EngineParts(self._model.backbone, self._model.find_head(), self._cache, self.options.prefill_tokens)
+
+    def _all_stops(self, settings: SamplingSettings) -> tuple[int, ...]:
+        own = () if settings.ignore_eos else self._stop_ids
+        return tuple({*own, *settings.stop_ids})
+
+    def _cut(self, prompts: Sequence[list[int]], settings: SamplingSettings) -> CacheSizes:
+        """Cut the buffers for a call: shared prompts where problems have several samples."""
+        longest = max(map(len, prompts))
+        samples = settings.num_samples
+        wanted = min(self.options.max_rows, len(prompts) * samples)
+        own = settings.max_new_tokens + (longest if samples == 1 else 0)
+        sizes = self._cache.count_rows(wanted, own, longest if samples > 1 else 0, samples)
+        self._cache.cut(sizes)
+        return sizes
+
+    def _complete(self, problem: Problem, finished: Finished) -> Completion:
+        written = finished.written
+        ids = written.ids.numpy().astype(np.int32)
+        text = finished.text
+        if text is None:
+            is_stop_token = finished.finish_reason == "stop"
+            text = self._decode((ids[:-1] if is_stop_token else ids).tolist())
+        top = None
+        if written.top_ids is not None and written.top_logprobs is not None:
+            top = TopLogprobs(written.top_ids.numpy().astype(np.int32), written.top_logprobs.numpy())
+        return Completion(
+            problem_id=problem.problem_id,
+            sample_index=finished.sample_index,
+            prompt_ids=np.array(finished.group.prompt, dtype=np.int32),
+            ids=ids,
+            text=text,
+            finish_reason=finished.finish_reason,
+            policy_hash=self.policy_hash,
+            seed=finished.seed,
+            sampler_logprobs=written.logprobs.numpy(),
+            drawing_logprobs=written.drawing_logprobs.numpy(),
+            top_logprobs=top,
+        )
+
+
+def check_prompts(
+    problems: Sequence[Problem], prompts: Sequence[Sequence[int]], settings: SamplingSettings, context: int | None
+) -> None:
+    """Refuse prompts that cannot be answered, before anything is drawn.
+
+    Raises:
+        DataError: A prompt is empty, or leaves no room for `max_new_tokens` in the model's context.
+    """
+    for problem, prompt in zip(problems, prompts, strict=True):
+        if not prompt:
+            raise DataError("the prompt is empty", expected="at least one token", place=problem.problem_id)
+        if context is not None and len(prompt) + settings.max_new_tokens > context:
+            raise DataError(
+                f"a prompt of {len(prompt)} tokens and max_new_tokens {settings.max_new_tokens}",
+                expected=f"at most {context} tokens together, the model's context",
+                cure="lower max_new_tokens, or leave out or shorten this row",
+                place=problem.problem_id,
+            )
