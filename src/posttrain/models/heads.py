@@ -114,11 +114,11 @@ def check_head(model: nn.Module) -> None:
 
 
 def depends_on_longest_row(model: nn.Module) -> bool:
-    """Return whether a row's positions are encoded by the longest row beside it (longrope, as in Phi-3.5)."""
+    """Return whether a row's positions are encoded by the longest row beside it (longrope, dynamic NTK scaling)."""
     config = find_causal_lm(model).config.get_text_config()
     settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     nested = [value for value in settings.values() if isinstance(value, dict)]
-    return any(part.get("rope_type", part.get("type")) == "longrope" for part in (settings, *nested))
+    return any(part.get("rope_type", part.get("type")) in ("longrope", "dynamic") for part in (settings, *nested))
 
 
 @torch.no_grad()

@@ -122,4 +122,8 @@ class ScoredPolicy(nn.Module):
 
 def enable_checkpointing(model: Any) -> None:
     """Have each block of a model recompute its activations in the backward pass instead of keeping them."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    enable = getattr(model, "activation_checkpointing_enable", None)  # the name since transformers 5.23
+    if enable is not None:
+        enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
