@@ -334,3 +334,10 @@ def test_a_packed_mask_holds_token_t_in_bit_t_modulo_32_of_word_t_over_32(V: int
     assert (packed.dtype, packed.shape) == (torch.int32, (4, -(-V // 32)))
     found = [[bool(word >> bit & 1) for word in row for bit in range(32)][:V] for row in packed.tolist()]
     assert found == allowed.tolist()
+
+
+@every_setting
+def test_no_rows_draw_no_tokens(values: dict[str, Any]) -> None:
+    drawn = make_case({"top_logprobs": 2, **values}, B=0).draw(torch.zeros(0, dtype=torch.float64))
+    check_drawn(drawn)
+    assert drawn.ids_B.tolist() == [] and drawn.top_ids_BK is not None and drawn.top_ids_BK.shape == (0, 2)

@@ -232,7 +232,7 @@ def _unpack_allowed(allowed_BW: torch.Tensor) -> torch.Tensor:
     values = torch.arange(256, device=allowed_BW.device)[:, None] >> torch.arange(8, device=allowed_BW.device)
     table = torch.zeros(256, 8, device=allowed_BW.device).masked_fill_((values & 1) == 0, -math.inf)
     octets = allowed_BW.contiguous().view(torch.uint8).flatten().int()
-    return table.index_select(0, octets).view(len(allowed_BW), -1)
+    return table.index_select(0, octets).view(len(allowed_BW), allowed_BW.shape[1] * _WORD_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +335,7 @@ def _find_largest(scores_RV: torch.Tensor, with_blocks: bool) -> tuple[torch.Ten
     """Return each row's largest value [R, 1], and if asked for that of each block [R, N]."""
     if not with_blocks:
         return scores_RV.amax(1, keepdim=True), None
-    maxima_RN = scores_RV.view(len(scores_RV), -1, _BLOCK_TOKENS).amax(-1)
+    maxima_RN = scores_RV.view(len(scores_RV), scores_RV.shape[1] // _BLOCK_TOKENS, _BLOCK_TOKENS).amax(-1)
     return maxima_RN.amax(1, keepdim=True), maxima_RN
 
 

@@ -52,7 +52,7 @@ def weigh(scores: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
 
 def sum_blocks(weights_RV: torch.Tensor, block_tokens: int) -> torch.Tensor:
     """Return the sum of every block of tokens, [R, N]."""
-    return weights_RV.view(len(weights_RV), -1, block_tokens).sum(-1)
+    return weights_RV.view(len(weights_RV), weights_RV.shape[1] // block_tokens, block_tokens).sum(-1)
 
 
 def cut_scores(
@@ -162,7 +162,7 @@ def find_largest_tokens(scores_RV: torch.Tensor, K: int, block_tokens: int) -> t
     ids, scores = positions_V.expand_as(scores_RV), scores_RV
     num_blocks = scores_RV.shape[1] // block_tokens
     if num_blocks > K:
-        maxima_RN = scores_RV.view(len(scores_RV), -1, block_tokens).amax(-1)
+        maxima_RN = scores_RV.view(len(scores_RV), num_blocks, block_tokens).amax(-1)
         best_RK = _order(maxima_RN, positions_V[:num_blocks]).topk(K, sorted=False).indices
         ids = (best_RK[:, :, None] * block_tokens + positions_V[:block_tokens]).flatten(1)
         scores = scores_RV.gather(1, ids)
