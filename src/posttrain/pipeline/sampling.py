@@ -10,10 +10,11 @@ import torch
 from posttrain.chat.rendering import Renderer
 from posttrain.core.records import Problem
 from posttrain.core.sampling import Sampler
-from posttrain.models.fusing import fuse_layers
 from posttrain.models.heads import check_head, depends_on_longest_row, find_backbone, find_head, is_packing_exact
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.shadow import Shadow, compute_plain_logprobs
+from posttrain.models.stacking import stack_linears
+from posttrain.samplers.constraints import ConstraintCompiler
 from posttrain.samplers.generate import GenerateSampler
 from posttrain.samplers.local import EngineModel, EngineOptions, LocalSampler
 from posttrain.samplers.probing import UnmanagedCacheError, probe_layers
@@ -32,7 +33,7 @@ def build_engine_model(model: Any, dtype: torch.dtype) -> EngineModel:
     if not is_packing_exact(model):
         raise UnmanagedCacheError("prompts laid end to end are not isolated in this architecture")
     shadow = Shadow(model, dtype)
-    fuse_layers(shadow.model)
+    stack_linears(shadow.model)
     shapes = probe_layers(shadow.model, find_backbone(shadow.model))
     context = getattr(shadow.model.config.get_text_config(), "max_position_embeddings", None)
     return EngineModel(
@@ -68,5 +69,15 @@ def build_sampler(
     except UnmanagedCacheError as error:
         note = f"sampling through transformers' own cache, several times slower: {error}"
         return GenerateSampler(policy.model, policy.hash, render_prompts, decode, stop_ids=stop_ids), [note]
-    sampler = LocalSampler(model, policy.hash, render_prompts, decode, stop_ids=stop_ids, options=options)
+    vocabulary = model.find_head().weight.shape[0]
+    sampler = LocalSampler(
+        model,
+        policy.hash,
+        render_prompts,
+        decode,
+        stop_ids=stop_ids,
+        constraints=ConstraintCompiler(policy.tokenizer.backend_tokenizer.to_str(), vocabulary),
+        options=options,
+    )
+    sampler.check_probe(policy.model)
     return sampler, []

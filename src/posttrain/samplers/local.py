@@ -23,8 +23,10 @@ from posttrain.core.records import Completion, Problem, TopLogprobs
 from posttrain.core.sampling import PolicyVersion, SamplingSettings
 from posttrain.kernels.cached_attention import PromptPiece
 from posttrain.kernels.token_logprobs import Head
+from posttrain.samplers.constraints import ConstraintCompiler
 from posttrain.samplers.kv_cache import CacheSizes, KvCache, LayerShape
-from posttrain.samplers.pool import EngineParts, Finished, Pool, RowWatch, compute_logits
+from posttrain.samplers.pool import EngineParts, Finished, Pool, compute_logits
+from posttrain.samplers.watch import RowWatch, build_watch
 
 PromptRenderer = Callable[[Sequence[Problem]], Sequence[Sequence[int]]]
 """Turns problems into prompt ids, generation prompt included, in order."""
@@ -63,6 +65,13 @@ class EngineModel:
     context_tokens: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    settings: SamplingSettings
+    stop_ids: tuple[int, ...]
+    watch: RowWatch
+
+
 # many parameters: a sampler is built once, of parts that have no other common home
 class LocalSampler:
     """Draws completions from a policy held in this process (`core.sampling.Sampler`).
@@ -73,6 +82,7 @@ class LocalSampler:
         render_prompts: Gives the exact prompt ids of problems.
         decode: Gives the text of ids.
         stop_ids: The policy's own stop tokens.
+        constraints: Compiles constraints for the policy's tokenizer; None refuses them.
         options: Rows, memory, passes.
     """
 
@@ -84,6 +94,7 @@ class LocalSampler:
         decode: Callable[[Sequence[int]], str],
         *,
         stop_ids: Sequence[int] = (),
+        constraints: ConstraintCompiler | None = None,
         options: EngineOptions | None = None,
     ) -> None:
         self.policy_hash = policy_hash
@@ -92,6 +103,7 @@ class LocalSampler:
         self._render_prompts = render_prompts
         self._decode = decode
         self._stop_ids = tuple(stop_ids)
+        self._constraints = constraints
         weight = model.find_head().weight
         self._cache = KvCache(model.shapes, weight.dtype, weight.device, self.options.cache_bytes)
         self._is_busy = False
@@ -108,6 +120,7 @@ class LocalSampler:
 
         Raises:
             DataError: A prompt is empty, or leaves no room for `max_new_tokens` in the model's context.
+            RecipeError: The constraint cannot be used.
             SamplerError: The engine is drawing already, the budget does not hold one sequence, or the model
                 gave logits that are not finite.
         """
@@ -115,14 +128,13 @@ class LocalSampler:
             raise ValueError(f"{len(seeds)} seeds for {len(problems)} problems")
         prompts = [list(map(int, ids)) for ids in self._render_prompts(problems)]
         check_prompts(problems, prompts, settings, self._model.context_tokens)
-        return self._sample(problems, prompts, settings, seeds)
+        own_stops = () if settings.ignore_eos else self._stop_ids
+        stop_ids = tuple({*own_stops, *settings.stop_ids})
+        watch = build_watch(settings, stop_ids, self._decode, self._constraints, self._cache.device)
+        return self._sample(problems, prompts, seeds, _Request(settings, stop_ids, watch))
 
     def _sample(
-        self,
-        problems: Sequence[Problem],
-        prompts: Sequence[list[int]],
-        settings: SamplingSettings,
-        seeds: Sequence[int],
+        self, problems: Sequence[Problem], prompts: Sequence[list[int]], seeds: Sequence[int], request: _Request
     ) -> Iterator[tuple[int, Completion]]:
         if not problems:
             return
@@ -134,7 +146,9 @@ class LocalSampler:
             )
         self._is_busy = True
         try:
-            pool = Pool(self._parts(), self._cut(prompts, settings), settings, self._all_stops(settings), RowWatch())
+            parts = EngineParts(self._model.backbone, self._model.find_head(), self._cache, self.options.prefill_tokens)
+            sizes = self._cut(prompts, request.settings)
+            pool = Pool(parts, sizes, request.settings, request.stop_ids, request.watch)
             for finished in pool.run(prompts, seeds):
                 yield finished.group.index, self._complete(problems[finished.group.index], finished)
         finally:
@@ -202,13 +216,6 @@ class LocalSampler:
     def close(self) -> None:
         """Give the buffers back; a sampler that was closed can be used again."""
         self._cache.release()
-
-    def _parts(self) -> EngineParts:
-        return EngineParts(self._model.backbone, self._model.find_head(), self._cache, self.options.prefill_tokens)
-
-    def _all_stops(self, settings: SamplingSettings) -> tuple[int, ...]:
-        own = () if settings.ignore_eos else self._stop_ids
-        return tuple({*own, *settings.stop_ids})
 
     def _cut(self, prompts: Sequence[list[int]], settings: SamplingSettings) -> CacheSizes:
         """Cut the buffers for a call: shared prompts where problems have several samples."""

@@ -22,6 +22,7 @@ from posttrain.kernels.drawing import Drawn, check_drawn, compute_uniforms, draw
 from posttrain.kernels.token_logprobs import Head
 from posttrain.samplers.kv_cache import CacheSizes, KvCache, SharedRows
 from posttrain.samplers.rows import Group, RowState, Running, Written
+from posttrain.samplers.watch import RowWatch
 
 _ROW_MULTIPLE = 8  # rows are run in multiples of so many: product kernels are compiled and kept for every shape
 
@@ -49,24 +50,6 @@ class EngineParts:
     head: Head
     cache: KvCache
     prefill_tokens: int
-
-
-class RowWatch:
-    """What is done for each row beside drawing: masks of allowed tokens, stop strings. This one does nothing."""
-
-    def start(self, row: int, sequence: Running) -> None:
-        """Take note of a sequence that starts in a row."""
-
-    def allowed(self, rows: slice) -> torch.Tensor | None:
-        """Return packed words of the tokens that each row may draw, or None for all."""
-        return None
-
-    def accept(self, rows: slice, ids: list[int]) -> dict[int, str]:
-        """Take note of drawn tokens; return the text of each row that ends with them, by row."""
-        return {}
-
-    def move(self, source: int, target: int) -> None:
-        """Let a row's place be taken by another."""
 
 
 class Pool:
@@ -147,7 +130,7 @@ class Pool:
         sequence = Running(group, sample, derive_sample_seed(group.seeds[0], sample))
         row = self.rows.start(sequence, 0 if self.is_shared else len(group.prompt))
         self.cache.begin_row(row, int(self.rows.lengths[row]))
-        self.watch.start(row, sequence)
+        self.watch.start(row)
         group.next_sample += 1
         self._is_shared_stale = True
         if group.next_sample == self.settings.num_samples:
@@ -264,7 +247,7 @@ class Pool:
         for offset, (stop, full) in enumerate(torch.stack([is_stop, is_full], 1).tolist()):
             if stop or full:
                 reasons[rows.start + offset] = "stop" if stop else "length"
-        texts = self.watch.accept(rows, drawn.ids_B.tolist())
+        texts = self.watch.accept(rows.start, drawn.ids_B.tolist())
         reasons |= {row: "stop" for row in texts if reasons.get(row) != "stop"}
         return [self._take_out(row, reasons[row], texts.get(row)) for row in sorted(reasons, reverse=True)]
 
