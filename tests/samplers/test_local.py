@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from posttrain.core.sampling import PolicyVersion, SamplingSettings
 from posttrain.models.adapters import add_adapter, stack_adapter
 from posttrain.models.lora_settings import LoraSettings
 from posttrain.pipeline.sampling import build_engine_model
+from posttrain.samplers.graphs import RecordedDecode
+from posttrain.samplers.kv_cache import KvCache
 from posttrain.samplers.local import EngineOptions, LocalSampler
 from posttrain.samplers.probing import UnmanagedCacheError
 from tests.training.tiny import ARCHITECTURES, VOCABULARY, make_model
@@ -267,3 +269,43 @@ def test_bf16_log_probs_are_near_those_of_fp32() -> None:
         full = logits.log_softmax(-1).gather(1, ids[len(completion.prompt_ids) :, None])[:, 0]
         differences.append(np.abs(full.numpy() - completion.sampler_logprobs))
     assert np.concatenate(differences).mean() < 0.05
+
+
+class _CpuRecording:
+    """What a CUDA graph does, on a CPU: the same function again, into the same output."""
+
+    def __init__(self, run: Callable[[], torch.Tensor], output: torch.Tensor) -> None:
+        self.run, self.output = run, output
+
+    def replay(self) -> None:
+        self.output.copy_(self.run())
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_recorded_passes_draw_what_eager_ones_draw(name: str, num_samples: int) -> None:
+    model = make_model(name).eval()
+    prompts = make_prompts()
+    eager, recorded = (make_sampler(model, prompts, stop_ids=(3, 4), max_rows=7) for _ in range(2))
+    recordings = []
+
+    def record(run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, _CpuRecording]:
+        run()
+        output = run()
+        recordings.append(_CpuRecording(run, output))
+        return output, recordings[-1]
+
+    cache = KvCache(recorded._model.shapes, torch.float32, torch.device("cpu"), 1 << 30, is_fixed=True)
+    recorded._cache, recorded._decode_pass = cache, RecordedDecode(recorded._model.backbone, cache, record)
+    settings = SamplingSettings(max_new_tokens=60, temperature=1.0, num_samples=num_samples)
+    expected = draw(eager, len(prompts), settings)
+    for _ in range(2):
+        found = draw(recorded, len(prompts), settings)
+        assert [c.ids.tolist() for row in found for c in row] == [c.ids.tolist() for row in expected for c in row]
+        num_recordings = len(recordings)
+    assert 0 < num_recordings < 8  # the second call records nothing new
+    held = cache.num_bytes
+    assert held > 0
+    recorded.publish(PolicyVersion("policy-1", model=model))
+    recorded.close()
+    assert cache.num_bytes == 0

@@ -20,6 +20,7 @@ from posttrain.kernels.cached_attention import Decode, LayerCache, Prefill, Prom
 TOKEN_MULTIPLE = 32
 """Rows hold multiples of so many tokens: product kernels are compiled and kept for every shape."""
 
+_FIXED_TOKEN_MULTIPLE = 128  # each number of tokens is a recording of its own
 _SHRINK_FRACTION = 0.6
 
 
@@ -126,16 +127,27 @@ class KvCache:
         dtype: That the model computes in.
         device: Where it computes.
         budget_bytes: Most bytes the buffers may take.
+        is_fixed: Buffers have their full size from the start and stay where they are over calls, as passes that
+            are recorded and replayed need (`samplers/graphs.py`); products of a GPU read slices in place.
     """
 
     def __init__(
-        self, shapes: Sequence[LayerShape], dtype: torch.dtype, device: torch.device, budget_bytes: int
+        self,
+        shapes: Sequence[LayerShape],
+        dtype: torch.dtype,
+        device: torch.device,
+        budget_bytes: int,
+        *,
+        is_fixed: bool = False,
     ) -> None:
         self.shapes = list(shapes)
         self.dtype = dtype
         self.device = device
         self.budget_bytes = budget_bytes
         self.windows = sorted({shape.window for shape in shapes}, key=lambda window: window or 0)
+        self.is_fixed = is_fixed
+        self.version = 0
+        """Changes when buffers move."""
         self.sizes = CacheSizes(0, 0)
         self.rows = TokenStore(self.shapes, 0, dtype, device)
         self.prompts = TokenStore(self.shapes, 0, dtype, device)
@@ -179,11 +191,24 @@ class KvCache:
         )
 
     def cut(self, sizes: CacheSizes) -> None:
-        """Prepare empty rows for a call; memory is taken as tokens come."""
+        """Prepare empty rows for a call; memory is taken as tokens come, or at once where buffers are fixed."""
+        if self.is_fixed and sizes == self.sizes:
+            self._mask.fill_(float("-inf"))
+            return
         self.sizes = sizes
+        self.version += 1
         self.rows = TokenStore(self.shapes, sizes.num_rows, self.dtype, self.device)
         self.prompts = TokenStore(self.shapes, sizes.num_prompts, self.dtype, self.device)
         self._mask = torch.full((sizes.num_rows, 1, 1, sizes.row_tokens), float("-inf"), device=self.device)
+        if self.is_fixed and sizes.num_rows:
+            self.rows.fit(sizes.row_tokens, sizes.row_tokens)
+            if sizes.num_prompts:
+                self.prompts.fit(sizes.prompt_tokens, sizes.prompt_tokens)
+
+    def end_call(self) -> None:
+        """Give back what a call needed; fixed buffers stay for the next."""
+        if not self.is_fixed:
+            self.release()
 
     def release(self) -> None:
         """Give all memory back."""
@@ -218,13 +243,12 @@ class KvCache:
             shared: Where the rows' shared prompts are, if they have any.
         """
         B = len(lengths_B)
-        self.rows.fit(longest + 1, self.sizes.row_tokens)
-        N = self.rows.num_tokens
+        N = self._look(self.rows, longest + 1, self.sizes.row_tokens)
         rows = torch.arange(B, device=self.device)
         write_index = {}
         for K in {shape.num_heads for shape in self.shapes}:
             heads_BK = rows[:, None] * K + torch.arange(K, device=self.device)
-            write_index[K] = (heads_BK * N + lengths_B[:, None]).flatten()
+            write_index[K] = (heads_BK * self.rows.num_tokens + lengths_B[:, None]).flatten()
         masks: dict[int | None, torch.Tensor] = {}
         for window in self.windows:
             if window is None:
@@ -236,9 +260,20 @@ class KvCache:
         prompts = self._build_shared(shared, lengths_B) if shared is not None else None
         return Decode(self.rows.layers, write_index, N, masks, prompts)
 
+    def count_looked_at(self, longest: int, shared: SharedRows | None) -> tuple[int, int]:
+        """Return how many tokens of rows and of shared prompts a decode pass reads."""
+        rows = self._look(self.rows, longest + 1, self.sizes.row_tokens)
+        return rows, 0 if shared is None else self._look(self.prompts, shared.longest, self.sizes.prompt_tokens)
+
+    def _look(self, store: TokenStore, tokens: int, most: int) -> int:
+        """Return how many tokens of a store are read, so that the first `tokens` are."""
+        if self.is_fixed:
+            return min(-(-tokens // _FIXED_TOKEN_MULTIPLE) * _FIXED_TOKEN_MULTIPLE, most)
+        store.fit(tokens, most)
+        return store.num_tokens
+
     def _build_shared(self, shared: SharedRows, lengths_B: torch.Tensor) -> SharedPrompts:
-        self.prompts.fit(shared.longest, self.sizes.prompt_tokens)
-        N = self.prompts.num_tokens
+        N = self._look(self.prompts, shared.longest, self.sizes.prompt_tokens)
         tokens_N = torch.arange(N, device=self.device)
         masks = {}
         for window in self.windows:

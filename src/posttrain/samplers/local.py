@@ -24,6 +24,7 @@ from posttrain.core.sampling import PolicyVersion, SamplingSettings
 from posttrain.kernels.cached_attention import PromptPiece
 from posttrain.kernels.token_logprobs import Head
 from posttrain.samplers.constraints import ConstraintCompiler
+from posttrain.samplers.graphs import EagerDecode, RecordedDecode, record_cuda
 from posttrain.samplers.kv_cache import CacheSizes, KvCache, LayerShape
 from posttrain.samplers.pool import EngineParts, Finished, Pool, compute_logits
 from posttrain.samplers.watch import RowWatch, build_watch
@@ -37,11 +38,15 @@ _PROBE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What the engine may take: sequences at once, bytes of keys and values, tokens of a pass over prompts."""
+    """What the engine may take: sequences at once, bytes of keys and values, tokens of a pass over prompts.
+
+    `record_passes`: on a GPU, record each decode pass once and replay it (CUDA graphs).
+    """
 
     max_rows: int = 256
     cache_bytes: int = 4 << 30
     prefill_tokens: int = 2048
+    record_passes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,11 @@ class LocalSampler:
         self._stop_ids = tuple(stop_ids)
         self._constraints = constraints
         weight = model.find_head().weight
-        self._cache = KvCache(model.shapes, weight.dtype, weight.device, self.options.cache_bytes)
+        is_recorded = weight.device.type == "cuda" and self.options.record_passes
+        self._cache = KvCache(model.shapes, weight.dtype, weight.device, self.options.cache_bytes, is_fixed=is_recorded)
+        self._decode_pass: EagerDecode | RecordedDecode = EagerDecode(model.backbone, self._cache)
+        if is_recorded:
+            self._decode_pass = RecordedDecode(model.backbone, self._cache, record_cuda)
         self._is_busy = False
 
     def sample(
@@ -146,13 +155,19 @@ class LocalSampler:
             )
         self._is_busy = True
         try:
-            parts = EngineParts(self._model.backbone, self._model.find_head(), self._cache, self.options.prefill_tokens)
+            parts = EngineParts(
+                self._model.backbone,
+                self._decode_pass,
+                self._model.find_head(),
+                self._cache,
+                self.options.prefill_tokens,
+            )
             sizes = self._cut(prompts, request.settings)
             pool = Pool(parts, sizes, request.settings, request.stop_ids, request.watch)
             for finished in pool.run(prompts, seeds):
                 yield finished.group.index, self._complete(problems[finished.group.index], finished)
         finally:
-            self._cache.release()
+            self._cache.end_call()
             self._is_busy = False
 
     def publish(self, policy: PolicyVersion) -> str:
@@ -209,7 +224,7 @@ class LocalSampler:
         output = self._model.backbone(
             input_ids=ids_T[None], position_ids=positions[None], use_cache=False, cached_step=step
         )
-        self._cache.release()
+        self._cache.end_call()
         logits = compute_logits(output.last_hidden_state[0, :-1], self._model.find_head()).float()
         return logits.log_softmax(-1).gather(1, ids_T[1:, None])[:, 0]
 

@@ -17,9 +17,10 @@ from torch.nn.functional import linear
 
 from posttrain.core.records import FinishReason
 from posttrain.core.sampling import SamplingSettings, derive_sample_seed
-from posttrain.kernels.cached_attention import Decode, Prefill, PromptPiece
+from posttrain.kernels.cached_attention import PromptPiece
 from posttrain.kernels.drawing import Drawn, check_drawn, compute_uniforms, draw_tokens
 from posttrain.kernels.token_logprobs import Head
+from posttrain.samplers.graphs import DecodeInputs, run_backbone
 from posttrain.samplers.kv_cache import CacheSizes, KvCache, SharedRows
 from posttrain.samplers.rows import Group, RowState, Running, Written
 from posttrain.samplers.watch import RowWatch
@@ -43,10 +44,12 @@ class Finished:
 class EngineParts:
     """What the engine runs: a backbone with cached attention, a head, buffers. Made by `samplers/local.py`.
 
-    `prefill_tokens` is the token budget of one pass over prompts.
+    `decode` runs one token of each sequence, eagerly or from recordings. `prefill_tokens` is the token budget of
+    one pass over prompts.
     """
 
     backbone: Callable[..., Any]
+    decode: Callable[[DecodeInputs], torch.Tensor]
     head: Head
     cache: KvCache
     prefill_tokens: int
@@ -178,7 +181,8 @@ class Pool:
         device = self.rows.ids.device
         flat = torch.tensor([token for piece in ids for token in piece], device=device)
         positions = torch.cat([torch.arange(piece.start, piece.start + piece.length) for piece in pieces])
-        return self._run(flat, positions.to(device), self.cache.build_prefill(pieces, is_shared=self.is_shared))
+        step = self.cache.build_prefill(pieces, is_shared=self.is_shared)
+        return run_backbone(self.parts.backbone, flat, positions.to(device), step)
 
     # ---- one token of each sequence
 
@@ -189,8 +193,11 @@ class Pool:
         if self._is_shared_stale:
             self._shared = self._build_shared(count) if self.is_shared else None
             self._is_shared_stale = False
-        step = self.cache.build_decode(lengths, int(lengths[: rows.active].max()), self._shared)
-        hidden = self._run(rows.ids[:count], rows.positions[:count], step)
+        hidden = self.parts.decode(
+            DecodeInputs(
+                rows.ids[:count], rows.positions[:count], lengths, int(lengths[: rows.active].max()), self._shared
+            )
+        )
         rows.lengths[: rows.active] += 1
         active = slice(0, rows.active)
         return self._accept(active, self._draw(hidden, active))
@@ -201,7 +208,7 @@ class Pool:
         groups = [sequence.group for sequence in self.rows.running]
         slots = [group.slot or 0 for group in groups]
         members = [slot * M + sequence.sample_index for slot, sequence in zip(slots, self.rows.running, strict=True)]
-        P = max(slots, default=0) + 1
+        P = self.sizes.num_prompts if self.cache.is_fixed else max(slots) + 1
         row_of_member = [0] * (P * M)
         for row, member in enumerate(members):
             row_of_member[member] = row
@@ -215,14 +222,6 @@ class Pool:
             torch.tensor(members + [0] * missing, device=device),
             torch.tensor(lengths, device=device),
         )
-
-    def _run(self, ids_T: torch.Tensor, positions_T: torch.Tensor, step: Prefill | Decode) -> torch.Tensor:
-        """Return the last hidden states [T, H]."""
-        output = self.parts.backbone(
-            input_ids=ids_T[None], position_ids=positions_T[None], use_cache=False, cached_step=step
-        )
-        hidden: torch.Tensor = output.last_hidden_state[0]
-        return hidden
 
     def _draw(self, hidden_BH: torch.Tensor, rows: slice) -> Drawn:
         """Draw the next token of some rows; hidden states behind them are of padding."""
