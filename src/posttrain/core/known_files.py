@@ -39,7 +39,7 @@ def find_once(question: Hashable, paths: Sequence[Path], find: Callable[[], Valu
     before = _describe(paths)
     known = _KNOWN.get(question)
     if known is not None and known[0] == before:
-        return known[1]  # type: ignore[no-any-return]  # what `find` returned for this question
+        return known[1]
     value = find()
     newest = max((max(state[-2:]) for state in before), default=0) / 1e9
     if newest < began - _TICK_SECONDS and _describe(paths) == before:

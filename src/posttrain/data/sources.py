@@ -204,7 +204,7 @@ def fingerprint(source: DataSource, *, root: Path, row_source: RowSource | None 
     elif where.startswith("hub:"):
         name, content = where, str(load_hub_dataset(where.removeprefix("hub:"), source.split)._fingerprint)
     else:
-        # Lab rows are made by a program, the same ones all through a process: made once and hashed, they need no promise.
+        # Lab rows are made by a program, the same ones all through a process: hashing them needs no promise.
         question = ("lab", row_source, where, source.split, source.skip, source.rows)
         name, content = where, find_once(question, [], lambda: _hash_lab(source, row_source))
     how = source.model_dump(include={"split", "format", "columns", "skip", "rows"})
