@@ -168,18 +168,24 @@ class Completion:
 class Outcome:
     """What a scorer says of one completion: a score, or the typed failure that stands in its place.
 
-    `status` is `scored`, or one of the failures; `fault` says whose failure it is. The policy's
-    failures keep their declared `value` in every denominator; the harness's never become a score.
+    `status` is `scored`, one of the failures, or `not_applicable` where the scorer has nothing to say of
+    such a row; `fault` says whose failure it is. The policy's failures keep their declared `value` in
+    every denominator; the harness's, and what does not apply, never become a score.
 
     Example: an answer that cannot be read is `Outcome("unparsed", 0.0, fault="policy",
     why="no number found")` and counts as 0 in the mean.
     """
 
-    status: Literal["scored", "unparsed", "timed_out", "truncated", "errored"]
+    status: Literal["scored", "unparsed", "timed_out", "truncated", "errored", "not_applicable"]
     value: float
     why: str = ""
     fault: Literal["policy", "harness"] | None = None
     parts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the value stands in a denominator."""
+        return self.fault != "harness" and self.status != "not_applicable"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.core.errors import ModelError
 from posttrain.core.hashing import hash_json
+from posttrain.core.known_files import find_once
 
 if TYPE_CHECKING:
     import torch
@@ -158,9 +159,16 @@ def _is_counts(value: Any) -> bool:
 
 
 def hash_weights(folder: Path) -> str:
-    """Return the content hash of a folder's weights: names, dtypes, shapes and bytes of all tensors."""
-    entries = read_weight_entries(folder)
-    return hash_json([[name, e.dtype, list(e.shape), hash_entry(e)] for name, e in sorted(entries.items())])
+    """Return the content hash of a folder's weights: names, dtypes, shapes and bytes of all tensors.
+
+    Files that nobody touched since they were hashed in this process are not read again.
+    """
+    entries = sorted(read_weight_entries(folder).items())
+    return find_once(
+        ("weights", *entries),
+        sorted({entry.path for _, entry in entries}),
+        lambda: hash_json([[name, e.dtype, list(e.shape), hash_entry(e)] for name, e in entries]),
+    )
 
 
 def hash_entry(entry: TensorEntry) -> str:
