@@ -16,7 +16,7 @@ from posttrain.objectives.sft import compute_sft_loss
 from posttrain.training.batches import build_micro_batch
 from posttrain.training.memory import MemoryEstimate, estimate_step_memory, measure_resident_bytes
 from posttrain.training.optimizer import AdamWSettings, MasterOptimizer
-from posttrain.training.policy import ScoredPolicy
+from posttrain.training.policy import ScoredPolicy, enable_checkpointing
 from tests.training.tiny import ARCHITECTURES, make_policy, make_samples
 
 # Wide enough that what a kernel keeps a document is small beside what a layer keeps.
@@ -41,7 +41,7 @@ def build_policy(name: str, device: str, dtype: torch.dtype, *, lora: bool, chec
     if lora:
         model = add_adapter(model, LoraSettings(rank=8), "estimate", 0)
     if checkpointed:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(model)
     return make_policy(model)
 
 
