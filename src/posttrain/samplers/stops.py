@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 _REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are no whole character
 _MOST_PARTS = 4  # tokens that one character may be spread over: its UTF-8 bytes
-_FIRST_WINDOW = 8
+_FIRST_WINDOW = 16
 
 
 class StopStrings:
@@ -65,7 +65,7 @@ class StopStrings:
         its length before.
         """
         needed = len(self._decode(ids[-_MOST_PARTS:])) + self._longest - 1
-        window = _FIRST_WINDOW + self._longest
+        window = _FIRST_WINDOW
         while True:
             start = self._find_boundary(ids, len(ids) - window)
             tail = self._decode(ids[start:])
