@@ -149,7 +149,7 @@ def test_characters_that_are_all_spelled_in_bytes_are_not_cut_in_two(
     decode = DECODERS[kind][0]
     row = "aaa" + "😀é€" * 4 + "😀😀"
     ids = tokenizer.encode(row, add_special_tokens=False).ids
-    assert sum("\ufffd" in decode([token]) for token in ids) >= 40
+    assert sum("\ufffd" in decode([token]) for token in ids) > 30
     for text in ("😀é", "é€😀é", "€😀😀", "a😀é", "😀😀"):
         expected = search_plainly(ids, [text], decode)
         assert expected is not None and expected[1].endswith(decode(ids).partition(text)[0])
