@@ -4,7 +4,7 @@ A grammar is compiled once and shared by the rows that draw under it; each row f
 packed as `kernels.drawing.draw_tokens` takes them. What the library behind it (llguidance) does not know of a
 schema or expression it refuses, rather than draw what does not match.
 
-White space between the parts of a JSON text is allowed in runs of up to 32 characters, since a weak model may else
+White space between the parts of a JSON text is allowed in runs of up to 20 characters, since a weak model may else
 draw nothing but white space. A schema may say otherwise in its own words:
 `{"x-guidance": {"whitespace_flexible": false}, "type": "object", ...}` allows none. In regular expressions `\d` is
 0 to 9, and `\w` and `\s` are those of Unicode.
@@ -28,7 +28,7 @@ from posttrain.core.errors import ModelError, RecipeError, SamplerError
 from posttrain.core.sampling import TokenConstraint
 
 _WORD_TOKENS = 32
-_WHITE_SPACE = r"[ \t\r\n]{1,32}"
+_WHITE_SPACE = r"[ \t\r\n]{1,20}"
 _EXPECTED = {
     "json_schema": "a JSON Schema of the keywords that llguidance knows",
     "regex": "a regular expression without look-around or back-references (syntax of Rust's regex crate)",
@@ -98,10 +98,19 @@ def _build_grammar(constraint: TokenConstraint) -> str:
         return llguidance.LLMatcher.grammar_from_lark(constraint.text)
     try:
         schema = json.loads(constraint.text)
-        defaults: Any = {"whitespace_pattern": _WHITE_SPACE} if isinstance(schema, dict) else None
-        return llguidance.LLMatcher.grammar_from_json_schema(constraint.text, defaults=defaults)
+        return llguidance.LLMatcher.grammar_from_json_schema(constraint.text, defaults=_choose_defaults(schema))
     except ValueError as error:
         raise _describe(constraint, str(error)) from error
+
+
+def _choose_defaults(schema: Any) -> Any:
+    """Return the options of a schema that does not name its own: no long runs of white space."""
+    if not isinstance(schema, dict):
+        return None
+    named = schema.get("x-guidance")
+    if isinstance(named, dict) and any(name.startswith("whitespace") for name in named):
+        return None
+    return {"whitespace_pattern": _WHITE_SPACE}
 
 
 def _describe(constraint: TokenConstraint, reason: str) -> RecipeError:
