@@ -10,13 +10,13 @@ from torch import nn
 
 from posttrain.core.errors import ModelError
 from posttrain.kernels.attention import choose_masked_attention, register_packed_attention
+from posttrain.kernels.layouts import run_packed
 from posttrain.models.heads import (
     attention_backend,
     check_head,
     find_backbone,
     find_head,
     is_packing_exact,
-    run_packed,
 )
 from posttrain.objectives.sft import compute_sft_loss
 from posttrain.training.batches import build_empty_micro_batch, build_micro_batch

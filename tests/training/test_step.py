@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from posttrain.core.errors import TrainingError
-from posttrain.training.batches import build_micro_batch, count_scored, round_up_tokens
+from posttrain.kernels.layouts import round_up_tokens
+from posttrain.training.batches import build_micro_batch, count_scored
 from posttrain.training.optimizer import AdamWSettings
 from posttrain.training.policy import enable_checkpointing
 from posttrain.training.step import StepBatch

@@ -128,7 +128,8 @@ FinishReason = Literal["stop", "length", "cancelled"]
 class TopLogprobs:
     """The most probable tokens at each position of a completion, most probable first.
 
-    Made by samplers where `top_logprobs` asks for it. Nats under the full distribution at temperature 1.
+    Made by samplers and `models/logprobs.py` where `top_logprobs` asks for it. Nats under the full distribution, at
+    temperature 1 unless another was asked for (samplers never do).
 
     Example: two tokens and `top_logprobs=2`: `ids_TK = [[7, 4], [3, 9]]`, `logprobs_TK = [[-0.1, -2.5], ...]`.
     """

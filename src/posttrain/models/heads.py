@@ -16,12 +16,8 @@ import torch
 from torch import nn
 
 from posttrain.core.errors import ModelError
-from posttrain.kernels.attention import (
-    DocumentSpans,
-    choose_masked_attention,
-    packed_attention,
-    register_packed_attention,
-)
+from posttrain.kernels.attention import choose_masked_attention, packed_attention, register_packed_attention
+from posttrain.kernels.layouts import Layout, run_packed
 from posttrain.kernels.token_logprobs import Head
 
 _PROBE_TOKENS = 6
@@ -162,6 +158,13 @@ def is_packing_exact(model: nn.Module) -> bool:
     return all(_root_mean_square(row) <= tolerance for x in differences for row in x)
 
 
+def choose_layout(model: nn.Module, *, may_pack: bool = True) -> Layout:
+    """Return how rows are to be laid for a model: packed where that is proven exact, else padded or one at a time."""
+    if depends_on_longest_row(model):
+        return "single"
+    return "packed" if may_pack and is_packing_exact(model) else "padded"
+
+
 def _record_windows(model: nn.Module, ids_T: torch.Tensor) -> list[int | None]:
     """Return the sliding window that each attention layer hands to the back-end, in training mode.
 
@@ -199,22 +202,6 @@ def _declared_windows(config: Any) -> list[int | None]:
 
 def _root_mean_square(tensor: torch.Tensor) -> float:
     return float(tensor.float().square().mean().sqrt())
-
-
-def run_packed(backbone: nn.Module, ids_T: torch.Tensor, lengths: tuple[int, ...], **arguments: Any) -> torch.Tensor:
-    """Return last hidden states [T, H] of documents laid end to end; positions restart at each.
-
-    The model must use the packed attention back-end (`kernels.attention.register_packed_attention`).
-    """
-    positions = torch.cat([torch.arange(length, device=ids_T.device) for length in lengths])
-    output = backbone(
-        input_ids=ids_T[None],
-        position_ids=positions[None],
-        use_cache=False,
-        document_spans=DocumentSpans.from_lengths(lengths, ids_T.device),
-        **arguments,
-    )
-    return output.last_hidden_state[0]
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from posttrain.core.durable import read_json
 from posttrain.core.records import RenderedSample
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.kernels.attention import register_packed_attention
+from posttrain.kernels.layouts import Layout, run_packed
 from posttrain.models.adapters import add_adapter
 from posttrain.models.fusing import fuse_layers
-from posttrain.models.heads import attention_backend, depends_on_longest_row, find_backbone, find_head, run_packed
+from posttrain.models.heads import attention_backend, depends_on_longest_row, find_backbone, find_head
 from posttrain.models.loading import ADAPTERS_FOLDER, BASE_FOLDER
 from posttrain.models.lora_settings import LoraSettings
 from posttrain.objectives.sft import compute_sft_loss
@@ -27,7 +28,7 @@ from posttrain.training.batches import build_micro_batch
 from posttrain.training.distributed import Ranks, find_device, find_layers
 from posttrain.training.memory import MemoryEstimate, estimate_runtime, estimate_step_memory
 from posttrain.training.optimizer import AdamWSettings, MasterOptimizer
-from posttrain.training.policy import Layout, ScoredPolicy, enable_checkpointing
+from posttrain.training.policy import ScoredPolicy, enable_checkpointing
 from posttrain.training.step import StepBatch, Updater
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
