@@ -54,7 +54,7 @@ def stack_linears(model: Any) -> int:
     count = 0
     for module in model.modules():
         for names in _SIBLINGS:
-            layers = [getattr(module, name, None) for name in names]
+            layers: list[Any] = [getattr(module, name, None) for name in names]
             if all(type(layer) is nn.Linear for layer in layers) and _match(layers):
                 _Stack(layers)
                 count += 1

@@ -8,7 +8,6 @@ batch, except where the model's own arithmetic rounds differently in a batch of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from posttrain.core.errors import SamplerError
@@ -20,14 +19,7 @@ from posttrain.samplers.local import PromptRenderer, check_prompts
 from posttrain.samplers.padded import PaddedBatch, PaddedModel, drawing_mode, find_plain_model
 from posttrain.samplers.pool import Finished
 from posttrain.samplers.rows import Group, Running
-from posttrain.samplers.watch import RowWatch, build_watch
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    settings: SamplingSettings
-    stop_ids: tuple[int, ...]
-    watch: RowWatch
+from posttrain.samplers.watch import DrawingRequest, build_request, check_publishable
 
 
 # many parameters: a sampler is built once, of parts that have no other common home
@@ -86,10 +78,8 @@ class GenerateSampler:
         prompts = [list(map(int, ids)) for ids in self._render_prompts(problems)]
         config = find_plain_model(self._model).config.get_text_config()
         check_prompts(problems, prompts, settings, getattr(config, "max_position_embeddings", None))
-        own_stops = () if settings.ignore_eos else self._stop_ids
-        stop_ids = tuple({*own_stops, *settings.stop_ids})
-        watch = build_watch(settings, stop_ids, self._decode, self._constraints, self._padded.device)
-        return self._sample(problems, prompts, seeds, _Request(settings, stop_ids, watch))
+        request = build_request(settings, self._stop_ids, self._decode, self._constraints, self._padded.device)
+        return self._sample(problems, prompts, seeds, request)
 
     def publish(self, policy: PolicyVersion) -> str:
         """Draw from a live policy's model from now on, as its weights are now.
@@ -100,18 +90,7 @@ class GenerateSampler:
         Raises:
             SamplerError: An iterator is still read, or the policy is not in this process.
         """
-        if self._num_open:
-            raise SamplerError(
-                "weights were published while completions are being drawn",
-                expected="no iterator that is still read",
-                cure="read the iterator to its end, or close it, and publish then",
-            )
-        if policy.model is None:
-            raise SamplerError(
-                "a policy without a live model",
-                expected="PolicyVersion(hash, model=...)",
-                cure="load the policy first (posttrain.models.loading.load_policy)",
-            )
+        check_publishable(policy, is_drawing=self._num_open > 0)
         self._take(policy.model)
         self.policy_hash = policy.hash
         return policy.hash
@@ -126,7 +105,7 @@ class GenerateSampler:
         self._is_padding_exact: bool | None = None  # found out when it is first needed
 
     def _sample(
-        self, problems: Sequence[Problem], prompts: Sequence[list[int]], seeds: Sequence[int], request: _Request
+        self, problems: Sequence[Problem], prompts: Sequence[list[int]], seeds: Sequence[int], request: DrawingRequest
     ) -> Iterator[tuple[int, Completion]]:
         groups = [Group(index, ids, [seed]) for index, (ids, seed) in enumerate(zip(prompts, seeds, strict=True))]
         # Longest first: a batch that does not fit in memory fails at once, not at the end.
@@ -163,7 +142,7 @@ class GenerateSampler:
             yield sequences[start:end]
             start = end
 
-    def _draw_batch(self, sequences: Sequence[Running], request: _Request) -> Iterator[Finished]:
+    def _draw_batch(self, sequences: Sequence[Running], request: DrawingRequest) -> Iterator[Finished]:
         batch = PaddedBatch(self._padded, sequences, request.settings, request.stop_ids, request.watch)
         while batch.is_running:
             self._check_unchanged()

@@ -15,19 +15,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from posttrain.core.errors import DataError, SamplerError
-from posttrain.core.records import Completion, Problem, TopLogprobs
+from posttrain.core.records import Completion, Problem
 from posttrain.core.sampling import PolicyVersion, SamplingSettings
 from posttrain.kernels.cached_attention import PromptPiece
 from posttrain.kernels.token_logprobs import Head
+from posttrain.samplers.completions import build_completion
 from posttrain.samplers.constraints import ConstraintCompiler
 from posttrain.samplers.graphs import EagerDecode, RecordedDecode, record_cuda
 from posttrain.samplers.kv_cache import CacheSizes, KvCache, LayerShape
-from posttrain.samplers.pool import EngineParts, Finished, Pool, compute_logits
-from posttrain.samplers.watch import RowWatch, build_watch
+from posttrain.samplers.pool import EngineParts, Pool, compute_logits
+from posttrain.samplers.watch import DrawingRequest, build_request, check_publishable
 
 PromptRenderer = Callable[[Sequence[Problem]], Sequence[Sequence[int]]]
 """Turns problems into prompt ids, generation prompt included, in order."""
@@ -68,13 +68,6 @@ class EngineModel:
     refresh: Callable[[Any], None]
     compute_reference: Callable[[Any, torch.Tensor], torch.Tensor]
     context_tokens: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    settings: SamplingSettings
-    stop_ids: tuple[int, ...]
-    watch: RowWatch
 
 
 # many parameters: a sampler is built once, of parts that have no other common home
@@ -137,13 +130,11 @@ class LocalSampler:
             raise ValueError(f"{len(seeds)} seeds for {len(problems)} problems")
         prompts = [list(map(int, ids)) for ids in self._render_prompts(problems)]
         check_prompts(problems, prompts, settings, self._model.context_tokens)
-        own_stops = () if settings.ignore_eos else self._stop_ids
-        stop_ids = tuple({*own_stops, *settings.stop_ids})
-        watch = build_watch(settings, stop_ids, self._decode, self._constraints, self._cache.device)
-        return self._sample(problems, prompts, seeds, _Request(settings, stop_ids, watch))
+        request = build_request(settings, self._stop_ids, self._decode, self._constraints, self._cache.device)
+        return self._sample(problems, prompts, seeds, request)
 
     def _sample(
-        self, problems: Sequence[Problem], prompts: Sequence[list[int]], seeds: Sequence[int], request: _Request
+        self, problems: Sequence[Problem], prompts: Sequence[list[int]], seeds: Sequence[int], request: DrawingRequest
     ) -> Iterator[tuple[int, Completion]]:
         if not problems:
             return
@@ -165,7 +156,8 @@ class LocalSampler:
             sizes = self._cut(prompts, request.settings)
             pool = Pool(parts, sizes, request.settings, request.stop_ids, request.watch)
             for finished in pool.run(prompts, seeds):
-                yield finished.group.index, self._complete(problems[finished.group.index], finished)
+                index = finished.group.index
+                yield index, build_completion(problems[index], finished, self._decode, self.policy_hash)
         finally:
             self._cache.end_call()
             self._is_busy = False
@@ -177,18 +169,7 @@ class LocalSampler:
             SamplerError: A sampling is under way, the policy is not in this process, or the probe's log-probs
                 differ from the policy's own.
         """
-        if self._is_busy:
-            raise SamplerError(
-                "weights were published while completions are being drawn",
-                expected="no iterator that is still read",
-                cure="read the iterator to its end, or close it, and publish then",
-            )
-        if policy.model is None:
-            raise SamplerError(
-                "a policy without a live model",
-                expected="PolicyVersion(hash, model=...)",
-                cure="load the policy first (posttrain.models.loading.load_policy)",
-            )
+        check_publishable(policy, is_drawing=self._is_busy)
         self._model.refresh(policy.model)
         self.check_probe(policy.model)
         self.policy_hash = policy.hash
@@ -241,30 +222,6 @@ class LocalSampler:
         sizes = self._cache.count_rows(wanted, own, longest if samples > 1 else 0, samples)
         self._cache.cut(sizes)
         return sizes
-
-    def _complete(self, problem: Problem, finished: Finished) -> Completion:
-        written = finished.written
-        ids = written.ids.numpy().astype(np.int32)
-        text = finished.text
-        if text is None:
-            is_stop_token = finished.finish_reason == "stop"
-            text = self._decode((ids[:-1] if is_stop_token else ids).tolist())
-        top = None
-        if written.top_ids is not None and written.top_logprobs is not None:
-            top = TopLogprobs(written.top_ids.numpy().astype(np.int32), written.top_logprobs.numpy())
-        return Completion(
-            problem_id=problem.problem_id,
-            sample_index=finished.sample_index,
-            prompt_ids=np.array(finished.group.prompt, dtype=np.int32),
-            ids=ids,
-            text=text,
-            finish_reason=finished.finish_reason,
-            policy_hash=self.policy_hash,
-            seed=finished.seed,
-            sampler_logprobs=written.logprobs.numpy(),
-            drawing_logprobs=written.drawing_logprobs.numpy(),
-            top_logprobs=top,
-        )
 
 
 def check_prompts(

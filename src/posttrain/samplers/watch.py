@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from posttrain.core.errors import RecipeError
-from posttrain.core.sampling import SamplingSettings
+from posttrain.core.errors import RecipeError, SamplerError
+from posttrain.core.sampling import PolicyVersion, SamplingSettings
 from posttrain.samplers.constraints import CompiledConstraint, ConstrainedText, ConstraintCompiler
 from posttrain.samplers.stops import StopStrings
 
@@ -74,18 +75,29 @@ class RowWatch:
             self._ids[target] = self._ids[source]
 
 
-def build_watch(
+@dataclass(frozen=True, slots=True)
+class DrawingRequest:
+    """One call of a sampler: how to draw, all token ids that end a sequence, and what follows the rows."""
+
+    settings: SamplingSettings
+    stop_ids: tuple[int, ...]
+    watch: RowWatch
+
+
+def build_request(
     settings: SamplingSettings,
-    stop_ids: Sequence[int],
+    policy_stop_ids: Sequence[int],
     decode: Callable[[Sequence[int]], str],
     compiler: ConstraintCompiler | None,
     device: torch.device,
-) -> RowWatch:
-    """Return what follows the rows of one call.
+) -> DrawingRequest:
+    """Return what a call of a sampler is to do.
 
     Raises:
         RecipeError: The constraint cannot be used, or this sampler has no tokenizer to hold one with.
     """
+    own_stops = () if settings.ignore_eos else policy_stop_ids
+    stop_ids = tuple(sorted({*own_stops, *settings.stop_ids}))
     constraint = None
     if settings.constraint is not None:
         if compiler is None:
@@ -97,4 +109,24 @@ def build_watch(
             )
         constraint = compiler.compile(settings.constraint, stop_ids)
     stops = StopStrings(settings.stop_strings, decode) if settings.stop_strings else None
-    return RowWatch(constraint, stops, stop_ids, device)
+    return DrawingRequest(settings, stop_ids, RowWatch(constraint, stops, stop_ids, device))
+
+
+def check_publishable(policy: PolicyVersion, *, is_drawing: bool) -> None:
+    """Refuse weights that a sampler in this process cannot take over.
+
+    Raises:
+        SamplerError: A sampling is under way, or the policy is not in this process.
+    """
+    if is_drawing:
+        raise SamplerError(
+            "weights were published while completions are being drawn",
+            expected="no iterator that is still read",
+            cure="read the iterator to its end, or close it, and publish then",
+        )
+    if policy.model is None:
+        raise SamplerError(
+            "a policy without a live model",
+            expected="PolicyVersion(hash, model=...)",
+            cure="load the policy first (posttrain.models.loading.load_policy)",
+        )
