@@ -68,16 +68,27 @@ def build_sampler(
         model = build_engine_model(policy.model, chosen)
     except UnmanagedCacheError as error:
         note = f"sampling through transformers' own cache, several times slower: {error}"
-        return GenerateSampler(policy.model, policy.hash, render_prompts, decode, stop_ids=stop_ids), [note]
-    vocabulary = model.find_head().weight.shape[0]
+        plain = GenerateSampler(
+            policy.model,
+            policy.hash,
+            render_prompts,
+            decode,
+            stop_ids=stop_ids,
+            constraints=_build_compiler(policy, policy.model.get_output_embeddings().weight.shape[0]),
+        )
+        return plain, [note]
     sampler = LocalSampler(
         model,
         policy.hash,
         render_prompts,
         decode,
         stop_ids=stop_ids,
-        constraints=ConstraintCompiler(policy.tokenizer.backend_tokenizer.to_str(), vocabulary),
+        constraints=_build_compiler(policy, model.find_head().weight.shape[0]),
         options=options,
     )
     sampler.check_probe(policy.model)
     return sampler, []
+
+
+def _build_compiler(policy: LoadedPolicy, vocabulary: int) -> ConstraintCompiler:
+    return ConstraintCompiler(policy.tokenizer.backend_tokenizer.to_str(), vocabulary)
