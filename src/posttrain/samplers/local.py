@@ -24,7 +24,7 @@ from posttrain.core.sampling import PolicyVersion, SamplingSettings
 from posttrain.kernels.cached_attention import PromptPiece
 from posttrain.kernels.token_logprobs import Head
 from posttrain.samplers.kv_cache import CacheSizes, KvCache, LayerShape
-from posttrain.samplers.pool import EngineParts, Finished, Pool, RowWatch, compute_logits
+from posttrain.samplers.pool import EngineParts, Finished, OnTokens, Pool, RowWatch, compute_logits
 
 PromptRenderer = Callable[[Sequence[Problem]], Sequence[Sequence[int]]]
 """Turns problems into prompt ids, generation prompt included, in order."""
@@ -74,6 +74,8 @@ class LocalSampler:
         decode: Gives the text of ids.
         stop_ids: The policy's own stop tokens.
         options: Rows, memory, passes.
+
+    Set `on_tokens` to be told of every token as it is drawn, stop tokens too, before its completion is yielded.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class LocalSampler:
         weight = model.find_head().weight
         self._cache = KvCache(model.shapes, weight.dtype, weight.device, self.options.cache_bytes)
         self._is_busy = False
+        self.on_tokens: OnTokens | None = None
 
     def sample(
         self, problems: Sequence[Problem], settings: SamplingSettings, seeds: Sequence[int]
@@ -135,6 +138,7 @@ class LocalSampler:
         self._is_busy = True
         try:
             pool = Pool(self._parts(), self._cut(prompts, settings), settings, self._all_stops(settings), RowWatch())
+            pool.on_tokens = self.on_tokens
             for finished in pool.run(prompts, seeds):
                 yield finished.group.index, self._complete(problems[finished.group.index], finished)
         finally:
