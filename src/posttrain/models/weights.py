@@ -103,6 +103,19 @@ def read_weight_entries(folder: Path) -> dict[str, TensorEntry]:
     )
 
 
+def find_stored_dtype(folder: Path) -> str:
+    """Return the dtype that most of a model folder's values are stored in: float32, bfloat16 or float16.
+
+    Raises:
+        ModelError: As for `read_weight_entries`.
+    """
+    names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float32"}
+    sizes: dict[str, int] = {}
+    for entry in read_weight_entries(folder).values():
+        sizes[names[entry.dtype]] = sizes.get(names[entry.dtype], 0) + entry.end - entry.begin
+    return max(sorted(sizes), key=sizes.__getitem__)
+
+
 def _read_shards(folder: Path, index: Path) -> dict[str, TensorEntry]:
     _check_regular(index)
     weight_map = read_json_object(index).get("weight_map")

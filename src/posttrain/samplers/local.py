@@ -26,7 +26,7 @@ from posttrain.samplers.completions import build_completion
 from posttrain.samplers.constraints import ConstraintCompiler
 from posttrain.samplers.graphs import EagerDecode, RecordedDecode, record_cuda
 from posttrain.samplers.kv_cache import CacheSizes, KvCache, LayerShape
-from posttrain.samplers.pool import EngineParts, Pool, compute_logits
+from posttrain.samplers.pool import EngineParts, OnTokens, Pool, compute_logits
 from posttrain.samplers.watch import DrawingRequest, build_request, check_publishable
 
 PromptRenderer = Callable[[Sequence[Problem]], Sequence[Sequence[int]]]
@@ -82,6 +82,8 @@ class LocalSampler:
         stop_ids: The policy's own stop tokens.
         constraints: Compiles constraints for the policy's tokenizer; None refuses them.
         options: Rows, memory, passes.
+
+    Set `on_tokens` to be told of every token as it is drawn, stop tokens too, before its completion is yielded.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class LocalSampler:
         if is_recorded:
             self._decode_pass = RecordedDecode(model.backbone, self._cache, record_cuda)
         self._is_busy = False
+        self.on_tokens: OnTokens | None = None
 
     def sample(
         self, problems: Sequence[Problem], settings: SamplingSettings, seeds: Sequence[int]
@@ -155,6 +158,7 @@ class LocalSampler:
             )
             sizes = self._cut(prompts, request.settings)
             pool = Pool(parts, sizes, request.settings, request.stop_ids, request.watch)
+            pool.on_tokens = self.on_tokens
             for finished in pool.run(prompts, seeds):
                 index = finished.group.index
                 yield index, build_completion(problems[index], finished, self._decode, self.policy_hash)

@@ -25,6 +25,9 @@ from posttrain.samplers.kv_cache import CacheSizes, KvCache, SharedRows
 from posttrain.samplers.rows import Group, RowState, Running, Written
 from posttrain.samplers.watch import RowWatch
 
+OnTokens = Callable[[int, int, Sequence[int]], None]
+"""Told of tokens as they are drawn: index of the prompt, sample index, ids; what it raises ends the call."""
+
 _ROW_MULTIPLE = 8  # rows are run in multiples of so many: product kernels are compiled and kept for every shape
 
 
@@ -79,6 +82,7 @@ class Pool:
         self.settings = settings
         self.sizes = sizes
         self.watch = watch
+        self.on_tokens: OnTokens | None = None
         self.is_shared = sizes.num_prompts > 0
         device = parts.head.weight.device
         self.rows = RowState.build(sizes.num_rows, settings, parts.head.weight.shape[0], device)
@@ -240,6 +244,9 @@ class Pool:
         check_drawn(drawn)
         state = self.rows
         state.write(rows, drawn)
+        if self.on_tokens is not None:
+            for sequence, token in zip(state.running[rows], drawn.ids_B.tolist(), strict=True):
+                self.on_tokens(sequence.group.index, sequence.sample_index, [token])
         is_stop = torch.isin(drawn.ids_B, self.stop_ids)
         is_full = state.counts[rows] >= self.settings.max_new_tokens
         reasons: dict[int, FinishReason] = {}
