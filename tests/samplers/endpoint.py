@@ -26,6 +26,7 @@ class Call:
     body: dict[str, Any]
     handler: BaseHTTPRequestHandler
     number: int
+    released: threading.Event
 
     def reply(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
         """Answer with a JSON value, or with bytes as they are."""
@@ -41,6 +42,11 @@ class Call:
     def answer(self, text: str | None = None, **changes: Any) -> None:
         """Answer properly; without a text, with the echo of the last message."""
         self.reply(chat_answer(echo(self.body) if text is None else text, **changes))
+
+    def hang(self) -> None:
+        """Say nothing until the test is over."""
+        self.handler.close_connection = True
+        self.released.wait()
 
     def write(self, content: bytes) -> None:
         """Send bytes as they are, and close the connection."""
@@ -120,7 +126,8 @@ class Endpoint:
                     self.close_connection = True
 
             def _call(self, body: dict[str, Any]) -> Call:
-                return Call(self.path, {k.lower(): v for k, v in self.headers.items()}, body, self, 0)
+                headers = {name.lower(): text for name, text in self.headers.items()}
+                return Call(self.path, headers, body, self, 0, endpoint.released)
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass

@@ -1,6 +1,10 @@
 """An endpoint as a sampler: what is drawn, in which order nothing depends, and what closing leaves behind."""
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,7 @@ from posttrain.samplers import served as served_module
 from posttrain.samplers.served import ServedSampler
 from tests.samplers.endpoint import Call, Endpoint, build_problems
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SETTINGS = SamplingSettings(max_new_tokens=8)
 
 
@@ -125,6 +130,28 @@ def test_an_iterator_that_is_dropped_leaves_no_thread():
         next(stream)
         del stream
         assert own_threads() == []
+
+
+PROGRAM = """
+import builtins, sys
+from posttrain.core.sampling import SamplingSettings
+from posttrain.samplers.served import ServedSampler
+from posttrain.samplers.served_settings import ServedSettings
+from tests.samplers.endpoint import build_problems
+
+sampler = ServedSampler(ServedSettings(base_url=sys.argv[1], model="tiny"))
+builtins.kept = sampler.sample(build_problems(9), SamplingSettings(max_new_tokens=8), range(9))
+next(builtins.kept)
+sys.exit(3)
+"""
+
+
+def test_a_program_that_ends_with_an_iterator_open_ends():
+    """What is kept in `builtins` is let go of so late that threads stand still by then."""
+    with Endpoint(lambda call: call.answer() if call.number == 0 else call.hang()) as endpoint:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY)])}
+        command = [sys.executable, "-c", PROGRAM, endpoint.url]
+        assert subprocess.run(command, env=environment, timeout=120, check=False).returncode == 3
 
 
 def test_closing_the_sampler_ends_its_iterators_with_an_error_and_is_allowed_twice():

@@ -73,6 +73,19 @@ def test_chat_log_probs_are_one_a_token_with_the_most_probable_by_text():
     assert read(with_logprobs({"content": entries}), logprobs=True).top_logprobs is None
 
 
+def test_a_list_that_the_drawn_token_leads_gives_the_most_probable_ones():
+    """As vLLM lists them: the drawn token, then the most probable ones, one more in all than asked for."""
+
+    def top(*pairs):
+        items = [{"token": token, "logprob": logprob} for token, logprob in pairs]
+        return {"token": items[0]["token"], "logprob": items[0]["logprob"], "top_logprobs": items}
+
+    entries = [top(("d", -9.0), ("a", -1.0), ("b", -2.0)), top(("b", -2.0), ("a", -1.0), ("c", -3.0))]
+    answer = read(with_logprobs({"content": entries}), TOP_TWO)
+    assert answer.top_logprobs.texts_TK == (("a", "b"), ("a", "b"))
+    np.testing.assert_allclose(answer.logprobs, [-9.0, -2.0])
+
+
 def test_log_probs_of_the_completions_format_are_read_alike():
     logprobs = {
         "tokens": ["a", "b"],

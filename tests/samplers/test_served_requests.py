@@ -66,7 +66,7 @@ def test_a_vllm_server_is_sent_every_setting():
         "stop": ["\n\n"],
         "ignore_eos": True,
         "logprobs": True,
-        "top_logprobs": 3,
+        "top_logprobs": 4,
         "structured_outputs": {"regex": "[ab]+"},
         "guided_regex": "[ab]+",
         "seed": 17,
@@ -146,6 +146,7 @@ def test_a_rendered_prompt_is_sent_as_it_is_without_further_special_tokens():
 def test_log_probs_are_asked_for_by_either_setting():
     settings = SamplingSettings(max_new_tokens=7)
     assert body(served(logprobs=True), settings)["top_logprobs"] == 0
+    assert body(served(logprobs=True, kind="vllm"), settings)["top_logprobs"] == 0
     sent = body(served(route="completions"), SamplingSettings(max_new_tokens=7, top_logprobs=2))
     assert sent["logprobs"] == 2
 

@@ -300,8 +300,12 @@ class EndpointClient:
     def _url(self, request: ServedRequest) -> str:
         return self._served.base_url + request.path
 
-    def _describe(self, error: Exception) -> str:
-        return self.redact(f"{type(error).__name__}: {error}".rstrip(": "))
+    def _describe(self, error: BaseException) -> str:
+        """Return an error of the HTTP library with what the system said, which stands at the end of its causes."""
+        name, cause = type(error).__name__, error
+        while (deeper := cause.__cause__ or cause.__context__) is not None:
+            cause = deeper
+        return self.redact(f"{name}: {str(cause) or str(error)}".rstrip(": "))
 
     def _quote(self, body: bytes) -> str:
         text = self.redact(body.decode("utf-8", "replace"))

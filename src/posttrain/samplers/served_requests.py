@@ -158,12 +158,13 @@ def _write_settings(served: ServedSettings, settings: SamplingSettings) -> dict[
     if settings.stop_strings:
         fields["stop"] = list(settings.stop_strings)
     if served.logprobs or settings.top_logprobs:
-        is_chat = served.route == "chat"
-        fields |= (
-            {"logprobs": True, "top_logprobs": settings.top_logprobs}
-            if is_chat
-            else {"logprobs": settings.top_logprobs}
-        )
+        count = settings.top_logprobs
+        if served.route == "chat":
+            # vLLM's list begins with the drawn token, in the place of the last of the most probable ones.
+            is_led_by_drawn = served.kind == "vllm" and count > 0
+            fields |= {"logprobs": True, "top_logprobs": count + 1 if is_led_by_drawn else count}
+        else:
+            fields["logprobs"] = count
     if settings.constraint is not None and settings.constraint.kind == "json_schema":
         schema = {"name": "completion", "schema": _read_schema(settings.constraint.text), "strict": True}
         fields["response_format"] = {"type": "json_schema", "json_schema": schema}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import queue
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from posttrain.core.errors import SamplerError
 
@@ -15,6 +17,16 @@ Item = TypeVar("Item")
 Emit = Callable[[Item], Awaitable[None]]
 Produce = Callable[[Emit[Item]], Awaitable[None]]
 """Does the work and hands over items; `emit` waits while too many have not been taken."""
+
+
+_started: weakref.WeakSet[StreamThread[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Stop what still runs: an iterator that is closed later than this would wait for a thread that stands still."""
+    for thread in list(_started):
+        thread.stop()
 
 
 class _End:
@@ -35,6 +47,8 @@ class StreamThread(Generic[Item]):
         self._items: queue.SimpleQueue[Item | _End] = queue.SimpleQueue()
         self._is_running = threading.Event()
         self._thread = threading.Thread(target=self._run, name="posttrain-served", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
         self._failure: BaseException | None = RuntimeError("the thread ended before its work did")
 
     def iterate(self) -> Iterator[Item]:
@@ -43,6 +57,7 @@ class StreamThread(Generic[Item]):
         Raises:
             SamplerError: `stop` was called by somebody else.
         """
+        _started.add(self)
         self._thread.start()
         try:
             while not isinstance(item := self._items.get(), _End):
@@ -59,12 +74,15 @@ class StreamThread(Generic[Item]):
         """Cancel what is under way and wait until the thread has ended; again does nothing."""
         if self._thread.is_alive():
             self._is_running.wait()
-            self._call(self._task.cancel)
-            self._thread.join()
+            if self._task is not None:
+                self._call(self._task.cancel)
+            if threading.current_thread() is not self._thread:  # else the iterator was collected as garbage in it
+                self._thread.join()
 
     def _call(self, function: Callable[[], object]) -> None:
-        with suppress(RuntimeError):  # the loop is closed: there is nothing left to tell it
-            self._loop.call_soon_threadsafe(function)
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: there is nothing left to tell it
+                self._loop.call_soon_threadsafe(function)
 
     def _run(self) -> None:
         try:
@@ -76,7 +94,7 @@ class StreamThread(Generic[Item]):
 
     async def _work(self) -> None:
         self._loop, self._room = asyncio.get_running_loop(), asyncio.Semaphore(self._capacity)
-        self._task: asyncio.Task[None] = asyncio.ensure_future(self._produce_all())
+        self._task = asyncio.ensure_future(self._produce_all())
         self._is_running.set()
         # What the producer raises is raised where the items are taken.
         (failure,) = await asyncio.gather(self._task, return_exceptions=True)
