@@ -120,8 +120,9 @@ class Problem:
     cluster_id: str = ""
 
 
-FinishReason = Literal["stop", "length", "cancelled"]
-"""A stop token or stop string, the cap on new tokens or the model's context, or a sampler that was closed."""
+FinishReason = Literal["stop", "length", "cancelled", "filtered"]
+"""A stop token or stop string, the cap on new tokens or the model's context, a sampler that was closed, or an
+endpoint's own content filter, which withheld the text or cut it short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +131,14 @@ class TopLogprobs:
 
     Made by samplers and `models/logprobs.py` where `top_logprobs` asks for it. Nats under the full distribution, at
     temperature 1 unless another was asked for (samplers never do).
+    An endpoint that speaks text alone names the tokens in `texts_TK` and leaves `ids_TK` without columns.
 
     Example: two tokens and `top_logprobs=2`: `ids_TK = [[7, 4], [3, 9]]`, `logprobs_TK = [[-0.1, -2.5], ...]`.
     """
 
     ids_TK: npt.NDArray[np.int32]
     logprobs_TK: npt.NDArray[np.float32]
+    texts_TK: tuple[tuple[str, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
