@@ -69,26 +69,35 @@ def merge_adapters(model: Any) -> Any:
         ModelError: The model has no adapter, or a weight that cannot take one exactly.
     """
     _require_adapters(model)
-    names = list_adapters(model)
     for place, layer in iterate_layers(model):
         weight = layer.get_base_layer().weight
-        if not weight.is_floating_point():
-            raise ModelError(
-                f"a weight of {weight.dtype}",
-                expected="floating-point weights",
-                cure="merge into the model's unquantised weights",
-                place=place,
-            )
-        merged = weight.float()
-        for name in names:
-            if name in layer.lora_A:
-                delta = layer.lora_B[name].weight.float() @ layer.lora_A[name].weight.float() * layer.scaling[name]
-                merged = merged + (delta.T if layer.fan_in_fan_out else delta)
-        weight.copy_(merged.to(weight.dtype))
+        weight.copy_(compute_merged_weight(place, layer))
     plain = model.unload()
     for parameter in plain.parameters():
         parameter.requires_grad_(True)
     return plain
+
+
+@torch.no_grad()
+def compute_merged_weight(place: str, layer: Any) -> torch.Tensor:
+    """Return a LoRA layer's weight with all its adapters added in float32, in the weight's own dtype.
+
+    Raises:
+        ModelError: The weight cannot take an adapter exactly.
+    """
+    weight = layer.get_base_layer().weight
+    if not weight.is_floating_point():
+        raise ModelError(
+            f"a weight of {weight.dtype}",
+            expected="floating-point weights",
+            cure="merge into the model's unquantised weights",
+            place=place,
+        )
+    merged = weight.float()
+    for name in layer.lora_A:
+        delta = layer.lora_B[name].weight.float() @ layer.lora_A[name].weight.float() * layer.scaling[name]
+        merged = merged + (delta.T if layer.fan_in_fan_out else delta)
+    return merged.to(weight.dtype)
 
 
 def prepare_policy(
