@@ -192,6 +192,22 @@ def test_published_weights_are_the_ones_that_are_sampled(kind: str) -> None:
     assert {row[0].policy_hash for row in before} == {"policy-0"}
 
 
+def test_a_failed_publishing_leaves_no_policy_to_draw_from() -> None:
+    model = make_model("llama").eval()
+    prompts = make_prompts()
+    sampler = make_sampler(model, prompts)
+    live = make_model("llama").eval()
+    with torch.no_grad():
+        live.model.embed_tokens.weight[0] = float("nan")
+        live.model.layers[1].mlp.down_proj.weight[3, 4] = float("nan")
+    with pytest.raises(SamplerError, match="probe"):
+        sampler.publish(PolicyVersion("broken", model=live))
+    with pytest.raises(SamplerError, match="no known policy"):
+        draw(sampler, len(prompts), SamplingSettings(max_new_tokens=4))
+    sampler.publish(PolicyVersion("mended", model=model))
+    assert draw(sampler, 1, SamplingSettings(max_new_tokens=4))[0][0].policy_hash == "mended"
+
+
 def test_closing_the_iterator_cancels_and_leaves_the_engine_ready() -> None:
     model = make_model("llama").eval()
     prompts = make_prompts()
@@ -309,3 +325,19 @@ def test_recorded_passes_draw_what_eager_ones_draw(name: str, num_samples: int) 
     recorded.publish(PolicyVersion("policy-1", model=model))
     recorded.close()
     assert cache.num_bytes == 0
+
+
+def test_stop_strings_end_a_sequence_wherever_its_tokens_break() -> None:
+    model = make_model("llama").eval()
+    prompts = make_prompts()
+    free = draw(make_sampler(model, prompts), len(prompts), SamplingSettings(max_new_tokens=30, temperature=1.0))
+    settings = SamplingSettings(max_new_tokens=30, temperature=1.0, stop_strings=("1 2", "9 3", "4 4", "0 1"))
+    stopped = draw(make_sampler(model, prompts), len(prompts), settings)
+    ended = 0
+    for (long,), (short,) in zip(free, stopped, strict=True):
+        starts = [start for start in map(long.text.find, settings.stop_strings) if start >= 0]
+        assert short.text == (long.text[: min(starts)] if starts else long.text)
+        assert short.finish_reason == ("stop" if starts else "length")
+        assert short.ids.tolist() == long.ids[: len(short.ids)].tolist()
+        ended += bool(starts)
+    assert ended > 2

@@ -141,6 +141,12 @@ class LocalSampler:
     ) -> Iterator[tuple[int, Completion]]:
         if not problems:
             return
+        if not self.policy_hash:
+            raise SamplerError(
+                "the engine holds weights of no known policy, since publishing them failed",
+                expected="a policy that was published",
+                cure="publish a policy again, or build the sampler anew",
+            )
         if self._is_busy:
             raise SamplerError(
                 "the engine is drawing for another iterator",
@@ -174,6 +180,7 @@ class LocalSampler:
                 differ from the policy's own.
         """
         check_publishable(policy, is_drawing=self._is_busy)
+        self.policy_hash = ""  # no policy's, until the probe has shown that the copy is whole
         self._model.refresh(policy.model)
         self.check_probe(policy.model)
         self.policy_hash = policy.hash
