@@ -66,14 +66,15 @@ def _record_shapes(causal_lm: Any, backbone: Callable[..., Any]) -> list[LayerSh
 
     AttentionInterface.register(_RECORDING, attend)
     causal_lm.set_attn_implementation(_RECORDING)
-    ids = torch.tensor([_PROBE_IDS[:4]], device=next(causal_lm.parameters()).device)
+    config = causal_lm.config.get_text_config()
+    ids = torch.tensor([_PROBE_IDS[:4]], device=next(causal_lm.parameters()).device) % config.vocab_size
     positions = torch.arange(4, device=ids.device)[None]
     spans = DocumentSpans.from_lengths([4], ids.device)
     try:
         backbone(input_ids=ids, position_ids=positions, use_cache=False, document_spans=spans)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UnmanagedCacheError(f"a probe of packed attention failed: {error}") from error
-    layers = causal_lm.config.get_text_config().num_hidden_layers
+    layers = config.num_hidden_layers
     if repeated or sorted(seen) != list(range(layers)):
         raise UnmanagedCacheError(f"attention was called for layers {sorted(seen)} of {layers}, each once expected")
     return [seen[index] for index in range(layers)]
