@@ -148,7 +148,6 @@ def test_random_calls_leave_neither_memory_nor_files_nor_threads_behind(dtype: t
     assert len({(files, threads) for _, files, threads in second + last}) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="passes are as long as their prompts, and have as many rows as the call")
 def test_passes_come_in_few_shapes() -> None:
     """In bf16 a kernel of 1 to 3 MB is made and kept for every number of rows of every product."""
     model = build_engine_model(make_model("llama", max_position_embeddings=1024).eval(), torch.float32)

@@ -45,7 +45,8 @@ class PromptPiece:
 class Prefill:
     """A pass over prompts. Made by `samplers/kv_cache.py`, read by `cached_attention`.
 
-    `layers` are the buffers to fill. Example: two whole prompts of 5 and 3 tokens for rows 0 and 4 have
+    `layers` are the buffers to fill. Tokens behind the pieces, which `spans` know as one more document, are a filler:
+    nothing of them is kept. Example: two whole prompts of 5 and 3 tokens for rows 0 and 4 have
     `pieces = [PromptPiece(0, 0, 5), PromptPiece(4, 0, 3)]` and T = 8.
     """
 
@@ -201,6 +202,8 @@ def _attend_pieces(
             out = torch.softmax(scores, -1).to(values.dtype) @ values
         outputs.append(out.transpose(1, 2))
         begin += piece.length
+    if begin < query.shape[2]:  # the filler's output is read by nobody
+        outputs.append(query.new_zeros(1, query.shape[2] - begin, query.shape[1], cache.values.shape[-1]))
     return torch.cat(outputs, 1)
 
 

@@ -16,6 +16,7 @@ import torch
 from posttrain.core.errors import SamplerError
 from posttrain.kernels.attention import DocumentSpans
 from posttrain.kernels.cached_attention import Decode, LayerCache, Prefill, PromptPiece, SharedPrompts
+from posttrain.kernels.layouts import round_up_tokens
 
 TOKEN_MULTIPLE = 32
 """Rows hold multiples of so many tokens: product kernels are compiled and kept for every shape."""
@@ -72,7 +73,7 @@ class SharedRows:
     lengths_B: torch.Tensor
 
 
-def round_up_tokens(count: int) -> int:
+def _round_up_row(count: int) -> int:
     """Return the least multiple of `TOKEN_MULTIPLE` that holds so many tokens."""
     return -(-count // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
 
@@ -94,9 +95,9 @@ class TokenStore:
 
     def fit(self, tokens: int, most: int) -> None:
         """Let rows hold so many tokens, at most `most`; much longer rows are cut down to them."""
-        if tokens <= self.num_tokens and round_up_tokens(tokens) > _SHRINK_FRACTION * self.num_tokens:
+        if tokens <= self.num_tokens and _round_up_row(tokens) > _SHRINK_FRACTION * self.num_tokens:
             return
-        wanted = min(round_up_tokens(tokens + self.num_tokens // 16), most)
+        wanted = min(_round_up_row(tokens + self.num_tokens // 16), most)
         kept = min(wanted, self.num_tokens)
         for layer, shape in enumerate(self.shapes):
             parts = []
@@ -175,8 +176,8 @@ class KvCache:
         Raises:
             SamplerError: Not even one sequence fits.
         """
-        row_tokens = round_up_tokens(row_tokens)
-        prompt_tokens = round_up_tokens(prompt_tokens)
+        row_tokens = _round_up_row(row_tokens)
+        prompt_tokens = _round_up_row(prompt_tokens)
         for num_rows in range(wanted, 0, -1):
             num_prompts = min(num_rows, -(-num_rows // num_samples) + 1) if prompt_tokens else 0
             sizes = CacheSizes(num_rows, row_tokens, num_prompts, prompt_tokens)
@@ -215,8 +216,13 @@ class KvCache:
         self.cut(CacheSizes(0, 0))
 
     def build_prefill(self, pieces: Sequence[PromptPiece], *, is_shared: bool) -> Prefill:
-        """Return a pass over pieces of prompts, which fill rows of shared prompts or of sequences."""
-        spans = DocumentSpans.from_lengths([piece.length for piece in pieces], self.device)
+        """Return a pass over pieces of prompts, which fill rows of shared prompts or of sequences.
+
+        Tokens up to `round_up_tokens` of the pieces' are a filler behind them, isolated and not kept.
+        """
+        lengths = [piece.length for piece in pieces]
+        filler = round_up_tokens(sum(lengths)) - sum(lengths)
+        spans = DocumentSpans.from_lengths([*lengths, filler] if filler else lengths, self.device)
         store, most = (self.prompts, self.sizes.prompt_tokens) if is_shared else (self.rows, self.sizes.row_tokens)
         longest = max(piece.start + piece.length for piece in pieces)
         store.fit(max(longest, store.num_tokens), most)

@@ -26,7 +26,7 @@ from posttrain.samplers.completions import build_completion
 from posttrain.samplers.constraints import ConstraintCompiler
 from posttrain.samplers.graphs import EagerDecode, RecordedDecode, record_cuda
 from posttrain.samplers.kv_cache import CacheSizes, KvCache, LayerShape
-from posttrain.samplers.pool import EngineParts, OnTokens, Pool, compute_logits
+from posttrain.samplers.pool import EngineParts, OnTokens, Pool, compute_logits, round_up_rows
 from posttrain.samplers.watch import DrawingRequest, build_request, check_publishable
 
 PromptRenderer = Callable[[Sequence[Problem]], Sequence[Sequence[int]]]
@@ -228,7 +228,7 @@ class LocalSampler:
         """Cut the buffers for a call: shared prompts where problems have several samples."""
         longest = max(map(len, prompts))
         samples = settings.num_samples
-        wanted = min(self.options.max_rows, len(prompts) * samples)
+        wanted = min(self.options.max_rows, round_up_rows(len(prompts) * samples))
         own = settings.max_new_tokens + (longest if samples == 1 else 0)
         sizes = self._cache.count_rows(wanted, own, longest if samples > 1 else 0, samples)
         self._cache.cut(sizes)

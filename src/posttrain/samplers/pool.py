@@ -28,7 +28,7 @@ from posttrain.samplers.watch import RowWatch
 OnTokens = Callable[[int, int, Sequence[int]], None]
 """Told of tokens as they are drawn: index of the prompt, sample index, ids; what it raises ends the call."""
 
-_ROW_MULTIPLE = 8  # rows are run in multiples of so many: product kernels are compiled and kept for every shape
+_ROW_MULTIPLE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,8 @@ class Pool:
             while self._ready and self.rows.active < self.sizes.num_rows:
                 hidden.append(self._start(self._ready[0]))
             rows = slice(first, self.rows.active)
-            finished += self._accept(rows, self._draw(torch.stack(hidden), rows))
+            missing = round_up_rows(len(hidden)) - len(hidden)
+            finished += self._accept(rows, self._draw(torch.stack(hidden + hidden[:1] * missing), rows))
         return finished
 
     def _is_prefill_due(self) -> bool:
@@ -182,17 +183,23 @@ class Pool:
         return [last]
 
     def _run_pieces(self, pieces: Sequence[PromptPiece], ids: Sequence[list[int]]) -> torch.Tensor:
+        """Run pieces of prompts and return their hidden states, end to end; a filler behind them rounds the pass up."""
         device = self.rows.ids.device
-        flat = torch.tensor([token for piece in ids for token in piece], device=device)
-        positions = torch.cat([torch.arange(piece.start, piece.start + piece.length) for piece in pieces])
         step = self.cache.build_prefill(pieces, is_shared=self.is_shared)
-        return run_backbone(self.parts.backbone, flat, positions.to(device), step)
+        count = sum(piece.length for piece in pieces)
+        filler = step.spans.starts[-1] - count
+        flat = [token for piece in ids for token in piece] + [0] * filler
+        positions = [torch.arange(piece.start, piece.start + piece.length) for piece in pieces] + [torch.arange(filler)]
+        hidden = run_backbone(
+            self.parts.backbone, torch.tensor(flat, device=device), torch.cat(positions).to(device), step
+        )
+        return hidden[:count]
 
     # ---- one token of each sequence
 
     def _decode(self) -> list[Finished]:
         rows = self.rows
-        count = min(self.sizes.num_rows, -(-rows.active // _ROW_MULTIPLE) * _ROW_MULTIPLE)
+        count = min(self.sizes.num_rows, round_up_rows(rows.active))
         lengths = rows.lengths[:count]
         if self._is_shared_stale:
             self._shared = self._build_shared(count) if self.is_shared else None
@@ -277,6 +284,14 @@ class Pool:
             group.last_hidden = None
         self._is_shared_stale = True
         return finished
+
+
+def round_up_rows(count: int) -> int:
+    """Return how many rows are run: up to eight as they are, and then multiples of eight.
+
+    Product kernels are compiled and kept for every shape.
+    """
+    return count if count <= _ROW_MULTIPLE else -(-count // _ROW_MULTIPLE) * _ROW_MULTIPLE
 
 
 def compute_logits(hidden_BH: torch.Tensor, head: Head) -> torch.Tensor:
