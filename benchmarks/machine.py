@@ -7,6 +7,7 @@ import platform
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +50,32 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_memory_of_tree_bytes() -> int:
+    """Return the most memory that this process and those it has started have each held, summed (Linux).
+
+    Pages that they share are counted for each.
+    """
+    parents: dict[int, int] = {}
+    peaks: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            lines = (folder / "status").read_text(encoding="utf-8").splitlines()
+        except OSError:  # it has ended since
+            continue
+        fields = dict(line.split(":", 1) for line in lines if ":" in line)
+        parents[int(folder.name)] = int(fields["PPid"])
+        peaks[int(folder.name)] = int(fields.get("VmHWM", "0 kB").split()[0]) * 1024
+    return sum(peak for process, peak in peaks.items() if os.getpid() in _list_ancestors(process, parents))
+
+
+def _list_ancestors(process: int, parents: dict[int, int]) -> list[int]:
+    """Return a process and those it descends from."""
+    line = [process]
+    while (parent := parents.get(line[-1], 0)) and parent not in line:
+        line.append(parent)
+    return line
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

@@ -64,13 +64,16 @@ def main() -> None:
     if arguments.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when torch is imported
 
-    import transformers
+    from posttrain.core.collector import paused_collector
 
-    import posttrain
-    from benchmarks.clock import clock
-    from benchmarks.machine import describe_machine, find_device, measure_product_rate
-    from posttrain.pipeline.recipe import read_recipe
-    from posttrain.pipeline.run import run_recipe
+    with paused_collector():  # as the command line imports it
+        import transformers
+
+        import posttrain
+        from benchmarks.clock import clock
+        from benchmarks.machine import describe_machine, find_device, measure_product_rate
+        from posttrain.pipeline.recipe import read_recipe
+        from posttrain.pipeline.run import run_recipe
 
     start = time.perf_counter()
     recipe = read_recipe(write_recipe(arguments), folder=arguments.work.resolve() / "run")

@@ -67,6 +67,7 @@ def test_a_failed_run_stops_the_benchmark_with_what_it_wrote() -> None:
         run_side([sys.executable, "-c", "print('no json here')"])
 
 
-def test_the_parent_imports_nothing_large_so_that_a_childs_peak_memory_is_its_own() -> None:
-    program = "import json, sys, benchmarks.sft_speed; print(json.dumps({'found': sorted(sys.modules)}))"
+@pytest.mark.parametrize("parent", ["sft_speed", "sampling_speed"])
+def test_the_parent_imports_nothing_large_so_that_a_childs_peak_memory_is_its_own(parent: str) -> None:
+    program = f"import json, sys, benchmarks.{parent}; print(json.dumps({{'found': sorted(sys.modules)}}))"
     assert {"torch", "numpy", "transformers"} & set(run_side([sys.executable, "-c", program])["found"]) == set()

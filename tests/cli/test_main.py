@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from posttrain.cli.exit_codes import EXIT_MEANINGS
-from posttrain.cli.stopping import StopFlag
+from posttrain.cli.stopping import InterruptGate, StopFlag
 from posttrain.core import errors
 from posttrain.core.errors import PosttrainError
 from tests.cli.commands import run_here, run_process
@@ -29,6 +29,8 @@ VERBS = [
     ["data"],
     ["data", "show"],
     ["data", "check"],
+    ["sample"],
+    ["chat"],
     ["report"],
     ["verify"],
     ["merge"],
@@ -240,3 +242,14 @@ def test_the_help_is_shown_without_any_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_gate_lets_one_interrupt_through_where_it_is_open_and_none_elsewhere() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with InterruptGate() as gate:
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt), gate.open():
+                os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

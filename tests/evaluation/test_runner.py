@@ -89,7 +89,8 @@ def test_failures_of_the_policy_stay_in_the_denominator(tmp_path):
     assert (match["task"], match["value"], match["n"], match["method"]) == ("held_out", 0.5, 100, "wilson")
     assert (match["low"], match["high"]) == pytest.approx((0.4038, 0.5962), abs=1e-4)
     assert (stop["value"], stop["n"]) == (0.87, 100)
-    counts = {"scored": 75, "unparsed": 12, "timed_out": 0, "truncated": 13, "errored": 0, "harness": 0}
+    counts = {"scored": 75, "unparsed": 12, "timed_out": 0, "truncated": 13, "errored": 0}
+    counts |= {"not_applicable": 0, "harness": 0}
     assert match["outcomes"] == counts == stop["outcomes"]
     json.dumps(metrics, allow_nan=False)
 
@@ -227,6 +228,37 @@ class FlakyScorer:
             failure = Outcome("errored", 0.0, fault="harness", why="judge unreachable")
             outcomes.append(failure if fails else Outcome("scored", 0.25))
         return outcomes
+
+
+class PartialScorer:
+    """Scores 0.5 for every item, but says of the first ones that it does not apply to them."""
+
+    name = "partial"
+
+    def __init__(self, count):
+        self.count = count
+        self.asked = 0
+
+    def score(self, items):
+        self.asked += len(items)
+        silent = Outcome("not_applicable", 0.0)
+        return [silent if int(p.problem_id[1:]) < self.count else Outcome("scored", 0.5) for p, _ in items]
+
+
+def test_items_that_a_scorer_does_not_apply_to_are_left_out_counted_and_not_asked_about_again(tmp_path):
+    scorer = PartialScorer(40)
+    metrics = run(tmp_path / "items.jsonl", scorer=scorer)
+    assert (metrics[0]["value"], metrics[0]["n"]) == (0.5, 60)
+    assert (metrics[0]["outcomes"]["not_applicable"], metrics[0]["outcomes"]["harness"]) == (40, 0)
+    assert sum(metrics[0]["outcomes"].values()) == 100 and scorer.asked == 100
+    sampler = TableSampler(build_texts())
+    assert run(tmp_path / "items.jsonl", sampler, scorer=scorer) == metrics
+    assert sampler.drawn == []
+
+
+def test_a_scorer_that_applies_to_no_item_is_refused(tmp_path):
+    with pytest.raises(RefusedError, match="partial applies to none of 100 items"):
+        run(tmp_path / "items.jsonl", scorer=PartialScorer(100))
 
 
 def test_a_harness_fault_is_scored_once_more(tmp_path):

@@ -13,8 +13,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from posttrain.kernels import token_logprobs
-from posttrain.kernels.token_logprobs import CHUNK_ROWS, Head, TokenObjective, TokenScores, score_tokens
+from posttrain.kernels.token_logprobs import (
+    CHUNK_ROWS,
+    Head,
+    TokenObjective,
+    TokenScores,
+    compute_row_logprobs,
+    score_tokens,
+)
 from posttrain.objectives.sft import compute_sft_loss
+
+
+@pytest.fixture(autouse=True)
+def least_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small vocabularies take larger chunks; these tests cross the borders of the smallest."""
+    monkeypatch.setattr(token_logprobs, "CHUNK_ELEMENTS", 0)
+
+
+def test_chunks_hold_a_number_of_logits_and_at_least_512_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_logprobs, "CHUNK_ELEMENTS", 1 << 22)
+    rows = [token_logprobs.count_chunk_rows(vocabulary) for vocabulary in (4096, 5000, 49_152, 256_000)]
+    assert rows == [1024, 832, CHUNK_ROWS, CHUNK_ROWS]
 
 
 @dataclass
@@ -283,3 +302,57 @@ def test_no_tensor_of_tokens_by_vocabulary_ever_exists(dtype: torch.dtype) -> No
     with LargestTensor() as full:
         reference_loss(problem)
     assert full.elements >= N * V  # what the measure would have found
+
+
+def test_row_log_probs_are_the_ones_worked_out_by_hand() -> None:
+    """h = 1, weights (0, ln 3): shares 1/4 and 3/4; at temperature 1/2 squares of odds: 1/10 and 9/10."""
+    hidden, head, targets = torch.ones(1, 1), Head(torch.tensor([[0.0], [math.log(3)]])), torch.tensor([0])
+    for temperature, share in ((1.0, 0.25), (0.5, 0.1)):
+        found = compute_row_logprobs(hidden, head, targets, temperature=temperature, num_top=5)
+        assert found.top_ids_NK is not None and found.top_logprobs_NK is not None
+        assert float(found.logprobs_N) == pytest.approx(math.log(share), abs=1e-6)
+        assert found.top_ids_NK.tolist() == [[1, 0]]  # of two tokens there are at most two
+        assert found.top_logprobs_NK[0].exp().tolist() == pytest.approx([1 - share, share], abs=1e-6)
+
+
+@pytest.mark.parametrize("V", [5, 128, 129, 1000])
+@pytest.mark.parametrize("head", [{}, {"scale": 0.25, "softcap": 2.0}])
+@pytest.mark.parametrize("tile_elements", [1, 3000, 1 << 18])
+def test_row_log_probs_and_the_most_probable_tokens_equal_the_full_log_softmax(
+    V: int, head: dict[str, float], tile_elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_logprobs, "_TILE_ELEMENTS", tile_elements)
+    problem = make_problem(CHUNK_ROWS + 30, V=V, has_bias=True, **head)
+    for temperature in (1.0, 0.6):
+        found = compute_row_logprobs(problem.hidden, problem.head, problem.targets, temperature=temperature, num_top=4)
+        expected = torch.log_softmax(full_logits(problem) / temperature, -1).detach()
+        values, ids = expected.topk(4)
+        assert found.top_logprobs_NK is not None and found.top_ids_NK is not None
+        assert torch.allclose(found.logprobs_N, expected.gather(1, problem.targets[:, None])[:, 0], atol=1e-5)
+        assert torch.allclose(found.top_logprobs_NK, values, atol=1e-5)
+        is_apart = torch.cat([values.diff().abs() > 1e-4, torch.ones(len(values), 1, dtype=torch.bool)], 1)
+        is_apart[:, 1:] &= is_apart[:, :-1].clone()
+        assert torch.equal(found.top_ids_NK[:, :3][is_apart[:, :3]], ids[:, :3][is_apart[:, :3]])
+        assert torch.allclose(found.top_logprobs_NK, expected.gather(1, found.top_ids_NK), atol=1e-5)
+
+
+def test_of_equally_probable_tokens_the_lowest_ids_come_first() -> None:
+    head = Head(torch.tensor([1.0, 2.0]).repeat(300)[:, None])
+    found = compute_row_logprobs(torch.ones(2, 1), head, torch.tensor([0, 1]), num_top=3)
+    assert found.top_ids_NK is not None and found.top_ids_NK.tolist() == [[1, 3, 5], [1, 3, 5]]
+
+
+def test_row_log_probs_carry_no_gradient_and_no_rows_give_none() -> None:
+    problem = make_problem(3)
+    assert not compute_row_logprobs(problem.hidden, problem.head, problem.targets).logprobs_N.requires_grad
+    none = compute_row_logprobs(problem.hidden[:0], problem.head, problem.targets[:0], num_top=2)
+    assert none.logprobs_N.shape == (0,) and none.top_ids_NK is not None and none.top_ids_NK.shape == (0, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_row_log_probs_never_hold_a_tensor_of_tokens_by_vocabulary(dtype: torch.dtype) -> None:
+    N, V = 6 * CHUNK_ROWS, 3000
+    problem = make_problem(N, V=V, dtype=dtype)
+    with LargestTensor() as seen:
+        compute_row_logprobs(problem.hidden, problem.head, problem.targets, num_top=8)
+    assert seen.elements == CHUNK_ROWS * V

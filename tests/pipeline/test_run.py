@@ -111,7 +111,7 @@ def test_a_second_start_does_nothing_again_and_says_the_same(
     for place in (
         "posttrain.chat.rendering.Renderer.render_samples",
         "posttrain.training.step.Updater.update",
-        "posttrain.samplers.generate.GenerateSampler._draw_batch",
+        "posttrain.samplers.pool.Pool._advance",
         "posttrain.pipeline.stage_runs.save_policy",
     ):
         monkeypatch.setattr(place, refuse)

@@ -10,12 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from posttrain.core.errors import ModelError, RefusedError
+from posttrain.core.errors import DataError, ModelError, RefusedError
 from posttrain.models.loading import load_policy
 from posttrain.models.manifest import load_manifest
+from posttrain.pipeline import stage_runs
+from posttrain.pipeline.wiring import load_stage_data
 from tests.models.tiny_models import logits_of
 from tests.pipeline.test_run import check_record
-from tests.pipeline.tiny_runs import Finished, Workshop, sft, task
+from tests.pipeline.tiny_runs import Finished, Workshop, make_rows, sft, task
 
 LORA = {"rank": 4, "targets": "all-linear"}
 
@@ -168,3 +170,17 @@ def test_items_are_drawn_again_in_another_precision_chat_format_or_context_and_k
     assert kept == 2
     again, kept = drawn()
     assert again == first and kept == 2
+
+
+def test_rows_that_change_after_the_stages_key_was_computed_are_not_trained_on(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change_and_load(*arguments: Any) -> Any:
+        make_rows(workshop.folder / "rows.jsonl", 11)
+        return load_stage_data(*arguments)
+
+    monkeypatch.setattr(stage_runs, "load_stage_data", change_and_load)
+    with pytest.raises(DataError, match="changed after the stage was begun"):
+        workshop.run(sft())
+    monkeypatch.undo()
+    assert workshop.run(sft()).record["stages"][0]["ledger"]["rows_in"] == 11

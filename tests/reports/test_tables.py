@@ -65,10 +65,12 @@ def test_intervals_that_do_not_touch_are_called_clear_and_drawn_apart() -> None:
 
 
 def test_failures_stand_beside_a_value_and_harness_faults_are_no_part_of_its_denominator() -> None:
-    outcomes = {"scored": 15, "unparsed": 4, "timed_out": 1, "truncated": 0, "harness": 20}
+    outcomes = {"scored": 15, "unparsed": 4, "timed_out": 1, "truncated": 0, "not_applicable": 3, "harness": 20}
     row = build_results({"metrics": [{**measure("base", 0.2), "outcomes": outcomes}]}).rows[0]
     assert row.first is not None
-    assert row.first.failures == "unparsed 20.0\u00a0% · timed out 5.0\u00a0% · harness faults 20, left out"
+    assert row.first.failures == (
+        "unparsed 20.0\u00a0% · timed out 5.0\u00a0% · not applicable 3, left out · harness faults 20, left out"
+    )
 
 
 def test_a_ledger_is_shown_whole_and_one_that_does_not_balance_says_so() -> None:
@@ -191,14 +193,15 @@ def test_token_rows_tell_source_and_training_and_bear_odd_values() -> None:
 
 def test_samples_are_the_first_items_and_the_first_failures_and_pair_by_item_id(tmp_path: Path) -> None:
     def item(index: int, value: float, fault: str | None = None) -> dict[str, object]:
-        outcome = {"status": "errored" if fault else "scored", "value": value, "fault": fault}
+        status = "errored" if fault else "not_applicable" if index == 3 else "scored"
+        outcome = {"status": status, "value": value, "fault": fault}
         return {"item_id": str(index), "sample_index": 0, "outcome": outcome, "text": f"answer {index}"}
 
     base = [item(index, 0.0) for index in range(9)]
     after = [item(index, float(index not in (1, 5, 7, 8)), "harness" if index == 2 else None) for index in range(9)]
     stage = StageFiles(0, "sft", {}, items={"t": list(reversed(after))})
     task = build_samples(RunFiles(tmp_path, {}, [stage], {"t": base}, "", {}, []))[0]
-    assert task.summary == "8 items paired with base: 4 better, 0 worse, 4 the same; 1 masked"
+    assert task.summary == "7 items paired with base: 3 better, 0 worse, 4 the same; 2 masked"
     assert [sample.item_id for sample in task.samples] == ["8", "7", "6", "5", "2", "1"]
     answers = task.samples[4].answers
     assert [answer.mark for answer in answers] == ["bad", "masked"]

@@ -66,6 +66,11 @@ def test_a_cancelled_completion_is_the_harness_failure():
     assert score("RED, FOX", finish_reason="cancelled").fault == "harness"
 
 
+def test_an_answer_that_a_content_filter_withheld_is_the_policys_failure_and_stays_in_the_denominator():
+    outcome = score("RED, FOX", finish_reason="filtered")
+    assert (outcome.status, outcome.value, outcome.fault) == ("truncated", 0.0, "policy")
+
+
 @pytest.mark.parametrize("answer", [None, "", "  ", ["7"], True, {"a": 1}])
 def test_a_problem_without_a_usable_answer_is_refused_with_its_row_and_the_cure(answer):
     with pytest.raises(DataError) as caught:

@@ -97,6 +97,13 @@ def test_a_coroutine_that_raises_is_a_fault_with_and_without_a_running_event_loo
         assert whys(asyncio.run(inside(chosen))) == {word}
 
 
+def test_none_says_that_the_function_does_not_apply_to_a_row() -> None:
+    outcomes = score(lambda **arguments: [1.0, None], items("a", "b"))
+    found = [(outcome.status, outcome.fault, outcome.is_counted) for outcome in outcomes]
+    assert found == [("scored", None, True), ("not_applicable", None, False)]
+    assert "does not apply" in outcomes[1].why
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [(True, 1.0), (0, 0.0), (-2.5, -2.5), (np.float32(0.5), 0.5), (np.int64(3), 3.0), (torch.tensor(0.25), 0.25)],
@@ -108,7 +115,7 @@ def test_any_finite_number_is_a_score(value: Any, expected: float) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, math.nan, math.inf, "1", [1.0], {}, 10**400, np.array([1, 2]), torch.tensor([1, 2]), np.float32("nan"), 1j],
+    [math.nan, math.inf, "1", [1.0], {}, 10**400, np.array([1, 2]), torch.tensor([1, 2]), np.float32("nan"), 1j],
 )
 def test_what_is_no_finite_number_is_a_fault_of_that_item_alone(value: Any) -> None:
     outcomes = score(lambda **_: [1.0, value, 0.5], items("a", "b", "c"))

@@ -18,6 +18,7 @@ from posttrain.models.lora_settings import LoraSettings
 from posttrain.stages import sft
 from posttrain.stages.sft import SftConfig, SftParts
 from posttrain.training.distributed import Ranks, find_layers, shard_policy
+from posttrain.training.policy import enable_checkpointing
 from tests.training.tiny import ListSink, make_context, make_model, make_policy, make_samples, make_token_rows
 
 ARTIFACT = Artifact("policy", "key", "hash", "folder")
@@ -68,7 +69,7 @@ class Stage:
             for parameter in model.parameters():
                 parameter.data = parameter.data.to(dtype)
         if config.activation_checkpointing == "on":
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            enable_checkpointing(model)
         self.model = model
         layout: Any = "padded" if config.packing == "off" else "packed"
         validation = make_data(VALIDATION, 1) if config.validation else None

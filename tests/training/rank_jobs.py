@@ -23,7 +23,7 @@ import torch.distributed.tensor
 import torch.utils.checkpoint
 from transformers import GPT2LMHeadModel, LlamaForCausalLM, Qwen3ForCausalLM  # noqa: F401  # as above
 
-from posttrain.core.errors import TerminatedError
+from posttrain.core.errors import DataError, TerminatedError
 from posttrain.stages.sft import build_step_batch, compute_validation
 from posttrain.training.distributed import Ranks, gather_tensors, join_ranks
 from posttrain.training.optimizer import AdamWSettings
@@ -176,6 +176,23 @@ def fail_on_one_rank(ranks: Ranks) -> tuple[str, bool]:
         same = all(torch.equal(after[k].nan_to_num(), start[k].nan_to_num()) for k in start)
         return error.found, same
     return "no error", False
+
+
+def fail_on_the_first_rank(ranks: Ranks) -> tuple[str, str, bool]:
+    """Fail in `Ranks.first` on rank 0 alone; return the error that this rank saw, and whether it did the work."""
+    done: list[int] = []
+
+    def fail() -> None:
+        done.append(ranks.rank)
+        if ranks.is_writer:
+            raise DataError("the rows are gone", cure="bring them back", place="rows.jsonl")
+
+    try:
+        ranks.first(fail)
+    except DataError as error:
+        found = error
+    assert ranks.broadcast_object("still together") == "still together"
+    return found.describe(), str(found), bool(done)
 
 
 def talk(ranks: Ranks) -> dict[str, Any]:

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.training.rank_jobs import Arrays, fail_on_one_rank, run_ranks, run_stage, take_steps, talk
+from tests.training.rank_jobs import (
+    Arrays,
+    fail_on_one_rank,
+    fail_on_the_first_rank,
+    run_ranks,
+    run_stage,
+    take_steps,
+    talk,
+)
 
 several = pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.invariants)])
 
@@ -108,3 +116,11 @@ def test_ranks_sum_agree_broadcast_and_go_one_after_the_other(count: int) -> Non
         assert result["agree"] == [True, False]
         assert result["object"] == {"from": 0}
         assert result["first"] == rank and result["is_writer"] == (rank == 0)
+
+
+@several
+def test_what_stops_the_first_rank_stops_every_rank_before_it_begins(count: int) -> None:
+    text = "E-DATA at rows.jsonl: the rows are gone\n  cure: bring them back"
+    for rank, (described, printed, has_begun) in enumerate(run_ranks(fail_on_the_first_rank, count)):
+        assert described == printed == text
+        assert has_begun == (rank == 0)

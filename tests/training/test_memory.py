@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from posttrain.kernels.token_logprobs import CHUNK_ROWS
+from posttrain.kernels import token_logprobs
 from posttrain.models.adapters import add_adapter
 from posttrain.models.lora_settings import LoraSettings
 from posttrain.objectives.sft import compute_sft_loss
 from posttrain.training.batches import build_micro_batch
 from posttrain.training.memory import MemoryEstimate, estimate_step_memory, measure_resident_bytes
 from posttrain.training.optimizer import AdamWSettings, MasterOptimizer
-from posttrain.training.policy import ScoredPolicy
+from posttrain.training.policy import ScoredPolicy, enable_checkpointing
 from tests.training.tiny import ARCHITECTURES, make_policy, make_samples
 
 # Wide enough that what a kernel keeps a document is small beside what a layer keeps.
@@ -41,7 +41,7 @@ def build_policy(name: str, device: str, dtype: torch.dtype, *, lora: bool, chec
     if lora:
         model = add_adapter(model, LoraSettings(rank=8), "estimate", 0)
     if checkpointed:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(model)
     return make_policy(model)
 
 
@@ -142,11 +142,12 @@ def test_planned_weights_optimizer_and_gradients_are_what_the_tensors_weigh(
     )
 
 
-def test_the_head_is_one_chunk_of_logits_hidden_states_twice_and_its_gradient() -> None:
+def test_the_head_is_one_chunk_of_logits_hidden_states_twice_and_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Vocabulary 61, hidden 128, bf16, 1,000 scored rows: 512 * 61 * 2 + 2 * 1000 * 128 * 2 + 61 * 128 * (4 + 2)."""
+    monkeypatch.setattr(token_logprobs, "CHUNK_ELEMENTS", 0)
     policy = build_policy("llama", "meta", torch.bfloat16, lora=False, checkpointed=False)
     planned = estimate_step_memory(policy, (1100,), 1000, num_micro_batches=1, has_ema=False)
-    assert CHUNK_ROWS == 512
+    assert token_logprobs.CHUNK_ROWS == 512
     assert planned.head == 512 * 61 * 2 + 2 * 1000 * 128 * 2 + 61 * 128 * 6
     frozen = build_policy("llama", "meta", torch.bfloat16, lora=True, checkpointed=False)
     planned = estimate_step_memory(frozen, (110,), 100, num_micro_batches=1, has_ema=False)

@@ -10,16 +10,17 @@ from torch import nn
 
 from posttrain.core.errors import ModelError
 from posttrain.kernels.attention import choose_masked_attention, register_packed_attention
+from posttrain.kernels.layouts import run_packed
 from posttrain.models.heads import (
     attention_backend,
     check_head,
     find_backbone,
     find_head,
     is_packing_exact,
-    run_packed,
 )
 from posttrain.objectives.sft import compute_sft_loss
 from posttrain.training.batches import build_empty_micro_batch, build_micro_batch
+from posttrain.training.policy import enable_checkpointing
 from tests.training.tiny import (
     ARCHITECTURES,
     VOCABULARY,
@@ -252,7 +253,7 @@ def test_checkpointed_dropout_draws_the_same_masks_again() -> None:
     for is_checkpointed in (False, True):
         model = make_model("gpt2", resid_pdrop=0.3)
         if is_checkpointed:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            enable_checkpointing(model)
         make_updater(model).accumulate(make_step(make_samples((9, 17))), 17, "dropout", 0)
         gradients.append(gradients_of(model))
     assert largest_difference(*gradients) < 1e-6

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from posttrain.core.errors import TrainingError
-from posttrain.training.batches import build_micro_batch, count_scored, round_up_tokens
+from posttrain.kernels.layouts import round_up_tokens
+from posttrain.training.batches import build_micro_batch, count_scored
 from posttrain.training.optimizer import AdamWSettings
+from posttrain.training.policy import enable_checkpointing
 from posttrain.training.step import StepBatch
 from tests.training.tiny import (
     gradients_of,
@@ -78,7 +80,7 @@ def test_activation_checkpointing_changes_neither_loss_nor_gradient() -> None:
     for is_checkpointed in (False, True):
         model = make_model("qwen3")
         if is_checkpointed:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            enable_checkpointing(model)
         sums = make_updater(model).accumulate(make_step(samples, CUTS["2x4"]), 0)
         results.append((float(sums[0]), gradients_of(model)))
     assert results[0][0] == results[1][0]

@@ -13,12 +13,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from posttrain.core.progress import SilentProgress
 from posttrain.core.protocols import RunContext
 from posttrain.core.records import RenderedSample, TokenRows
+from posttrain.kernels.layouts import Layout
 from posttrain.models.heads import find_backbone, find_head
 from posttrain.objectives.sft import compute_sft_loss
 from posttrain.training.batches import build_micro_batch, count_scored
 from posttrain.training.distributed import Ranks
 from posttrain.training.optimizer import AdamWSettings, MasterOptimizer
-from posttrain.training.policy import Layout, ScoredPolicy
+from posttrain.training.policy import ScoredPolicy
 from posttrain.training.step import StepBatch, Updater
 
 VOCABULARY = 61

@@ -30,11 +30,13 @@ def show(
     import sys
 
     from posttrain.cli.output import print_json, print_lines
+    from posttrain.core.collector import paused_collector
     from posttrain.pipeline.recipe import read_recipe
 
     read = read_recipe(recipe, set_ or ())
     entry = read.find_stage(stage)
-    from posttrain.pipeline.wiring import preview_rows  # heavy: a bad recipe is refused before it is imported
+    with paused_collector():
+        from posttrain.pipeline.wiring import preview_rows  # heavy: a bad recipe is refused before it is imported
 
     found = preview_rows(read, entry.name, rows)
     if json:

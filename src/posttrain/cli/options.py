@@ -29,6 +29,11 @@ def _refuse_run(folder: Path) -> Path:
     return folder
 
 
+def _refuse_run_folder(model: str) -> str:
+    _refuse_run(Path(model))
+    return model
+
+
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
 ArtifactArgument = Annotated[
     Path,
@@ -36,6 +41,15 @@ ArtifactArgument = Annotated[
         metavar="ARTIFACT",
         help="An artifact's folder: runs/<name>/artifacts/<hash>.",
         callback=_refuse_run,
+    ),
+]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A Hub id, a folder in Hugging Face format, or an artifact's folder.",
+        callback=_refuse_run_folder,
+        show_default=False,
     ),
 ]
 OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; it must not exist yet.")]
@@ -47,6 +61,50 @@ FolderOption = Annotated[
     Path | None, typer.Option("--folder", metavar="FOLDER", help="The run folder, in place of the recipe's own.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program, errors too.")]
+
+MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Most tokens of a completion.")]
+TemperatureOption = Annotated[
+    float | None, typer.Option("--temperature", help="Logits are divided by it; 1.0 by default, 0 is greedy.")
+]
+GreedyOption = Annotated[bool, typer.Option("--greedy", help="The most probable token each time.")]
+TopPOption = Annotated[
+    float | None, typer.Option("--top-p", help="Only the most probable tokens that together reach this probability.")
+]
+TopKOption = Annotated[int | None, typer.Option("--top-k", help="Only so many most probable tokens.")]
+MinPOption = Annotated[
+    float | None, typer.Option("--min-p", help="Only tokens with at least this share of the largest probability.")
+]
+PenaltyOption = Annotated[
+    float | None, typer.Option("--repetition-penalty", help="Above 1: tokens that were there become less probable.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Equal seeds draw equal completions.")]
+StopOption = Annotated[
+    list[str] | None,
+    typer.Option("--stop", metavar="TEXT", help="End before this text; may be given several times."),
+]
+IgnoreEosOption = Annotated[bool, typer.Option("--ignore-eos", help="Draw on past the model's own stop tokens.")]
+SchemaFileOption = Annotated[
+    Path | None, typer.Option("--json-schema", metavar="FILE", help="The text is JSON of this schema.")
+]
+RegexOption = Annotated[
+    str | None, typer.Option("--regex", metavar="TEXT", help="The whole text matches this regular expression.")
+]
+SystemOption = Annotated[
+    str | None, typer.Option("--system", metavar="TEXT", help="Instructions that stand before the first message.")
+]
+PrecisionOption = Annotated[
+    str, typer.Option("--dtype", help="bfloat16, float32, or auto: what the weights are stored in.")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda or cuda:<number>; by default the GPU if there is one.")
+]
+MaxRowsOption = Annotated[
+    int | None, typer.Option("--max-rows", min=1, help="Sequences drawn at once; 256 by default.")
+]
+CacheOption = Annotated[
+    float | None,
+    typer.Option("--cache-gb", min=0, help="Most gigabytes of keys and values; 4.3 by default."),
+]
 
 
 def show_example(*lines: str) -> str:

@@ -36,6 +36,18 @@ def print_lines(*texts: str, file: TextIO | None = None) -> None:
         stream.write(strip_controls(text, keep_lines=True) + "\n")
 
 
+def print_piece(text: str) -> None:
+    """Print a piece of a text that goes on, at once."""
+    sys.stdout.write(strip_controls(text, keep_lines=True))
+    sys.stdout.flush()
+
+
+def print_line_json(value: Any) -> None:
+    """Print one JSON value on a line of its own, at once, for a program that reads while it is written."""
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
 def print_json(value: Any) -> None:
     """Print one JSON value for a program, ASCII only, so that no terminal obeys a text in it."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -45,11 +45,13 @@ def plan(
     run reads the same cache); plug-ins are hashed and not imported.
     """
     from posttrain.cli.output import print_json, print_lines, print_table
+    from posttrain.core.collector import paused_collector
     from posttrain.pipeline.recipe import read_recipe
 
     del schema  # answered before this function is called
     read = read_recipe(recipe, set_ or (), folder=folder)
-    from posttrain.pipeline.plan import build_plan  # heavy: a bad recipe is refused before it is imported
+    with paused_collector():
+        from posttrain.pipeline.plan import build_plan  # heavy: a bad recipe is refused before it is imported
 
     built = build_plan(read)
     if json:

@@ -22,11 +22,13 @@ def run(recipe: RecipeArgument, set_: SetOption = None, folder: FolderOption = N
     from posttrain.cli.console import build_progress
     from posttrain.cli.output import print_json, print_lines
     from posttrain.cli.stopping import StopFlag
+    from posttrain.core.collector import paused_collector
     from posttrain.core.run_folder import RunFolder
     from posttrain.pipeline.recipe import read_recipe
 
     read = read_recipe(recipe, set_ or (), folder=folder)
-    from posttrain.pipeline.run import run_recipe  # heavy: a bad recipe is refused before it is imported
+    with paused_collector():
+        from posttrain.pipeline.run import run_recipe  # heavy: a bad recipe is refused before it is imported
 
     RUN_FOLDER.set(read.folder)
     with StopFlag() as should_stop:

@@ -1,10 +1,12 @@
-"""Stopping by signal: the first asks for a stop at the next safe place, a second Ctrl-C stops at once."""
+"""Stopping by signal: at the next safe place, at once where asked twice, or only where Ctrl-C is expected."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -45,3 +47,42 @@ class StopFlag:
         if not self._is_set:
             os.write(_STDERR, _ASKED)  # a handler may run inside a print: only a bare write is safe
         self._is_set = True
+
+
+class InterruptGate:
+    """Lets Ctrl-C through only where it can be caught; as a context, it listens to SIGINT.
+
+    A second Ctrl-C that comes while the first is dealt with is ignored, and ends nothing.
+
+    Example: `with InterruptGate() as gate:`, and in it `try: with gate.open(): input()` with its
+    `except KeyboardInterrupt` around it.
+    """
+
+    def __init__(self) -> None:
+        self._is_open = False
+        self._previous: Any = None
+
+    def __enter__(self) -> InterruptGate:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Let one Ctrl-C through as KeyboardInterrupt."""
+        self._is_open = True
+        try:
+            yield
+        finally:
+            self._is_open = False
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._is_open:
+            self._is_open = False
+            raise KeyboardInterrupt

@@ -7,6 +7,8 @@ this project and is shown as one.
 
 from __future__ import annotations
 
+from typing import Any
+
 EXIT_OK = 0
 EXIT_INTERNAL = 1
 EXIT_USAGE = 2
@@ -46,6 +48,10 @@ class PosttrainError(Exception):
         self.place = place
         super().__init__(self.describe())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes with the parts, and not with the text that is made of them."""
+        return _rebuild, (type(self), self.args, self.__dict__)
+
     def describe(self) -> str:
         """Return the error as plain lines: code and place, found, expected, cure."""
         lines = [f"{self.code}{' at ' + self.place if self.place else ''}: {self.found}"]
@@ -65,6 +71,12 @@ class PosttrainError(Exception):
             "expected": self.expected,
             "cure": self.cure,
         }
+
+
+def _rebuild(kind: type[PosttrainError], arguments: tuple[Any, ...], parts: dict[str, Any]) -> PosttrainError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(parts)
+    return error
 
 
 class RecipeError(PosttrainError):

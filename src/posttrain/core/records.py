@@ -120,21 +120,25 @@ class Problem:
     cluster_id: str = ""
 
 
-FinishReason = Literal["stop", "length", "cancelled"]
-"""A stop token or stop string, the cap on new tokens or the model's context, or a sampler that was closed."""
+FinishReason = Literal["stop", "length", "cancelled", "filtered"]
+"""A stop token or stop string, the cap on new tokens or the model's context, a sampler that was closed, or an
+endpoint's own content filter, which withheld the text or cut it short."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopLogprobs:
     """The most probable tokens at each position of a completion, most probable first.
 
-    Made by samplers where `top_logprobs` asks for it. Nats under the full distribution at temperature 1.
+    Made by samplers and `models/logprobs.py` where `top_logprobs` asks for it. Nats under the full distribution, at
+    temperature 1 unless another was asked for (samplers never do).
+    An endpoint that speaks text alone names the tokens in `texts_TK` and leaves `ids_TK` without columns.
 
     Example: two tokens and `top_logprobs=2`: `ids_TK = [[7, 4], [3, 9]]`, `logprobs_TK = [[-0.1, -2.5], ...]`.
     """
 
     ids_TK: npt.NDArray[np.int32]
     logprobs_TK: npt.NDArray[np.float32]
+    texts_TK: tuple[tuple[str, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,18 +172,24 @@ class Completion:
 class Outcome:
     """What a scorer says of one completion: a score, or the typed failure that stands in its place.
 
-    `status` is `scored`, or one of the failures; `fault` says whose failure it is. The policy's
-    failures keep their declared `value` in every denominator; the harness's never become a score.
+    `status` is `scored`, one of the failures, or `not_applicable` where the scorer has nothing to say of
+    such a row; `fault` says whose failure it is. The policy's failures keep their declared `value` in
+    every denominator; the harness's, and what does not apply, never become a score.
 
     Example: an answer that cannot be read is `Outcome("unparsed", 0.0, fault="policy",
     why="no number found")` and counts as 0 in the mean.
     """
 
-    status: Literal["scored", "unparsed", "timed_out", "truncated", "errored"]
+    status: Literal["scored", "unparsed", "timed_out", "truncated", "errored", "not_applicable"]
     value: float
     why: str = ""
     fault: Literal["policy", "harness"] | None = None
     parts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the value stands in a denominator."""
+        return self.fault != "harness" and self.status != "not_applicable"
 
 
 @dataclass(frozen=True, slots=True)

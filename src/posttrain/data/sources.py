@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from posttrain.core.config import Config
 from posttrain.core.errors import DataError
 from posttrain.core.hashing import canonical_json, hash_file, hash_folder, hash_json, hash_text
+from posttrain.core.known_files import find_once
 from posttrain.core.protocols import RowSource
 from posttrain.data import rows
 from posttrain.data.byte_streams import COMPRESSIONS, check_regular_file, open_bytes
@@ -199,15 +200,28 @@ def fingerprint(source: DataSource, *, root: Path, row_source: RowSource | None 
     """
     where = locate(source, root)
     if isinstance(where, Path):
-        name = where.name
-        content = hash_folder(locate_split(_check_folder(where), source.split)) if where.is_dir() else hash_file(where)
+        name, content = where.name, _hash_path(source, where)
     elif where.startswith("hub:"):
         name, content = where, str(load_hub_dataset(where.removeprefix("hub:"), source.split)._fingerprint)
     else:
-        # Lab rows are made by a program; hashing them is as quick as making them and needs no promise.
-        name, content = where, ""
-        stop = None if source.rows is None else source.skip + source.rows
-        for row in itertools.islice(_open_lab(source, row_source), source.skip, stop):
-            content = hash_text(content, canonical_json(row.values))
+        # Lab rows are made by a program, the same ones all through a process: hashing them needs no promise.
+        question = ("lab", row_source, where, source.split, source.skip, source.rows)
+        name, content = where, find_once(question, [], lambda: _hash_lab(source, row_source))
     how = source.model_dump(include={"split", "format", "columns", "skip", "rows"})
     return hash_json({"content": content, "name": name, **how})
+
+
+def _hash_path(source: DataSource, path: Path) -> str:
+    if not path.is_dir():
+        return find_once(("file", str(path)), [path], lambda: hash_file(path))
+    part = locate_split(_check_folder(path), source.split)
+    files = sorted(file for file in part.rglob("*") if file.is_file())
+    return find_once(("folder", str(part)), files, lambda: hash_folder(part))
+
+
+def _hash_lab(source: DataSource, row_source: RowSource | None) -> str:
+    content = ""
+    stop = None if source.rows is None else source.skip + source.rows
+    for row in itertools.islice(_open_lab(source, row_source), source.skip, stop):
+        content = hash_text(content, canonical_json(row.values))
+    return content

@@ -29,7 +29,7 @@ STOPPED = "stopped"
 """The part of every outcome that says whether the completion ended by itself (1) or was cut (0)."""
 
 _SCORED_AT_ONCE = 32
-_STATUSES = ("scored", "unparsed", "timed_out", "truncated", "errored")
+_STATUSES = ("scored", "unparsed", "timed_out", "truncated", "errored", "not_applicable")
 
 
 def run_task(
@@ -56,7 +56,7 @@ def run_task(
 
     Returns:
         Dictionaries of task, name, value, low, high (95 % limits), n, method, and outcomes: items by
-        status, and the `harness` faults that are left out of n.
+        status, and the `harness` faults. These and what is `not_applicable` are left out of n.
 
     Raises:
         DataError: There is no problem, or two share an id.
@@ -89,10 +89,17 @@ def summarise_items(task_name: str, scorer_name: str, items: Sequence[ItemResult
     Scores of 0 and 1 get Wilson's interval, any others the percentile bootstrap's.
 
     Raises:
-        RefusedError: Harness faults are more than 1 % of the items.
+        RefusedError: Harness faults are more than 1 % of the items, or the scorer applies to none.
     """
-    counted = [item for item in items if item.outcome.fault != "harness"]
-    num_faults = len(items) - len(counted)
+    counted = [item for item in items if item.outcome.is_counted]
+    num_faults = sum(item.outcome.fault == "harness" for item in items)
+    if not counted and not num_faults:
+        raise RefusedError(
+            f"{scorer_name} applies to none of {len(items)} items",
+            expected="a score, or a failure of the policy, for at least one item",
+            cure="choose another scorer for the task, or rows with the columns that it reads",
+            place=task_name,
+        )
     if not counted or num_faults > MAX_HARNESS_FAULT_FRACTION * len(items):
         faults = Counter(item.outcome.why or item.outcome.status for item in items if item.outcome.fault == "harness")
         raise RefusedError(
@@ -102,7 +109,7 @@ def summarise_items(task_name: str, scorer_name: str, items: Sequence[ItemResult
             cure="mend the scorer or the sandbox and run the same command again: only these items are evaluated anew",
             place=task_name,
         )
-    statuses = Counter[str](item.outcome.status for item in counted)
+    statuses = Counter[str](item.outcome.status for item in items if item.outcome.fault != "harness")
     outcomes = {**{status: statuses[status] for status in _STATUSES}, "harness": num_faults}
     seed_parts = (items[0].task_hash, items[0].policy_hash)
     series = {
@@ -186,7 +193,7 @@ def _record(problem: Problem, completion: Completion, outcome: Outcome, task_has
 
 
 def _mean(items: Iterable[ItemResult]) -> float:
-    values = [item.outcome.value for item in items if item.outcome.fault != "harness"]
+    values = [item.outcome.value for item in items if item.outcome.is_counted]
     return sum(values) / max(1, len(values))
 
 

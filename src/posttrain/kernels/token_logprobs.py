@@ -18,11 +18,15 @@ from typing import Any
 
 import torch
 
+from posttrain.kernels.truncation import find_largest_tokens
+
 TokenObjective = Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]
 """Maps (policy log-probs [C], row constants each [C]) to a loss [C]; must act on each row alone."""
 
-CHUNK_ROWS = 512
+CHUNK_ROWS = 512  # least rows of a chunk
+CHUNK_ELEMENTS = 1 << 22  # small vocabularies take more rows: fewer products, and fewer sums of the head's gradient
 _ROW_MULTIPLE = 64
+_BLOCK_TOKENS = 128
 _TILE_ELEMENTS = 1 << 18  # fp32 elements of one tile: 1 MiB, so that every pass after the first stays in cache
 
 
@@ -52,6 +56,11 @@ class TokenScores:
     logprobs_N: torch.Tensor
     is_argmax_N: torch.Tensor
     entropies_N: torch.Tensor | None
+
+
+def count_chunk_rows(vocabulary: int) -> int:
+    """Return how many rows' logits exist at once, a multiple of 64: at least 512, more of a small vocabulary."""
+    return max(CHUNK_ROWS, CHUNK_ELEMENTS // vocabulary // _ROW_MULTIPLE * _ROW_MULTIPLE)
 
 
 def score_tokens(
@@ -101,14 +110,15 @@ class _ScoreTokens(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         needs_grad = needs_hidden or needs_weight or needs_bias
         N = hidden_NH.shape[0]
-        num_chunks = -(-N // CHUNK_ROWS)
+        chunk_rows = count_chunk_rows(weight_VH.shape[0])
+        num_chunks = -(-N // chunk_rows)
         figures = hidden_NH.new_empty((4, N), dtype=torch.float32)  # logprob, is_argmax, entropy, loss
         grad_hidden = torch.empty_like(hidden_NH) if needs_hidden else None
         # One chunk's product is exact enough in the weight's dtype; a sum over chunks is kept in fp32.
         grad_weight: torch.Tensor | None = None
         grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias and bias_V is not None else None
-        for start in range(0, N, CHUNK_ROWS):
-            rows = slice(start, min(start + CHUNK_ROWS, N))
+        for start in range(0, N, chunk_rows):
+            rows = slice(start, min(start + chunk_rows, N))
             count = rows.stop - rows.start
             hidden = _pad_rows(hidden_NH[rows])
             logits = hidden @ weight_VH.T
@@ -153,6 +163,88 @@ class _ScoreTokens(torch.autograd.Function):
         if grads[2] is not None:
             grads[2] = grads[2].to(ctx.bias_dtype)
         return *grads, None, None, None, None, None, None
+
+
+@dataclass(frozen=True, slots=True)
+class RowLogprobs:
+    """Log-probs of chosen tokens, and of the most probable ones where they are asked for.
+
+    Made by `compute_row_logprobs`. Nats in fp32 under the full distribution; `top_ids_NK` int64, most probable
+    first and the lowest id of equals before the others.
+
+    Example: logits `[0, ln 3]`, target 0 and one token asked for: `logprobs_N = [ln 0.25]`, `top_ids_NK = [[1]]`,
+    `top_logprobs_NK = [[ln 0.75]]`.
+    """
+
+    logprobs_N: torch.Tensor
+    top_ids_NK: torch.Tensor | None = None
+    top_logprobs_NK: torch.Tensor | None = None
+
+
+@torch.no_grad()
+def compute_row_logprobs(
+    hidden_NH: torch.Tensor, head: Head, targets_N: torch.Tensor, *, temperature: float = 1.0, num_top: int = 0
+) -> RowLogprobs:
+    """Return log-probs of chosen tokens without a gradient, chunk by chunk as `score_tokens` does.
+
+    log softmax(logits / temperature) at the target and at the K most probable tokens.
+
+    Args:
+        hidden_NH: Last hidden states of the scored rows, in the head's dtype.
+        head: Weight, bias, scale and soft cap.
+        targets_N: Token ids, int64, in [0, V).
+        temperature: Logits are divided by it, > 0.
+        num_top: How many of the most probable tokens to give of each row, at most V of them.
+    """
+    N, V, K = hidden_NH.shape[0], head.weight.shape[0], min(num_top, head.weight.shape[0])
+    device = hidden_NH.device
+    result = RowLogprobs(
+        torch.empty(N, device=device),
+        torch.empty(N, K, dtype=torch.int64, device=device) if K else None,
+        torch.empty(N, K, device=device) if K else None,
+    )
+    chunk_rows = count_chunk_rows(V)
+    for start in range(0, N, chunk_rows):
+        rows = slice(start, min(start + chunk_rows, N))
+        logits = (_pad_rows(hidden_NH[rows]) @ head.weight.T)[: rows.stop - rows.start]
+        if head.bias is not None:
+            logits += head.bias
+        _fill_row_logprobs(logits, head, targets_N[rows], temperature, result, rows)
+    return result
+
+
+def _fill_row_logprobs(
+    logits_CV: torch.Tensor,
+    head: Head,
+    targets_C: torch.Tensor,
+    temperature: float,
+    result: RowLogprobs,
+    rows: slice,
+) -> None:
+    """Fill one chunk's rows of the result, on a CPU tile by tile."""
+    C, V = logits_CV.shape
+    # Whole blocks, among which the most probable tokens are found; what is behind the vocabulary is never one.
+    width = -(-V // _BLOCK_TOKENS) * _BLOCK_TOKENS if result.top_ids_NK is not None else V
+    tile_rows = min(C, max(1, _TILE_ELEMENTS // width)) if logits_CV.device.type == "cpu" else C
+    buffer = logits_CV.new_full((tile_rows, width), float("-inf"), dtype=torch.float32)
+    for start in range(0, C, tile_rows):
+        tile = slice(start, min(start + tile_rows, C))
+        filled = slice(rows.start + tile.start, rows.start + tile.stop)
+        scores = buffer[: tile.stop - tile.start]
+        values = scores[:, :V]
+        values.copy_(logits_CV[tile])
+        _apply_scale_and_cap(values, head)
+        if temperature != 1.0:
+            values.div_(temperature)
+        chosen = values.gather(1, targets_C[tile, None])
+        if result.top_ids_NK is not None and result.top_logprobs_NK is not None:
+            ids, top = find_largest_tokens(scores, result.top_ids_NK.shape[1], _BLOCK_TOKENS)
+            result.top_ids_NK[filled], result.top_logprobs_NK[filled] = ids, top
+        largest = values.amax(1, keepdim=True)
+        log_totals = values.sub_(largest).exp_().sum(1, keepdim=True).log_()
+        result.logprobs_N[filled] = (chosen - largest - log_totals)[:, 0]
+        if result.top_logprobs_NK is not None:
+            result.top_logprobs_NK[filled] -= largest + log_totals
 
 
 def _pad_rows(hidden_CH: torch.Tensor) -> torch.Tensor:

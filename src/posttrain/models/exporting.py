@@ -30,7 +30,7 @@ from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import DTYPES, GENERATION_FILE, load_policy
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
 from posttrain.models.validation import check_model_folder, quiet_transformers
-from posttrain.models.weights import read_json_object, read_weight_entries
+from posttrain.models.weights import find_stored_dtype, read_json_object
 
 NUM_GREEDY_TOKENS = 32
 _MIN_CONVERSATIONS = 5
@@ -129,7 +129,7 @@ def export_policy(artifact: Path, out: Path, *, weights_dtype: str | None = None
             cure="a plain model folder needs no export",
             place=str(artifact),
         )
-    dtype = weights_dtype or _stored_dtype(policy)
+    dtype = weights_dtype or find_stored_dtype(policy.base_folder or policy.folder)
     conversations, prompts = _render_prompts(policy, _chat_format(policy))
     model, merge_difference = _merge(policy, prompts)
     _round_weights(model, DTYPES[dtype])
@@ -315,16 +315,6 @@ def _build_reference(
         stop_ids,
         dict(chat_format.template_arguments) if chat_format is not None else {},
     )
-
-
-def _stored_dtype(policy: LoadedPolicy) -> str:
-    """Return the dtype that most of the base's values are stored in."""
-    names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float32"}
-    sizes: dict[str, int] = {}
-    assert policy.base_folder is not None
-    for entry in read_weight_entries(policy.base_folder).values():
-        sizes[names[entry.dtype]] = sizes.get(names[entry.dtype], 0) + entry.end - entry.begin
-    return max(sorted(sizes), key=sizes.__getitem__)
 
 
 def _differs(place: Path, found: str, expected: str) -> ModelError:

@@ -16,12 +16,8 @@ import torch
 from torch import nn
 
 from posttrain.core.errors import ModelError
-from posttrain.kernels.attention import (
-    DocumentSpans,
-    choose_masked_attention,
-    packed_attention,
-    register_packed_attention,
-)
+from posttrain.kernels.attention import choose_masked_attention, packed_attention, register_packed_attention
+from posttrain.kernels.layouts import Layout, run_packed
 from posttrain.kernels.token_logprobs import Head
 
 _PROBE_TOKENS = 6
@@ -96,7 +92,7 @@ def check_head(model: nn.Module) -> None:
     causal_lm = find_causal_lm(model)
     head = find_head(model)
     ids = (torch.arange(_PROBE_TOKENS) * 7 % head.weight.shape[0])[None].to(head.weight.device)
-    with _evaluation_mode(model), attention_backend(model, choose_masked_attention(causal_lm)):
+    with evaluation_mode(model), attention_backend(model, choose_masked_attention(causal_lm)):
         logits = causal_lm(input_ids=ids, use_cache=False).logits[0].float()
         hidden = find_backbone(model)(input_ids=ids, use_cache=False).last_hidden_state[0]
     own = (hidden.to(head.weight.dtype) @ head.weight.T + (0 if head.bias is None else head.bias)).float() * head.scale
@@ -114,11 +110,11 @@ def check_head(model: nn.Module) -> None:
 
 
 def depends_on_longest_row(model: nn.Module) -> bool:
-    """Return whether a row's positions are encoded by the longest row beside it (longrope, as in Phi-3.5)."""
+    """Return whether a row's positions are encoded by the longest row beside it (longrope, dynamic NTK scaling)."""
     config = find_causal_lm(model).config.get_text_config()
     settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     nested = [value for value in settings.values() if isinstance(value, dict)]
-    return any(part.get("rope_type", part.get("type")) == "longrope" for part in (settings, *nested))
+    return any(part.get("rope_type", part.get("type")) in ("longrope", "dynamic") for part in (settings, *nested))
 
 
 @torch.no_grad()
@@ -144,13 +140,13 @@ def is_packing_exact(model: nn.Module) -> bool:
     try:
         if _record_windows(model, ids) != _declared_windows(config):
             return False
-        with _evaluation_mode(model), attention_backend(model, register_packed_attention()):
+        with evaluation_mode(model), attention_backend(model, register_packed_attention()):
             packed = run_packed(backbone, ids, _PROBE_LENGTHS)
             alone = torch.cat([run_packed(backbone, part, (len(part),)) for part in documents])
             leaked = run_packed(backbone, ids, (len(ids),))
     except (ValueError, TypeError, RuntimeError):  # RuntimeError: a GPU kernel that does not take this head size
         return False
-    with _evaluation_mode(model), attention_backend(model, choose_masked_attention(causal_lm)):
+    with evaluation_mode(model), attention_backend(model, choose_masked_attention(causal_lm)):
         reference = torch.cat([backbone(input_ids=x[None], use_cache=False).last_hidden_state[0] for x in documents])
     differences = [packed - alone, packed - reference]
     if packed.dtype == torch.float32:
@@ -160,6 +156,13 @@ def is_packing_exact(model: nn.Module) -> bool:
     # beside what no isolation at all would do.
     tolerance = 0.2 * _root_mean_square(leaked - reference)
     return all(_root_mean_square(row) <= tolerance for x in differences for row in x)
+
+
+def choose_layout(model: nn.Module, *, may_pack: bool = True) -> Layout:
+    """Return how rows are to be laid for a model: packed where that is proven exact, else padded or one at a time."""
+    if depends_on_longest_row(model):
+        return "single"
+    return "packed" if may_pack and is_packing_exact(model) else "padded"
 
 
 def _record_windows(model: nn.Module, ids_T: torch.Tensor) -> list[int | None]:
@@ -201,24 +204,9 @@ def _root_mean_square(tensor: torch.Tensor) -> float:
     return float(tensor.float().square().mean().sqrt())
 
 
-def run_packed(backbone: nn.Module, ids_T: torch.Tensor, lengths: tuple[int, ...], **arguments: Any) -> torch.Tensor:
-    """Return last hidden states [T, H] of documents laid end to end; positions restart at each.
-
-    The model must use the packed attention back-end (`kernels.attention.register_packed_attention`).
-    """
-    positions = torch.cat([torch.arange(length, device=ids_T.device) for length in lengths])
-    output = backbone(
-        input_ids=ids_T[None],
-        position_ids=positions[None],
-        use_cache=False,
-        document_spans=DocumentSpans.from_lengths(lengths, ids_T.device),
-        **arguments,
-    )
-    return output.last_hidden_state[0]
-
-
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for a while and back into the mode it was in."""
     was_training = model.training
     model.eval()
     try:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +19,12 @@ import torch
 from posttrain.core.errors import ModelError
 from posttrain.core.run_folder import ARTIFACT_MANIFEST
 from posttrain.models.adapter_files import load_adapter
+from posttrain.models.architectures import find_configuration_class
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.manifest import verify_artifact
 from posttrain.models.tokenizer_files import TOKENIZER_FILE, check_tokenizer_files
 from posttrain.models.validation import (
+    CONFIG_FILE,
     CheckedModel,
     check_links,
     check_model_folder,
@@ -124,10 +128,13 @@ def load_tokenizer(folder: Path, *, num_embeddings: int | None = None) -> Any:
     Raises:
         ModelError: As for `tokenizer_files.check_tokenizer_files`, or transformers cannot read it.
     """
+    check_links(folder)
+    with ThreadPoolExecutor(1) as executor:  # the trial waits for a process of its own: time to import in
+        trial = executor.submit(check_tokenizer_files, folder, num_embeddings=num_embeddings)
+        _import_architecture(folder)
+        trial.result()
     from transformers import AutoTokenizer
 
-    check_links(folder)
-    check_tokenizer_files(folder, num_embeddings=num_embeddings)
     with quiet_transformers():
         tokenizer = _guard(
             lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
@@ -143,6 +150,13 @@ def load_tokenizer(folder: Path, *, num_embeddings: int | None = None) -> Any:
         )
     _check_faithful(tokenizer, folder, num_embeddings)
     return tokenizer
+
+
+def _import_architecture(folder: Path) -> None:
+    """Import what transformers reads a tokenizer with; a configuration that is bad is refused by who reads it."""
+    path = folder / CONFIG_FILE
+    with suppress(ModelError):
+        find_configuration_class(read_json_object(path).get("model_type") if path.exists() else None)
 
 
 def _check_faithful(tokenizer: Any, folder: Path, num_embeddings: int | None) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.core.errors import ModelError
+from posttrain.models.architectures import find_causal_model_class, find_configuration_class
 from posttrain.models.tokenizer_files import check_tokenizer_files
 from posttrain.models.weights import TensorEntry, check_finite, hash_entry, read_json_object, read_weight_entries
 
@@ -204,11 +205,10 @@ def _check_sizes(raw: dict[str, Any], num_tensors: int, path: Path) -> None:
 def _build_on_meta(raw: dict[str, Any], path: Path) -> tuple[Any, Any, Any]:
     """Return (configuration, model class, model without memory) of an architecture that transformers has."""
     import torch
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     model_type = raw.get("model_type")
-    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+    configuration_class = find_configuration_class(model_type)
+    if configuration_class is None:
         raise ModelError(
             f"model_type {str(model_type)[:80]!r}",
             expected="an architecture that the installed transformers has",
@@ -217,8 +217,8 @@ def _build_on_meta(raw: dict[str, Any], path: Path) -> tuple[Any, Any, Any]:
         )
     try:
         with quiet_transformers():
-            config = CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(raw))
-            model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+            config = configuration_class.from_dict(copy.deepcopy(raw))
+            model_class = find_causal_model_class(config)
             if model_class is None:
                 raise ValueError(f"'{model_type}' is no causal language model")
             with torch.device("meta"):

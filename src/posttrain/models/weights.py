@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.core.errors import ModelError
 from posttrain.core.hashing import hash_json
+from posttrain.core.known_files import find_once
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +103,19 @@ def read_weight_entries(folder: Path) -> dict[str, TensorEntry]:
     )
 
 
+def find_stored_dtype(folder: Path) -> str:
+    """Return the dtype that most of a model folder's values are stored in: float32, bfloat16 or float16.
+
+    Raises:
+        ModelError: As for `read_weight_entries`.
+    """
+    names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float32"}
+    sizes: dict[str, int] = {}
+    for entry in read_weight_entries(folder).values():
+        sizes[names[entry.dtype]] = sizes.get(names[entry.dtype], 0) + entry.end - entry.begin
+    return max(sorted(sizes), key=sizes.__getitem__)
+
+
 def _read_shards(folder: Path, index: Path) -> dict[str, TensorEntry]:
     _check_regular(index)
     weight_map = read_json_object(index).get("weight_map")
@@ -158,9 +172,16 @@ def _is_counts(value: Any) -> bool:
 
 
 def hash_weights(folder: Path) -> str:
-    """Return the content hash of a folder's weights: names, dtypes, shapes and bytes of all tensors."""
-    entries = read_weight_entries(folder)
-    return hash_json([[name, e.dtype, list(e.shape), hash_entry(e)] for name, e in sorted(entries.items())])
+    """Return the content hash of a folder's weights: names, dtypes, shapes and bytes of all tensors.
+
+    Files that nobody touched since they were hashed in this process are not read again.
+    """
+    entries = sorted(read_weight_entries(folder).items())
+    return find_once(
+        ("weights", *entries),
+        sorted({entry.path for _, entry in entries}),
+        lambda: hash_json([[name, e.dtype, list(e.shape), hash_entry(e)] for name, e in entries]),
+    )
 
 
 def hash_entry(entry: TensorEntry) -> str:

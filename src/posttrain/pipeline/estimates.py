@@ -15,19 +15,20 @@ from posttrain.core.durable import read_json
 from posttrain.core.records import RenderedSample
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.kernels.attention import register_packed_attention
+from posttrain.kernels.layouts import Layout, run_packed
 from posttrain.models.adapters import add_adapter
 from posttrain.models.fusing import fuse_layers
-from posttrain.models.heads import attention_backend, depends_on_longest_row, find_backbone, find_head, run_packed
+from posttrain.models.heads import attention_backend, depends_on_longest_row, find_backbone, find_head
 from posttrain.models.loading import ADAPTERS_FOLDER, BASE_FOLDER
 from posttrain.models.lora_settings import LoraSettings
 from posttrain.objectives.sft import compute_sft_loss
 from posttrain.pipeline.wiring import StageData
-from posttrain.stages.sft import SftConfig, build_order, group_rows
+from posttrain.stages.sft import SftConfig, build_order, count_steps, group_rows
 from posttrain.training.batches import build_micro_batch
 from posttrain.training.distributed import Ranks, find_device, find_layers
 from posttrain.training.memory import MemoryEstimate, estimate_runtime, estimate_step_memory
 from posttrain.training.optimizer import AdamWSettings, MasterOptimizer
-from posttrain.training.policy import Layout, ScoredPolicy, enable_checkpointing
+from posttrain.training.policy import ScoredPolicy, enable_checkpointing
 from posttrain.training.step import StepBatch, Updater
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -36,9 +37,7 @@ _MEASURED_FLOPS = 4e11  # a micro-batch below this is run to be timed (about a s
 _LARGE_EFFICIENCY = 0.25  # share of the matrix rate that a larger one reaches on a CPU
 
 
-def estimate_memory(
-    folder: Path, config: SftConfig, data: StageData, ranks: Ranks, seed: int, *, checkpointing: bool | None = None
-) -> MemoryEstimate:
+def estimate_memory(folder: Path, config: SftConfig, data: StageData, ranks: Ranks, seed: int) -> MemoryEstimate:
     """Return the peak memory of the stage's largest step on one rank, without loading weights.
 
     Args:
@@ -47,28 +46,11 @@ def estimate_memory(
         data: Its rows.
         ranks: The processes that share a step.
         seed: The stage's seed, which decides which rows share a step.
-        checkpointing: With or without activation checkpointing; None is what the stage will do.
     """
-    if checkpointing is None:
-        checkpointing = config.activation_checkpointing == "on" or (
-            config.activation_checkpointing == "auto" and needs_checkpointing(folder, config, data, ranks, seed)
-        )
-    policy, layout = _build_policy(folder, config, ranks, "meta", checkpointing=checkpointing)
-    lengths, scored, num_micro_batches = find_largest_micro_batch(config, data, ranks, seed, layout)
-    has_ema = config.ema_decay is not None
-    counts: dict[str, Any] = {"num_micro_batches": num_micro_batches, "has_ema": has_ema}
-    whole = estimate_step_memory(policy, lengths, scored, **counts)
-    if find_device() != "cpu":
-        return replace(whole, process=0).share_among(ranks.count)
-    recomputed = 0
-    if checkpointing:
-        kept, _ = _build_policy(folder, config, ranks, "meta", checkpointing=False)
-        layers = max(1, len(find_layers(find_backbone(kept.model))))
-        recomputed = estimate_step_memory(kept, lengths, scored, **counts).activations // layers
-    is_bf16 = config.dtype == "bfloat16"
-    has_adapter = any(not p.requires_grad for p in policy.parameters())
-    runtime = estimate_runtime(whole, is_bf16=is_bf16, has_adapter=has_adapter, recomputed=recomputed)
-    return replace(whole, runtime=runtime).share_among(ranks.count)
+    plain = _estimate(folder, config, data, ranks, seed)
+    setting = config.activation_checkpointing
+    is_kept = setting == "off" or (setting == "auto" and _fits(plain))
+    return plain if is_kept else _estimate(folder, config, data, ranks, seed, plain=plain)
 
 
 def needs_checkpointing(
@@ -78,9 +60,32 @@ def needs_checkpointing(
 
     With `is_loaded` the weights are in memory already, and so missing from what is free.
     """
-    estimate = estimate_memory(folder, config, data, ranks, seed, checkpointing=False)
+    return not _fits(_estimate(folder, config, data, ranks, seed), is_loaded=is_loaded)
+
+
+def _fits(estimate: MemoryEstimate, *, is_loaded: bool = False) -> bool:
     needed = estimate.total - estimate.process - (estimate.weights if is_loaded else 0)
-    return needed > _MEMORY_SHARE * find_free_memory()
+    return needed <= _MEMORY_SHARE * find_free_memory()
+
+
+def _estimate(
+    folder: Path, config: SftConfig, data: StageData, ranks: Ranks, seed: int, *, plain: MemoryEstimate | None = None
+) -> MemoryEstimate:
+    """Return the estimate without activation checkpointing; given that one, the estimate with it."""
+    policy, layout = _build_policy(folder, config, ranks, "meta", checkpointing=plain is not None)
+    lengths, scored, num_micro_batches = find_largest_micro_batch(config, data, ranks, seed, layout)
+    has_ema = config.ema_decay is not None
+    whole = estimate_step_memory(policy, lengths, scored, num_micro_batches=num_micro_batches, has_ema=has_ema)
+    if find_device() != "cpu":
+        return replace(whole, process=0).share_among(ranks.count)
+    layers = max(1, len(find_layers(find_backbone(policy.model))))
+    runtime = estimate_runtime(
+        whole,
+        is_bf16=config.dtype == "bfloat16",
+        has_adapter=any(not p.requires_grad for p in policy.parameters()),
+        recomputed=plain.activations // layers if plain is not None else 0,
+    )
+    return replace(whole, runtime=runtime).share_among(ranks.count)
 
 
 def estimate_seconds(folder: Path, config: SftConfig, data: StageData, seed: int, tokens: int, *, device: str) -> float:
@@ -195,18 +200,38 @@ def measure_matrix_rate(dtype: str, device: str, *, size: int = 1024, repeats: i
 def find_largest_micro_batch(
     config: SftConfig, data: StageData, ranks: Ranks, seed: int, layout: Layout, *, num_steps: int = 50
 ) -> tuple[list[int], int, int]:
-    """Return lengths and trained tokens of the largest micro-batch among the first steps, and how many a step has."""
+    """Return lengths and trained tokens of the largest micro-batch, and how many a step has at most on one rank.
+
+    The first steps are looked at. If others follow, the longest row counts too: no budget makes it shorter.
+
+    Args:
+        config: The stage's configuration.
+        data: Its rows.
+        ranks: The processes that share a step.
+        seed: The stage's seed, which decides which rows share a step.
+        layout: How rows lie in a micro-batch; padded, the longest row is what each of them takes.
+        num_steps: How many of the first steps to look at.
+    """
     order = build_order(config, data.train, seed)
-    largest: tuple[list[int], int, int] = ([1], 1, 1)
-    for step in range(min(num_steps, order.steps_per_epoch)):
+    lengths_of = [part.lengths_R for part in data.train.rows]
+    steps = count_steps(config, order.steps_per_epoch)
+    largest: list[tuple[int, int]] = []
+    size = most = 0
+    for step in range(min(num_steps, steps)):
         rows = order.rows_of_step(step)
-        lengths = [int(data.train.rows[source].lengths_R[row]) for source, row in rows]
+        lengths = [int(lengths_of[source][row]) for source, row in rows]
         groups = group_rows(lengths, config.micro_batch_tokens, layout)
+        most = max(most, -(-len(groups) // ranks.count))
         for group in groups:
-            if sum(lengths[i] for i in group) > sum(largest[0]):
-                trained = sum(int(data.train.rows[rows[i][0]].row(rows[i][1]).is_trainable_T[1:].sum()) for i in group)
-                largest = ([lengths[i] for i in group], trained, -(-len(groups) // ranks.count))
-    return largest
+            taken = [lengths[i] for i in group]
+            if (tokens := len(taken) * max(taken) if layout == "padded" else sum(taken)) > size:
+                largest, size = [rows[i] for i in group], tokens
+    if steps > num_steps:
+        source = max(range(len(lengths_of)), key=lambda source: lengths_of[source].max())
+        row = int(lengths_of[source].argmax())
+        largest = [(source, row)] if lengths_of[source][row] > size else largest
+    trained = sum(int(data.train.rows[source].row(row).is_trainable_T[1:].sum()) for source, row in largest)
+    return [int(lengths_of[source][row]) for source, row in largest] or [1], max(1, trained), max(1, most)
 
 
 def find_free_memory() -> int:

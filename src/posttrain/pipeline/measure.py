@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.hashing import hash_json
 from posttrain.core.protocols import Progress
-from posttrain.core.records import Problem
 from posttrain.core.run_folder import StageFolder
 from posttrain.evaluation.runner import run_task
 from posttrain.models.loading import load_policy
 from posttrain.pipeline.plan import hash_model_config
 from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.sampling import build_sampler
 from posttrain.pipeline.wiring import build_scorer, load_problems
-from posttrain.samplers.generate import GenerateSampler
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import find_device
 
@@ -51,14 +49,9 @@ def measure_policy(
     if not recipe.evaluate:
         return []
     policy = load_policy(folder, dtype=choose_dtype(recipe), device=find_device())
-    sampler = GenerateSampler(
-        policy.model,
-        policy.hash,
-        lambda problems: _render_prompts(renderer, problems),
-        renderer.tokenizer.decode,
-        stop_ids=renderer.format.stop_ids,
-        batch_size=64,
-    )
+    sampler, notes = build_sampler(policy, renderer)
+    for note in notes:
+        progress.note(note)
     metrics = []
     for task in recipe.evaluate:
         found = run_task(
@@ -71,6 +64,7 @@ def measure_policy(
             policy_hash=policy.hash,
         )
         metrics += [{"stage": label, **figures} for figures in found]
+    sampler.close()
     return metrics
 
 
@@ -81,8 +75,3 @@ def choose_dtype(recipe: Recipe) -> str:
     """
     dtypes = {entry.config.dtype for entry in recipe.stages if isinstance(entry.config, SftConfig)}
     return "bfloat16" if "bfloat16" in dtypes else "float32"
-
-
-def _render_prompts(renderer: Renderer, problems: Sequence[Problem]) -> list[list[int]]:
-    prompts = renderer.render_prompts([(problem.messages, problem.tools) for problem in problems])
-    return [ids.tolist() for ids in prompts]

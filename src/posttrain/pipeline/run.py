@@ -73,9 +73,7 @@ def _on_writer(ranks: Ranks, action: Callable[[], object]) -> None:
             action()
         except PosttrainError as error:
             failure = error
-    failure = ranks.broadcast_object(failure)
-    if failure is not None:
-        raise failure
+    ranks.share_failure(failure)
 
 
 def _open_folder(recipe: Recipe, folder: RunFolder, stack: ExitStack) -> None:
@@ -142,7 +140,7 @@ class _Run:
 
     def _run_round(self, record: RunRecord, stage: Round, entry: dict[str, Any]) -> None:
         parent = self.outputs[stage.entry.parent if stage.number == 1 else stage.entry.name]
-        key = self.ranks.first(lambda: compute_stage_key(self.recipe, stage, parent.hash, self.renderer, self.base))
+        key = self.ranks.first(lambda: self._compute_key(stage, parent))
         folder = self._folder_of(stage)
         if entry["key"] != key:  # what the record before this one said was of another configuration
             entry |= {"seconds": None, "tokens": None, "ledger": None}
@@ -160,6 +158,9 @@ class _Run:
         record.add_artifact(artifact, [parent.hash], stage.label)
         self._measure(record, artifact, folder, stage.label)
         self._write(record)
+
+    def _compute_key(self, stage: Round, parent: Artifact) -> str:
+        return compute_stage_key(self.recipe, stage, parent.hash, self.renderer, self.base)
 
     def _folder_of(self, stage: Round) -> StageFolder:
         return self.folder.stage(stage.index, stage.entry.name, stage.number)
@@ -205,6 +206,7 @@ class _Run:
                     self.ranks,
                     ArtifactStore(self.folder),
                     context,
+                    lambda: self._compute_key(stage, parent),
                 )
             )
         entry |= {"tokens": result.tokens, "ledger": result.ledger}

@@ -9,7 +9,7 @@ from posttrain.core.errors import RefusedError
 from posttrain.core.seeds import derive_seed
 from posttrain.models.adapters import continue_adapter, prepare_policy
 from posttrain.models.fusing import fuse_layers
-from posttrain.models.heads import check_head, depends_on_longest_row, find_backbone, find_head, is_packing_exact
+from posttrain.models.heads import check_head, choose_layout, find_backbone, find_head
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy
 from posttrain.pipeline.estimates import DTYPES, needs_checkpointing
@@ -17,7 +17,7 @@ from posttrain.pipeline.preflight import check_adapter_start
 from posttrain.pipeline.wiring import StageData
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks, find_layers, shard_policy
-from posttrain.training.policy import Layout, ScoredPolicy, enable_checkpointing
+from posttrain.training.policy import ScoredPolicy, enable_checkpointing
 
 
 def load_trained_policy(
@@ -59,16 +59,15 @@ def build_scored_policy(
     model = policy.model
     check_head(model)
     fuse_layers(model)
-    is_single = depends_on_longest_row(model)
-    exact = config.packing != "off" and not is_single and is_packing_exact(model)
-    if config.packing == "on" and not exact:
+    layout = choose_layout(model, may_pack=config.packing != "off")
+    if config.packing == "on" and layout != "packed":
         raise RefusedError(
             "packed rows are not isolated in this architecture: a probe gave other hidden states than each row alone",
             expected="an architecture whose attention can be registered",
             cure="set packing: auto or off; rows are then padded",
             place="packing",
         )
-    if config.packing == "auto" and not exact:
+    if config.packing == "auto" and layout != "packed":
         notes.append("rows are padded: packing is not exact in this architecture")
     should_checkpoint = config.activation_checkpointing == "on"
     if config.activation_checkpointing == "auto":
@@ -77,7 +76,6 @@ def build_scored_policy(
             notes.append("activation checkpointing is on: without it a step would not fit into memory")
     if should_checkpoint:
         enable_checkpointing(model)
-    layout: Layout = "packed" if exact else "single" if is_single else "padded"
     scored = ScoredPolicy(model, find_backbone(model), find_head, layout)
     layers = find_layers(find_backbone(model))
     shard_policy(scored, layers, ranks, compute_dtype=DTYPES[config.dtype])

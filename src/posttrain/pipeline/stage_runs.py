@@ -11,8 +11,8 @@ import torch
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.durable import write_json
-from posttrain.core.errors import RecipeError, TrainingError
-from posttrain.core.protocols import RunContext
+from posttrain.core.errors import DataError, RecipeError, TrainingError
+from posttrain.core.protocols import Progress, RunContext
 from posttrain.core.records import Artifact
 from posttrain.core.run_folder import StageFolder
 from posttrain.models.artifacts import save_policy
@@ -34,7 +34,7 @@ from posttrain.training.distributed import Ranks, find_device
 
 @dataclass(frozen=True, slots=True)
 class StageJob:
-    """One round of one stage with everything that surrounds it."""
+    """One round of one stage with everything that surrounds it; `compute_key` gives the key of what is there now."""
 
     recipe: Recipe
     entry: StageEntry
@@ -45,6 +45,7 @@ class StageJob:
     ranks: Ranks
     store: ArtifactStore
     context: RunContext
+    compute_key: Callable[[], str]
 
 
 @dataclass(slots=True)
@@ -88,7 +89,7 @@ def _run_sft(job: StageJob, config: sft.SftConfig) -> StageResult:
     base = Path(job.parent.folder)
     # Left at any time if there is one process; with several, the others would wait for this one.
     shown = StoppableProgress(progress, job.context.should_stop) if job.ranks.count == 1 else progress
-    data = job.ranks.first(lambda: load_stage_data(job.recipe, config, job.renderer, read_context_tokens(base), shown))
+    data = job.ranks.first(lambda: _load_rows(job, config, shown))
     ledger = data.train.ledger.to_json()
     if job.ranks.is_writer:
         write_json(job.folder.ledger, ledger)
@@ -110,6 +111,20 @@ def _run_sft(job: StageJob, config: sft.SftConfig) -> StageResult:
         for folder in (job.folder.checkpoints, job.folder.best):
             CheckpointStore(folder).clear()
     return StageResult(artifacts, parts.num_tokens, ledger)
+
+
+def _load_rows(job: StageJob, config: sft.SftConfig, progress: Progress) -> StageData:
+    """Return the stage's rows, having checked that they are those that its key names."""
+    context_tokens = read_context_tokens(Path(job.parent.folder))
+    data = load_stage_data(job.recipe, config, job.renderer, context_tokens, progress)
+    if job.compute_key() != job.key:
+        raise DataError(
+            "a source changed after the stage was begun",
+            expected="the rows that the artifact will be named by",
+            cure="run the same command again when the data is whole",
+            place=f"{job.entry.name}: data",
+        )
+    return data
 
 
 def _run_plugin(job: StageJob) -> StageResult:

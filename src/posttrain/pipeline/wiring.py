@@ -134,10 +134,10 @@ def load_problems(recipe: Recipe, task: EvaluationTask) -> list[Problem]:
     """
     sources = locate_sources(recipe, [task.data])
     examples, _ = load_examples(sources, root=recipe.root, row_source=lab_rows)
-    return [_build_problem(example) for example in examples]
+    return [build_problem(example) for example in examples]
 
 
-def _build_problem(example: Example) -> Problem:
+def build_problem(example: Example) -> Problem:
     """Return a row as a problem; the answer it ends with is the reference, unless a column `answer` is there."""
     messages, columns = list(example.messages), dict(example.columns)
     while messages and messages[-1]["role"] == "assistant":

@@ -77,7 +77,7 @@ def _build_task(task: str, columns: Sequence[tuple[str, Items]]) -> TaskSamples:
     indexed = [(name, {_item_key(item): item for item in items}) for name, items in columns]
     last = indexed[-1][1]
     keys = list(last)
-    failed = [key for key in keys[NUM_FIRST:] if (_value(last[key]) or 0.0) < 1.0]
+    failed = [key for key in keys[NUM_FIRST:] if _applies(last[key]) and (_value(last[key]) or 0.0) < 1.0]
     chosen = [*keys[:NUM_FIRST], *failed[:NUM_FAILED]]
     return TaskSamples(
         task=task,
@@ -91,9 +91,14 @@ def _item_key(item: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _value(item: Mapping[str, Any]) -> float | None:
-    """Return an item's value, or None where the harness failed: that never becomes a score."""
+    """Return an item's value, or None where the harness failed or the scorer does not apply: that is no score."""
     outcome = mapping_of(item.get("outcome"))
-    return None if outcome.get("fault") == "harness" else number_of(outcome.get("value"))
+    is_left_out = outcome.get("fault") == "harness" or not _applies(item)
+    return None if is_left_out else number_of(outcome.get("value"))
+
+
+def _applies(item: Mapping[str, Any]) -> bool:
+    return mapping_of(item.get("outcome")).get("status") != "not_applicable"
 
 
 def _count(items: Mapping[Any, Mapping[str, Any]]) -> str:
@@ -138,6 +143,8 @@ def _build_answer(stage: str, item: Mapping[str, Any]) -> Answer:
         verdict = "correct" if value == 1 else "wrong" if value == 0 else f"score {format_compact(value)}"
     if outcome.get("fault") == "harness":
         verdict, mark = f"{verdict} (not the policy's fault, masked)", "masked"
+    elif status == "not_applicable":
+        mark = "masked"
     else:
         mark = "good" if value == 1 else "part" if value and 0 < value < 1 else "bad"
     return Answer(stage, text, num_left_out, verdict, text_of(outcome.get("why")), mark)

@@ -147,14 +147,15 @@ def _build_cell(entry: Mapping[str, Any], unit: str) -> Cell:
 def _describe_failures(outcomes: Mapping[str, Any]) -> str:
     """Return the share of each outcome that is not a score: no number stands without them."""
     counts = {name: number_of(count) or 0.0 for name, count in outcomes.items()}
-    faults = counts.pop("harness", 0.0)
+    left_out = {"not applicable": counts.pop("not_applicable", 0.0), "harness faults": counts.pop("harness", 0.0)}
     total = sum(counts.values())
     parts = [
         f"{name.replace('_', ' ')} {100 * count / total:.1f}\u00a0%"
         for name, count in counts.items()
         if count > 0 and name != "scored"
     ]
-    return " · ".join([*parts, f"harness faults {format_count(faults)}, left out"] if faults else parts)
+    parts += [f"{name} {format_count(count)}, left out" for name, count in left_out.items() if count]
+    return " · ".join(parts)
 
 
 def _compare_intervals(base: Mapping[str, Any], last: Mapping[str, Any]) -> str:

@@ -1,49 +1,40 @@
-"""A plain sampler over any transformers causal model: left-padded batches, one forward pass a token.
+"""A sampler over any transformers causal model, for those that the house's own engine (`local.py`) cannot take.
 
-Problems are sorted by prompt length, so that little is padded. Every problem draws from its own stream
-of random numbers, so that what it is given does not depend on which problems share its batch, except
-where the model's own arithmetic rounds differently in a batch of another shape.
-Shape letters: B problems of one batch, T tokens, V vocabulary.
+It draws from the very model that it is given, in left-padded batches, one forward pass a token. Each sequence
+draws from its own counted stream of random numbers, so that what it is given does not depend on what shares its
+batch, except where the model's own arithmetic rounds differently in a batch of another shape.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
-from posttrain.core.errors import DataError
-from posttrain.core.records import Completion, FinishReason, Problem
-from posttrain.core.sampling import SamplingSettings
-from posttrain.core.seeds import build_numpy_generator
-
-PromptRenderer = Callable[[Sequence[Problem]], Sequence[Sequence[int]]]
-"""Turns problems into prompt ids, generation prompt included, in order."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """What one row drew: ids with their log-probs, and how it ended."""
-
-    ids: list[int]
-    logprobs: list[float]
-    finish_reason: FinishReason
+from posttrain.core.errors import SamplerError
+from posttrain.core.records import Completion, Problem
+from posttrain.core.sampling import PolicyVersion, SamplingSettings, derive_sample_seed
+from posttrain.samplers.completions import build_completion
+from posttrain.samplers.constraints import ConstraintCompiler
+from posttrain.samplers.local import PromptRenderer, check_prompts
+from posttrain.samplers.padded import PaddedBatch, PaddedModel, drawing_mode, find_plain_model
+from posttrain.samplers.pool import Finished
+from posttrain.samplers.rows import Group, Running
+from posttrain.samplers.watch import DrawingRequest, build_request, check_publishable
 
 
+# many parameters: a sampler is built once, of parts that have no other common home
 class GenerateSampler:
-    """Draws completions from a transformers model held in this process (`core.protocols.Sampler`).
+    """Draws completions from a transformers model held in this process (`core.sampling.Sampler`).
 
     Args:
-        model: A causal language model; it is put in evaluation mode while it draws.
+        model: A causal language model, which may be a policy that is trained; while it draws it is in evaluation
+            mode, and between completions in the mode that it was in.
         policy_hash: Names the weights that the model holds.
         render_prompts: Gives the exact prompt ids of problems.
         decode: Gives the text of ids.
-        stop_ids: The policy's own stop tokens; drawing stops at them and at those of the settings.
-        batch_size: Problems drawn at once; memory grows with it.
+        stop_ids: The policy's own stop tokens.
+        constraints: Compiles constraints for the policy's tokenizer; None refuses them.
+        batch_size: Sequences drawn at once; memory grows with it.
     """
 
     def __init__(
@@ -54,154 +45,122 @@ class GenerateSampler:
         decode: Callable[[Sequence[int]], str],
         *,
         stop_ids: Sequence[int] = (),
+        constraints: ConstraintCompiler | None = None,
         batch_size: int = 32,
     ) -> None:
         self.policy_hash = policy_hash
-        self._model = model
         self._render_prompts = render_prompts
         self._decode = decode
         self._stop_ids = tuple(stop_ids)
+        self._constraints = constraints
         self._batch_size = batch_size
+        self._num_open = 0
+        self._take(model)
 
     def sample(
         self, problems: Sequence[Problem], settings: SamplingSettings, seeds: Sequence[int]
     ) -> Iterator[tuple[int, Completion]]:
-        """Yield (index of the problem, completion) batch by batch, longest prompts first.
-
-        The drawn ids include the stop token, the text does not. `sampler_logprobs` are nats under the
-        distribution that was drawn from: logits over temperature, the whole vocabulary; for greedy
-        drawing, temperature 1.
+        """Yield (index of the problem, completion) as they finish, longest prompts first; closing it cancels the rest.
 
         Args:
             problems: What to answer.
-            settings: Length, temperature and further stop ids.
+            settings: How to draw.
             seeds: One for each problem.
 
         Raises:
             DataError: A prompt is empty, or leaves no room for `max_new_tokens` in the model's context.
+            RecipeError: The constraint cannot be used.
+            SamplerError: While drawing: the model gave logits that are not finite, or its weights are no longer
+                those that the policy's hash names.
         """
         if len(seeds) != len(problems):
             raise ValueError(f"{len(seeds)} seeds for {len(problems)} problems")
-        settings = replace(settings, stop_ids=tuple({*self._stop_ids, *settings.stop_ids}))
-        prompts = [list(ids) for ids in self._render_prompts(problems)]
-        self._check_prompts(problems, prompts, settings)
+        prompts = [list(map(int, ids)) for ids in self._render_prompts(problems)]
+        config = find_plain_model(self._model).config.get_text_config()
+        check_prompts(problems, prompts, settings, getattr(config, "max_position_embeddings", None))
+        request = build_request(settings, self._stop_ids, self._decode, self._constraints, self._padded.device)
+        return self._sample(problems, prompts, seeds, request)
+
+    def publish(self, policy: PolicyVersion) -> str:
+        """Draw from a live policy's model from now on, as its weights are now.
+
+        Nothing is copied: the weights may change only until the next completion is drawn under this hash, and
+        drawing after that is an error until they are published again.
+
+        Raises:
+            SamplerError: An iterator is still read, or the policy is not in this process.
+        """
+        check_publishable(policy, is_drawing=self._num_open > 0)
+        self._take(policy.model)
+        self.policy_hash = policy.hash
+        return policy.hash
+
+    def close(self) -> None:
+        """Do nothing: caches are those of iterators, which give them back when they end or are closed."""
+
+    def _take(self, model: Any) -> None:
+        self._model = model
+        self._padded = PaddedModel(model)
+        self._versions = _read_versions(model)
+        self._is_padding_exact: bool | None = None  # found out when it is first needed
+
+    def _sample(
+        self, problems: Sequence[Problem], prompts: Sequence[list[int]], seeds: Sequence[int], request: DrawingRequest
+    ) -> Iterator[tuple[int, Completion]]:
+        groups = [Group(index, ids, [seed]) for index, (ids, seed) in enumerate(zip(prompts, seeds, strict=True))]
         # Longest first: a batch that does not fit in memory fails at once, not at the end.
-        order = sorted(range(len(problems)), key=lambda index: -len(prompts[index]))
-        for start in range(0, len(order), self._batch_size):
-            batch = order[start : start + self._batch_size]
-            drawn = self._draw_batch([prompts[index] for index in batch], settings, [seeds[index] for index in batch])
-            for index, row in zip(batch, drawn, strict=True):
-                yield index, self._complete(problems[index], prompts[index], row, seeds[index])
-
-    def _check_prompts(self, problems: Sequence[Problem], prompts: list[list[int]], settings: SamplingSettings) -> None:
-        context = getattr(self._model.config, "max_position_embeddings", None)
-        for problem, prompt in zip(problems, prompts, strict=True):
-            if not prompt:
-                raise DataError("the prompt is empty", expected="at least one token", place=problem.problem_id)
-            if context is not None and len(prompt) + settings.max_new_tokens > context:
-                raise DataError(
-                    f"a prompt of {len(prompt)} tokens and max_new_tokens {settings.max_new_tokens}",
-                    expected=f"at most {context} tokens together, the model's context",
-                    cure="lower max_new_tokens, or leave out or shorten this row",
-                    place=problem.problem_id,
-                )
-
-    def _complete(self, problem: Problem, prompt: list[int], row: _Drawn, seed: int) -> Completion:
-        text_ids = row.ids[:-1] if row.finish_reason == "stop" else row.ids
-        return Completion(
-            problem_id=problem.problem_id,
-            sample_index=0,
-            prompt_ids=np.array(prompt, dtype=np.int32),
-            ids=np.array(row.ids, dtype=np.int32),
-            text=self._decode(text_ids),
-            finish_reason=row.finish_reason,
-            policy_hash=self.policy_hash,
-            seed=seed,
-            sampler_logprobs=np.array(row.logprobs, dtype=np.float32),
-        )
-
-    @torch.no_grad()
-    def _draw_batch(self, prompts: list[list[int]], settings: SamplingSettings, seeds: Sequence[int]) -> list[_Drawn]:
-        was_training = self._model.training
-        self._model.eval()
+        groups.sort(key=lambda group: -len(group.prompt))
+        sequences = [
+            Running(group, sample, derive_sample_seed(group.seeds[0], sample))
+            for group in groups
+            for sample in range(request.settings.num_samples)
+        ]
+        policy_hash = self.policy_hash
+        self._num_open += 1
         try:
-            ids_BT, logprobs_BT = self._draw_tokens(prompts, settings, seeds)
+            for batch in self._cut_batches(sequences):
+                for finished in self._draw_batch(batch, request):
+                    index = finished.group.index
+                    yield index, build_completion(problems[index], finished, self._decode, policy_hash)
         finally:
-            self._model.train(was_training)
-        return [_cut_at_stop(ids_BT[row], logprobs_BT[row], settings) for row in range(len(prompts))]
+            self._num_open -= 1
 
-    def _draw_tokens(
-        self, prompts: list[list[int]], settings: SamplingSettings, seeds: Sequence[int]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Return drawn ids and their log-probs; what follows a row's stop token is to be ignored."""
-        device = self._model.device
-        ids_BT, mask_BT = _pad_left(prompts, device)
-        stops = torch.tensor(settings.stop_ids, dtype=torch.long, device=device)
-        uniforms_BT = np.stack([build_numpy_generator(seed, "draw").random(settings.max_new_tokens) for seed in seeds])
-        positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
-        is_done_B = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-        cache, drawn, logprobs = None, [], []
-        for step in range(settings.max_new_tokens):
-            output = self._model(
-                input_ids=ids_BT,
-                attention_mask=mask_BT,
-                position_ids=positions_BT,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
+    def _cut_batches(self, sequences: Sequence[Running]) -> Iterator[Sequence[Running]]:
+        """Yield sequences that are drawn together: of one length where a model is not exact under padding."""
+        if self._is_padding_exact is None and sequences:
+            self._check_unchanged()
+            self._is_padding_exact = self._padded.is_padding_exact()
+            self._versions = _read_versions(self._model)
+        start = 0
+        while start < len(sequences):
+            length = len(sequences[start].group.prompt)
+            end = start + 1
+            while end < min(start + self._batch_size, len(sequences)):
+                if not self._is_padding_exact and len(sequences[end].group.prompt) != length:
+                    break
+                end += 1
+            yield sequences[start:end]
+            start = end
+
+    def _draw_batch(self, sequences: Sequence[Running], request: DrawingRequest) -> Iterator[Finished]:
+        batch = PaddedBatch(self._padded, sequences, request.settings, request.stop_ids, request.watch)
+        while batch.is_running:
+            self._check_unchanged()
+            with drawing_mode(self._model):
+                finished = batch.run_to_next_end()
+            self._versions = _read_versions(self._model)  # some models scale their own weights while they run
+            yield from finished
+
+    def _check_unchanged(self) -> None:
+        if _read_versions(self._model) != self._versions:
+            raise SamplerError(
+                f"the model's weights have changed since policy {self.policy_hash} was published",
+                expected="the weights that completions are named after",
+                cure="publish the policy after each change of its weights, before drawing from it",
+                place="publish",
             )
-            cache = output.past_key_values
-            ids_B, logprobs_B = draw_tokens(output.logits[:, -1], settings.temperature, uniforms_BT[:, step])
-            drawn.append(ids_B.cpu().numpy())
-            logprobs.append(logprobs_B.cpu().numpy())
-            is_done_B |= torch.isin(ids_B, stops)
-            if is_done_B.all():
-                break
-            ids_BT, positions_BT = ids_B[:, None], positions_BT[:, -1:] + 1
-            mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(prompts), 1)], dim=1)
-        return np.stack(drawn, axis=1), np.stack(logprobs, axis=1)
 
 
-def draw_tokens(
-    logits_BV: torch.Tensor, temperature: float, uniforms_B: npt.NDArray[np.float64]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return one token for each row, and its log-prob in nats under the distribution drawn from.
-
-    At temperature 0 the most probable token (the lowest id of equals), with its log-prob at
-    temperature 1. Else the token at which the cumulative probability of `logits / temperature`, in the
-    order of ids, first exceeds the row's uniform number: the inverse of the distribution function.
-
-    Args:
-        logits_BV: Any float type; computed in float64, so that the cumulative sum is exact enough.
-        temperature: 0 or above.
-        uniforms_B: In [0, 1), one a row.
-    """
-    scores_BV = logits_BV.double()
-    if temperature == 0:
-        ids_B = scores_BV.argmax(dim=-1)
-        return ids_B, scores_BV.log_softmax(dim=-1).gather(1, ids_B[:, None])[:, 0]
-    logprobs_BV = (scores_BV / temperature).log_softmax(dim=-1)
-    cumulative_BV = logprobs_BV.exp().cumsum(dim=-1)
-    # The sum may fall short of 1 by rounding: scaled by it, the target is always below the last entry.
-    targets_B1 = torch.as_tensor(uniforms_B, device=logits_BV.device)[:, None] * cumulative_BV[:, -1:]
-    ids_B = torch.searchsorted(cumulative_BV, targets_B1, right=True)[:, 0].clamp(max=logits_BV.shape[1] - 1)
-    return ids_B, logprobs_BV.gather(1, ids_B[:, None])[:, 0]
-
-
-def _pad_left(prompts: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    length = max(len(prompt) for prompt in prompts)
-    # Any id may pad: the mask hides it.
-    ids_BT = torch.zeros(len(prompts), length, dtype=torch.long)
-    mask_BT = torch.zeros(len(prompts), length, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids_BT[row, length - len(prompt) :] = torch.tensor(prompt)
-        mask_BT[row, length - len(prompt) :] = 1
-    return ids_BT.to(device), mask_BT.to(device)
-
-
-def _cut_at_stop(
-    ids_T: npt.NDArray[np.int64], logprobs_T: npt.NDArray[np.float64], settings: SamplingSettings
-) -> _Drawn:
-    hits = np.flatnonzero(np.isin(ids_T, settings.stop_ids))
-    length = int(hits[0]) + 1 if hits.size else len(ids_T)
-    return _Drawn(ids_T[:length].tolist(), logprobs_T[:length].tolist(), "stop" if hits.size else "length")
+def _read_versions(model: Any) -> int:
+    """Return a number that grows whenever a weight is changed in place."""
+    return sum(weight._version for weight in model.parameters() if not weight.is_inference())

@@ -17,8 +17,8 @@ from posttrain.core.records import Completion, Outcome, Problem
 class ExactMatch:
     """Scores 1 for an equal text, 0 for another (`core.protocols.Scorer`).
 
-    A completion cut at its length limit is `truncated` and an empty one `unparsed`: both are the
-    policy's failures, worth 0 and in every denominator.
+    A completion cut at its length limit or by a content filter is `truncated` and an empty one `unparsed`:
+    they are the policy's failures, worth 0 and in every denominator.
     """
 
     name = "exact_match"
@@ -43,6 +43,8 @@ def _score(problem: Problem, completion: Completion) -> Outcome:
         return Outcome("errored", 0.0, why="cancelled before it ended", fault="harness")
     if completion.finish_reason == "length":
         return Outcome("truncated", 0.0, why=f"no stop token in {len(completion.ids)} tokens", fault="policy")
+    if completion.finish_reason == "filtered":
+        return Outcome("truncated", 0.0, why="withheld by the endpoint's content filter", fault="policy")
     text = normalise_text(completion.text)
     if not text:
         return Outcome("unparsed", 0.0, why="empty completion", fault="policy")

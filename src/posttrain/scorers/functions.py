@@ -5,7 +5,7 @@
 is the signature that TRL's users know; every argument comes by name, so that a function names those it
 uses and takes the others as `**columns`. `prompts` are messages, `completions` texts, `completion_ids`
 token ids; every column of the rows comes as a list under its own name, with None for a row that lacks
-it. None in the result means that the function has no verdict on an item: it is left out and counted.
+it. None in the result means that the function does not apply to a row: it is left out and counted.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class FunctionScorer(GuardedScorer):
 
     def _read(self, value: Any) -> Outcome:
         if value is None:
-            return _fault(f"{self.name} returned None")
+            return Outcome("not_applicable", 0.0, why=f"{self.name} does not apply to this row")
         try:
             number = value.item() if hasattr(value, "item") else value  # a scalar of numpy or torch
         except (ValueError, RuntimeError):

@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from posttrain.core.records import Artifact
     from posttrain.data.mixing import RowOrder
     from posttrain.data.tokenized import TokenizedData
+    from posttrain.kernels.layouts import Layout
     from posttrain.training.distributed import Ranks
-    from posttrain.training.policy import Layout, ScoredPolicy
+    from posttrain.training.policy import ScoredPolicy
     from posttrain.training.step import StepBatch, Updater
 
 STAGE_VERSION = 1

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from posttrain.core.records import RenderedSample
-
-_LARGEST_ROUNDING = 128
+from posttrain.kernels.layouts import round_up_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +42,6 @@ class MicroBatch:
             for name in ("ids_T", "scored_N", "targets_N", "weights_N")
         }
         return replace(self, **moved)
-
-
-def round_up_tokens(count: int) -> int:
-    """Return the token count of a micro-batch with its filler: at most a tenth more, in a few distinct sizes."""
-    step = 1
-    while step * 20 <= count and step < _LARGEST_ROUNDING:
-        step *= 2
-    return -(-count // step) * step
 
 
 def count_scored(sample: RenderedSample) -> int:

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from posttrain.core.errors import PosttrainError
+
 Value = TypeVar("Value")
 
 
@@ -52,13 +54,27 @@ class Ranks:
         return box[0]
 
     def first(self, action: Callable[[], Value]) -> Value:
-        """Return what `action` gives, done on rank 0 before the others do it (they find its caches filled)."""
-        if self.is_writer:
+        """Return what `action` gives, done on rank 0 before the others do it (they find its caches filled).
+
+        Raises:
+            PosttrainError: What stopped rank 0 stops every rank, and none of them does it or waits for it.
+        """
+        if not self.is_writer:
+            self.share_failure(None)
+            return action()
+        try:
             value = action()
-            self.wait()
-            return value
-        self.wait()
-        return action()
+        except PosttrainError as error:
+            self.share_failure(error)
+            raise
+        self.share_failure(None)
+        return value
+
+    def share_failure(self, failure: PosttrainError | None) -> None:
+        """Wait for rank 0 to say what failed there, if anything; every rank raises it."""
+        failure = self.broadcast_object(failure)
+        if failure is not None:
+            raise failure
 
     def wait(self) -> None:
         """Wait until every rank is here."""

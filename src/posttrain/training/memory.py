@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from posttrain.kernels.token_logprobs import CHUNK_ROWS
+from posttrain.kernels.token_logprobs import count_chunk_rows
 from posttrain.training.batches import MicroBatch
 from posttrain.training.policy import ScoredPolicy
 
@@ -118,7 +118,7 @@ def _count_saved_bytes(policy: ScoredPolicy, lengths: Sequence[int]) -> int:
 def _head_bytes(policy: ScoredPolicy, scored: int) -> int:
     head = policy.head()
     V, H = head.weight.shape
-    rows = min(CHUNK_ROWS, scored)
+    rows = min(count_chunk_rows(V), scored)
     size = head.weight.element_size()
-    grad_weight = V * H * (size if scored <= CHUNK_ROWS else 4 + size) if head.weight.requires_grad else 0
+    grad_weight = V * H * (size if scored <= rows else 4 + size) if head.weight.requires_grad else 0
     return rows * V * size + 2 * scored * H * size + grad_weight

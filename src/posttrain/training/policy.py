@@ -10,18 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from posttrain.core.seeds import derive_seed
-from posttrain.kernels.attention import DocumentSpans, choose_masked_attention, register_packed_attention
+from posttrain.kernels.attention import choose_masked_attention, register_packed_attention
+from posttrain.kernels.layouts import Layout, run_packed, run_padded
 from posttrain.kernels.token_logprobs import Head, TokenObjective, TokenScores, score_tokens
 from posttrain.training.batches import MicroBatch
-
-Layout = Literal["packed", "padded", "single"]
-"""How the rows of a micro-batch lie: end to end, right-padded, or only one row at a time."""
 
 
 class ScoredPolicy(nn.Module):
@@ -78,35 +76,21 @@ class ScoredPolicy(nn.Module):
 
     def compute_hidden(self, batch: MicroBatch) -> torch.Tensor:
         """Return the last hidden states [T, H] of a micro-batch, rows end to end."""
-        return self._run_packed(batch) if self.layout == "packed" else self._run_padded(batch)
+        if self.layout == "packed":
+            return run_packed(self._backbone[0], batch.ids_T, batch.lengths)
+        if batch.ids_T.device.type == "meta":
+            return self._run_padded_on_meta(batch)
+        return run_padded(self._backbone[0], batch.ids_T, batch.lengths)
 
-    def _run_packed(self, batch: MicroBatch) -> torch.Tensor:
-        device = batch.ids_T.device
-        positions = torch.cat([torch.arange(length, device=device) for length in batch.lengths])
-        output = self._backbone[0](
-            input_ids=batch.ids_T[None],
-            position_ids=positions[None],
-            use_cache=False,
-            document_spans=DocumentSpans.from_lengths(batch.lengths, device),
-        )
-        return output.last_hidden_state[0]
-
-    def _run_padded(self, batch: MicroBatch) -> torch.Tensor:
-        """Right-pad the rows, run them with a mask, and lay the hidden states end to end again."""
-        rows = batch.ids_T.split(batch.lengths)
-        if batch.ids_T.device.type == "meta":  # nothing to index by: count the padded rows as they are
-            longest = max(batch.lengths)
-            # A mask that is whole already, since building one looks at its values.
-            shape = (len(rows), 1, longest, longest)
-            whole_mask = torch.zeros(shape, dtype=self.head().weight.dtype, device="meta") if self._has_mask else None
-            ids = batch.ids_T.new_zeros(len(rows), longest)
-            whole = self._backbone[0](input_ids=ids, attention_mask=whole_mask, use_cache=False)
-            return whole.last_hidden_state.flatten(0, 1)
-        ids = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-        lengths = torch.tensor(batch.lengths, device=ids.device)
-        mask = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
-        output = self._backbone[0](input_ids=ids, attention_mask=mask.long(), use_cache=False)
-        return output.last_hidden_state[mask]
+    def _run_padded_on_meta(self, batch: MicroBatch) -> torch.Tensor:
+        """Run the padded rows as they are, since a mask without values cannot say where they end."""
+        count, longest = len(batch.lengths), max(batch.lengths)
+        # A mask that is whole already, since building one looks at its values.
+        shape = (count, 1, longest, longest)
+        mask = torch.zeros(shape, dtype=self.head().weight.dtype, device="meta") if self._has_mask else None
+        ids = batch.ids_T.new_zeros(count, longest)
+        output = self._backbone[0](input_ids=ids, attention_mask=mask, use_cache=False)
+        return output.last_hidden_state.flatten(0, 1)
 
     @contextmanager
     def seeded_dropout(self, *stream: int | str) -> Iterator[None]:
@@ -122,4 +106,8 @@ class ScoredPolicy(nn.Module):
 
 def enable_checkpointing(model: Any) -> None:
     """Have each block of a model recompute its activations in the backward pass instead of keeping them."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    enable = getattr(model, "activation_checkpointing_enable", None)  # the name since transformers 5.23
+    if enable is not None:
+        enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
