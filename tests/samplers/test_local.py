@@ -13,6 +13,7 @@ from posttrain.core.errors import DataError, SamplerError
 from posttrain.core.records import Completion, Problem
 from posttrain.core.sampling import PolicyVersion, SamplingSettings
 from posttrain.models.adapters import add_adapter, stack_adapter
+from posttrain.models.lean_decoding import LeanDecoder
 from posttrain.models.lora_settings import LoraSettings
 from posttrain.pipeline.sampling import build_engine_model
 from posttrain.samplers.graphs import RecordedDecode
@@ -98,6 +99,12 @@ def test_log_probs_are_those_of_one_forward_pass(name: str) -> None:
         tempered = (logits.double() / 0.7).log_softmax(-1).gather(1, chosen)[:, 0]
         np.testing.assert_allclose(completion.sampler_logprobs, full, atol=1e-5)
         np.testing.assert_allclose(completion.drawing_logprobs, tempered, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", MANAGED)
+def test_llamas_descendants_are_decoded_leanly_and_others_by_their_modules(name: str) -> None:
+    is_lean = isinstance(build_engine_model(make_model(name).eval(), torch.float32).decode, LeanDecoder)
+    assert is_lean == (name in ("llama", "qwen2", "qwen3", "mistral", "granite"))
 
 
 def test_text_does_not_depend_on_neighbours_rows_or_passes() -> None:
@@ -312,7 +319,7 @@ def test_recorded_passes_draw_what_eager_ones_draw(name: str, num_samples: int) 
         return output, recordings[-1]
 
     cache = KvCache(recorded._model.shapes, torch.float32, torch.device("cpu"), 1 << 30, is_fixed=True)
-    recorded._cache, recorded._decode_pass = cache, RecordedDecode(recorded._model.backbone, cache, record)
+    recorded._cache, recorded._decode_pass = cache, RecordedDecode(recorded._model.decode, cache, record)
     settings = SamplingSettings(max_new_tokens=60, temperature=1.0, num_samples=num_samples)
     expected = draw(eager, len(prompts), settings)
     for _ in range(2):

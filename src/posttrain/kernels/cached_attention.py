@@ -64,17 +64,17 @@ class Prefill:
 class SharedPrompts:
     """The part of a `Decode` that sequences of one group share.
 
-    `layers` are the buffers of prompts, of which the first P rows are read up to N tokens. `row_of_member_PM`
-    is the sequence in each place of a group, flat [P * M], any where a place is empty; `member_of_row_B` is
-    each sequence's place. `masks` as in `Decode`, [B, 1, 1, N].
+    `layers` are the buffers of prompts, of which the first P rows are read up to N tokens. For each number of
+    heads K, `row_of_member[K]` says which sequence and head, as b K + k, stands at each place p, k, m of the
+    groups, flat [P * K * M], any where a place is empty; `member_of_row[K]` is the place of each sequence and
+    head, flat [B * K].
     """
 
     layers: Sequence[LayerCache]
     num_groups: int
     num_tokens: int
-    row_of_member_PM: torch.Tensor
-    member_of_row_B: torch.Tensor
-    masks: Mapping[int | None, torch.Tensor]
+    row_of_member: Mapping[int, torch.Tensor]
+    member_of_row: Mapping[int, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Decode:
     `layers`: the sequences' own buffers, sequence b in row b. `write_index`: for each number of heads K, where
     the new keys go, flat [B * K], in buffers seen as [R * K * S, D]. `num_tokens`: how far the buffers are read,
     N >= the longest. `masks`: for each sliding window (None: no window) what is added to scores, fp32
-    [B, 1, 1, N], 0 or -inf.
+    [B, 1, 1, N'], 0 or -inf, where N' is N with the shared prompts' tokens before it.
     """
 
     layers: Sequence[LayerCache]
@@ -144,7 +144,11 @@ def cached_attention(
     layer: Any = module.layer_idx
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if isinstance(cached_step, Decode):
-        return _decode(query, key, value, cached_step, layer, scale, sliding_window, softcap), None
+        rows = [x[0].transpose(0, 1) for x in (query, key, value)]
+        output = attend_decode(
+            rows[0], rows[1], rows[2], cached_step, layer, scale=scale, window=sliding_window, softcap=softcap
+        )
+        return output[None], None
     cache = cached_step.layers[layer]
     _keep(cache, key, value, cached_step)
     if cached_step.is_whole:
@@ -208,61 +212,67 @@ def _attend_pieces(
 
 
 # many parameters: one layer's tensors and constants
-def _decode(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+def attend_decode(
+    query_BHD: torch.Tensor,
+    key_BKD: torch.Tensor,
+    value_BKD: torch.Tensor,
     step: Decode,
     layer: int,
+    *,
     scale: float,
-    window: int | None,
-    softcap: float | None,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> torch.Tensor:
-    _, H, B, D = query.shape
-    own = step.layers[layer]
+    """Keep the keys and values of one new token of each sequence, and return its attention output [B, H, D].
+
+    Arguments as for `cached_attention`, with a row for each sequence; `value_BKD` may have another head size.
+    """
+    B, H, D = query_BHD.shape
+    own, shared, mask = step.layers[layer], step.shared, step.masks[window]
     _, K, S, _ = own.keys.shape
-    size = value.shape[-1]
-    for buffer, new in ((own.keys, key), (own.values, value)):
-        rows = new[0].transpose(0, 1).reshape(B * K, new.shape[-1])
-        buffer.view(-1, new.shape[-1]).index_copy_(0, step.write_index[K], rows)
-    grouped = query[0].transpose(0, 1).reshape(B * K, H // K, D)
+    G, size = H // K, value_BKD.shape[-1]
+    own.keys.view(-1, D).index_copy_(0, step.write_index[K], key_BKD.reshape(B * K, D))
+    own.values.view(-1, size).index_copy_(0, step.write_index[K], value_BKD.reshape(B * K, size))
+    grouped = query_BHD.reshape(B * K, G, D)
     keys = own.keys[:B].view(B * K, S, D)[:, : step.num_tokens]
-    scores = torch.bmm(grouped, keys.transpose(1, 2)).view(B, K, H // K, -1)
-    mask = step.masks[window]
-    if step.shared is not None:
-        scores = torch.cat([_score_shared(grouped, step.shared, layer, B), scores], -1)
-        mask = torch.cat([step.shared.masks[window], mask], -1)
+    own_scores = torch.bmm(grouped, keys.transpose(1, 2)).view(B, K, G, -1)
+    count = shared.num_tokens if shared is not None else 0
+    scores = torch.empty(B, K, G, count + step.num_tokens, dtype=torch.float32, device=query_BHD.device)
+    _scale(own_scores, mask[..., count:], scale, softcap, scores[..., count:])
+    if shared is not None:
+        _scale(_score_shared(grouped, shared, layer, K), mask[..., :count], scale, softcap, scores[..., :count])
+    weights = torch.softmax(scores, -1)
+    own_weights = weights[..., count:].to(value_BKD.dtype).reshape(B * K, G, -1)
+    output = torch.bmm(own_weights, own.values[:B].view(B * K, S, size)[:, : step.num_tokens])
+    if shared is not None:
+        part = weights[..., :count].to(value_BKD.dtype).reshape(B * K, G * count)
+        output = output + _weigh_shared(part, shared, layer, K, G)
+    return output.view(B, H, size)
+
+
+def _scale(scores: torch.Tensor, mask: torch.Tensor, scale: float, softcap: float | None, out: torch.Tensor) -> None:
+    """Write scaled, capped and masked scores, in fp32."""
     if softcap is None:
-        scores = torch.add(mask, scores, alpha=scale)  # fp32, as the mask is
+        torch.add(mask, scores, alpha=scale, out=out)
     else:
-        scores = torch.add(mask, torch.tanh(scores.float() * (scale / softcap)), alpha=softcap)
-    weights = torch.softmax(scores, -1).to(value.dtype)
-    values = own.values[:B].view(B * K, S, size)[:, : step.num_tokens]
-    count = step.shared.num_tokens if step.shared is not None else 0
-    output = torch.bmm(weights[..., count:].reshape(B * K, H // K, -1), values).view(B, K, H // K, size)
-    if step.shared is not None:
-        output = output + _weigh_shared(weights[..., :count], step.shared, layer)
-    return output.reshape(1, B, H, size)
+        torch.add(mask, torch.tanh(scores.float() * (scale / softcap)), alpha=softcap, out=out)
 
 
-def _score_shared(grouped: torch.Tensor, shared: SharedPrompts, layer: int, B: int) -> torch.Tensor:
-    """Return the scores [B, K, G, N] of the sequences' queries against their groups' prompts."""
+def _score_shared(grouped: torch.Tensor, shared: SharedPrompts, layer: int, K: int) -> torch.Tensor:
+    """Return the scores [B, K, G, N] of the sequences' queries [B * K, G, D] against their groups' prompts."""
     keys = shared.layers[layer].keys[: shared.num_groups]
-    P, K, S, D = keys.shape
-    G = grouped.shape[1]
-    members = grouped.view(B, K, G, D).index_select(0, shared.row_of_member_PM)
-    members = members.view(P, -1, K, G, D).transpose(1, 2).reshape(P * K, -1, D)
-    scores = torch.bmm(members, keys.view(P * K, S, D)[:, : shared.num_tokens].transpose(1, 2))
-    scores = scores.view(P, K, -1, G, shared.num_tokens).transpose(1, 2).flatten(0, 1)
-    return scores.index_select(0, shared.member_of_row_B)
+    P, _, S, D = keys.shape
+    G, N = grouped.shape[1], shared.num_tokens
+    members = grouped.view(-1, G * D).index_select(0, shared.row_of_member[K]).view(P * K, -1, D)
+    scores = torch.bmm(members, keys.view(P * K, S, D)[:, :N].transpose(1, 2))
+    return scores.view(-1, G * N).index_select(0, shared.member_of_row[K]).view(-1, K, G, N)
 
 
-def _weigh_shared(weights: torch.Tensor, shared: SharedPrompts, layer: int) -> torch.Tensor:
-    """Return the part [B, K, G, D] of the output that comes from the groups' prompts."""
+def _weigh_shared(weights: torch.Tensor, shared: SharedPrompts, layer: int, K: int, G: int) -> torch.Tensor:
+    """Return the part [B * K, G, D] of the output that comes from the groups' prompts; weights are [B * K, G * N]."""
     values = shared.layers[layer].values[: shared.num_groups]
-    P, K, S, D = values.shape
-    G = weights.shape[2]
-    members = weights.index_select(0, shared.row_of_member_PM).view(P, -1, K, G, shared.num_tokens)
-    members = members.transpose(1, 2).reshape(P * K, -1, shared.num_tokens)
-    output = torch.bmm(members, values.view(P * K, S, D)[:, : shared.num_tokens])
-    return output.view(P, K, -1, G, D).transpose(1, 2).flatten(0, 1).index_select(0, shared.member_of_row_B)
+    P, _, S, D = values.shape
+    N = shared.num_tokens
+    members = weights.index_select(0, shared.row_of_member[K]).view(P * K, -1, N)
+    output = torch.bmm(members, values.view(P * K, S, D)[:, :N])
+    return output.view(-1, G * D).index_select(0, shared.member_of_row[K]).view(-1, G, D)

@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
-class _Stack:
+class Stack:
     """Runs siblings at the first call with an input, and hands each its part when its call comes."""
 
     def __init__(self, layers: list[nn.Linear]) -> None:
@@ -34,8 +34,10 @@ class _Stack:
             if self.bias is not None:
                 layer.bias.data = self.bias[part]
             layer.forward = partial(self.run, number)  # type: ignore[method-assign]
+            layer.stack = self  # type: ignore[assignment]
 
     def run(self, number: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Return one sibling's part of the product."""
         if self.input is not hidden:
             self.output = linear(hidden, self.weight, self.bias)
             self.input = hidden
@@ -56,7 +58,7 @@ def stack_linears(model: Any) -> int:
         for names in _SIBLINGS:
             layers: list[Any] = [getattr(module, name, None) for name in names]
             if all(type(layer) is nn.Linear for layer in layers) and _match(layers):
-                _Stack(layers)
+                Stack(layers)
                 count += 1
     return count
 

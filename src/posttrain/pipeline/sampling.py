@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,13 +13,15 @@ from posttrain.chat.rendering import Renderer
 from posttrain.core.records import Problem
 from posttrain.core.sampling import Sampler
 from posttrain.models.heads import check_head, depends_on_longest_row, find_backbone, find_head, is_packing_exact
+from posttrain.models.lean_decoding import build_lean_decoder
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.shadow import Shadow, compute_plain_logprobs
 from posttrain.models.stacking import stack_linears
 from posttrain.samplers.constraints import ConstraintCompiler
 from posttrain.samplers.generate import GenerateSampler
+from posttrain.samplers.graphs import DecodePass, run_backbone
 from posttrain.samplers.local import EngineModel, EngineOptions, LocalSampler
-from posttrain.samplers.probing import UnmanagedCacheError, probe_layers
+from posttrain.samplers.probing import UnmanagedCacheError, check_decode, probe_layers
 
 
 def build_engine_model(model: Any, dtype: torch.dtype) -> EngineModel:
@@ -34,10 +38,18 @@ def build_engine_model(model: Any, dtype: torch.dtype) -> EngineModel:
         raise UnmanagedCacheError("prompts laid end to end are not isolated in this architecture")
     shadow = Shadow(model, dtype)
     stack_linears(shadow.model)
-    shapes = probe_layers(shadow.model, find_backbone(shadow.model))
+    backbone = find_backbone(shadow.model)
+    shapes = probe_layers(shadow.model, backbone)
+    decode: DecodePass = partial(run_backbone, backbone)
+    lean = build_lean_decoder(backbone, [shape.window for shape in shapes])
+    if lean is not None:
+        with contextlib.suppress(UnmanagedCacheError):  # something in the layers that the lean pass does not know
+            check_decode(shadow.model, backbone, shapes, lean)
+            decode = lean
     context = getattr(shadow.model.config.get_text_config(), "max_position_embeddings", None)
     return EngineModel(
-        backbone=find_backbone(shadow.model),
+        backbone=backbone,
+        decode=decode,
         find_head=lambda: find_head(shadow.model),
         shapes=shapes,
         refresh=shadow.refresh,

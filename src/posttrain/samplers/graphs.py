@@ -56,6 +56,10 @@ class DecodeInputs:
         )
 
 
+DecodePass = Callable[[torch.Tensor, torch.Tensor, Decode], torch.Tensor]
+"""Maps ids [B], positions [B] and a pass to the hidden states [B, H] of one new token of each row."""
+
+
 class Recording(Protocol):
     """A pass that can be run again on what its inputs hold by then."""
 
@@ -75,32 +79,32 @@ def run_backbone(
 class EagerDecode:
     """Runs each decode pass as it comes."""
 
-    def __init__(self, backbone: Callable[..., Any], cache: KvCache) -> None:
-        self._backbone = backbone
+    def __init__(self, decode: DecodePass, cache: KvCache) -> None:
+        self._decode = decode
         self._cache = cache
 
     def __call__(self, inputs: DecodeInputs) -> torch.Tensor:
         """Return the hidden states [B, H] of the rows' new tokens, whose keys and values are kept."""
         step = self._cache.build_decode(inputs.lengths_B, inputs.longest, inputs.shared)
-        return run_backbone(self._backbone, inputs.ids_B, inputs.positions_B, step)
+        return self._decode(inputs.ids_B, inputs.positions_B, step)
 
 
 class RecordedDecode:
     """Records each decode pass that is new in shape, and replays it from then on.
 
     Args:
-        backbone: Maps ids to hidden states.
+        decode: Runs a pass.
         cache: Fixed buffers.
         record: Runs a function once or more and returns its output with a recording of it.
     """
 
     def __init__(
         self,
-        backbone: Callable[..., Any],
+        decode: DecodePass,
         cache: KvCache,
         record: Callable[[Callable[[], torch.Tensor]], tuple[torch.Tensor, Recording]],
     ) -> None:
-        self._eager = EagerDecode(backbone, cache)
+        self._eager = EagerDecode(decode, cache)
         self._cache = cache
         self._record = record
         self._version = -1

@@ -62,8 +62,9 @@ class CacheSizes:
 class SharedRows:
     """Which shared prompt each running sequence has. Made by `samplers/rows.py`, read by `KvCache.build_decode`.
 
-    `num_groups`: prompts' rows to look at, P. `longest`: tokens of the longest prompt that is kept. `row_of_member_PM`,
-    `member_of_row_B` as in `kernels.cached_attention.SharedPrompts`. `lengths_B`: tokens of each sequence's prompt.
+    `num_groups`: prompts' rows to look at, P. `longest`: tokens of the longest prompt that is kept. `row_of_member_PM`:
+    the sequence in each place of a group, flat [P * M], any where a place is empty; `member_of_row_B` is each
+    sequence's place. `lengths_B`: tokens of each sequence's prompt.
     """
 
     num_groups: int
@@ -263,7 +264,11 @@ class KvCache:
             else:
                 distance_BN = lengths_B[:, None] - torch.arange(N, device=self.device)
                 masks[window] = _hide((distance_BN < 0) | (distance_BN >= window))
-        prompts = self._build_shared(shared, lengths_B) if shared is not None else None
+        if shared is None:
+            return Decode(self.rows.layers, write_index, N, masks)
+        prompts = self._build_shared(shared, B)
+        for window, mask in masks.items():
+            masks[window] = torch.cat([self._hide_prompts(shared, lengths_B, prompts.num_tokens, window), mask], -1)
         return Decode(self.rows.layers, write_index, N, masks, prompts)
 
     def count_looked_at(self, longest: int, shared: SharedRows | None) -> tuple[int, int]:
@@ -278,18 +283,25 @@ class KvCache:
         store.fit(tokens, most)
         return store.num_tokens
 
-    def _build_shared(self, shared: SharedRows, lengths_B: torch.Tensor) -> SharedPrompts:
+    def _build_shared(self, shared: SharedRows, B: int) -> SharedPrompts:
+        row_of_member, member_of_row = {}, {}
+        P = shared.num_groups
+        M = len(shared.row_of_member_PM) // P
+        for K in {shape.num_heads for shape in self.shapes}:
+            heads_K = torch.arange(K, device=self.device)
+            rows_PKM = shared.row_of_member_PM.view(P, 1, M) * K + heads_K[:, None]
+            row_of_member[K] = rows_PKM.flatten()
+            groups_B1, members_B1 = shared.member_of_row_B[:, None] // M, shared.member_of_row_B[:, None] % M
+            member_of_row[K] = ((groups_B1 * K + heads_K) * M + members_B1).flatten()
         N = self._look(self.prompts, shared.longest, self.sizes.prompt_tokens)
+        return SharedPrompts(self.prompts.layers, P, N, row_of_member, member_of_row)
+
+    def _hide_prompts(self, shared: SharedRows, lengths_B: torch.Tensor, N: int, window: int | None) -> torch.Tensor:
         tokens_N = torch.arange(N, device=self.device)
-        masks = {}
-        for window in self.windows:
-            is_hidden_BN = tokens_N >= shared.lengths_B[:, None]
-            if window is not None:
-                is_hidden_BN |= shared.lengths_B[:, None] + lengths_B[:, None] - tokens_N >= window
-            masks[window] = _hide(is_hidden_BN)
-        return SharedPrompts(
-            self.prompts.layers, shared.num_groups, N, shared.row_of_member_PM, shared.member_of_row_B, masks
-        )
+        is_hidden_BN = tokens_N >= shared.lengths_B[:, None]
+        if window is not None:
+            is_hidden_BN |= shared.lengths_B[:, None] + lengths_B[:, None] - tokens_N >= window
+        return _hide(is_hidden_BN)
 
 
 def _hide(is_hidden_BN: torch.Tensor) -> torch.Tensor:

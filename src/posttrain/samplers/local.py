@@ -24,7 +24,7 @@ from posttrain.kernels.cached_attention import PromptPiece
 from posttrain.kernels.token_logprobs import Head
 from posttrain.samplers.completions import build_completion
 from posttrain.samplers.constraints import ConstraintCompiler
-from posttrain.samplers.graphs import EagerDecode, RecordedDecode, record_cuda
+from posttrain.samplers.graphs import DecodePass, EagerDecode, RecordedDecode, record_cuda
 from posttrain.samplers.kv_cache import CacheSizes, KvCache, LayerShape
 from posttrain.samplers.pool import EngineParts, OnTokens, Pool, compute_logits, round_up_rows
 from posttrain.samplers.watch import DrawingRequest, build_request, check_publishable
@@ -55,6 +55,7 @@ class EngineModel:
 
     Args:
         backbone: Maps ids to hidden states; its attention is `kernels.cached_attention`.
+        decode: Runs one new token of each sequence: the backbone too, or a leaner equal of it.
         find_head: Reads the head.
         shapes: What each layer keeps of a token (`samplers/probing.py`).
         refresh: Copies the weights of a live policy into the backbone.
@@ -63,6 +64,7 @@ class EngineModel:
     """
 
     backbone: Callable[..., Any]
+    decode: DecodePass
     find_head: Callable[[], Head]
     shapes: Sequence[LayerShape]
     refresh: Callable[[Any], None]
@@ -107,9 +109,9 @@ class LocalSampler:
         weight = model.find_head().weight
         is_recorded = weight.device.type == "cuda" and self.options.record_passes
         self._cache = KvCache(model.shapes, weight.dtype, weight.device, self.options.cache_bytes, is_fixed=is_recorded)
-        self._decode_pass: EagerDecode | RecordedDecode = EagerDecode(model.backbone, self._cache)
+        self._decode_pass: EagerDecode | RecordedDecode = EagerDecode(model.decode, self._cache)
         if is_recorded:
-            self._decode_pass = RecordedDecode(model.backbone, self._cache, record_cuda)
+            self._decode_pass = RecordedDecode(model.decode, self._cache, record_cuda)
         self._is_busy = False
         self.on_tokens: OnTokens | None = None
 

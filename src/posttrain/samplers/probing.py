@@ -9,12 +9,14 @@ and is sampled from by transformers' own cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from posttrain.kernels.attention import DocumentSpans, packed_attention
-from posttrain.kernels.cached_attention import CACHED_ATTENTION, PromptPiece, register_cached_attention
+from posttrain.kernels.cached_attention import CACHED_ATTENTION, Decode, PromptPiece, register_cached_attention
+from posttrain.samplers.graphs import DecodePass, run_backbone
 from posttrain.samplers.kv_cache import CacheSizes, KvCache, LayerShape, SharedRows
 
 _RECORDING = "posttrain_recording"
@@ -41,13 +43,25 @@ def probe_layers(causal_lm: Any, backbone: Callable[..., Any]) -> list[LayerShap
     causal_lm.set_attn_implementation(register_cached_attention())
     if causal_lm.config._attn_implementation != CACHED_ATTENTION:
         raise UnmanagedCacheError(f"{type(causal_lm).__name__} does not take a registered attention")
+    check_decode(causal_lm, backbone, shapes, partial(run_backbone, backbone))
+    return shapes
+
+
+@torch.inference_mode()
+def check_decode(
+    causal_lm: Any, backbone: Callable[..., Any], shapes: Sequence[LayerShape], decode: DecodePass
+) -> None:
+    """Check that a decode pass agrees with the backbone's passes over whole rows.
+
+    Raises:
+        UnmanagedCacheError: It does not.
+    """
     weight = next(causal_lm.parameters())
     cache = KvCache(shapes, weight.dtype, weight.device, budget_bytes=1 << 30)
     try:
-        _compare_passes(backbone, cache, causal_lm.config.get_text_config().vocab_size)
+        _compare_passes(backbone, decode, cache, causal_lm.config.get_text_config().vocab_size)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise UnmanagedCacheError(f"a probe of cached attention failed: {error}") from error
-    return shapes
 
 
 def _record_shapes(causal_lm: Any, backbone: Callable[..., Any]) -> list[LayerShape]:
@@ -80,7 +94,7 @@ def _record_shapes(causal_lm: Any, backbone: Callable[..., Any]) -> list[LayerSh
     return [seen[index] for index in range(layers)]
 
 
-def _compare_passes(backbone: Callable[..., Any], cache: KvCache, vocabulary: int) -> None:
+def _compare_passes(backbone: Callable[..., Any], decode: DecodePass, cache: KvCache, vocabulary: int) -> None:
     """Raise unless one pass, pieces, and token by token with shared and own prompts give the same hidden states."""
     device = cache.device
     ids = torch.tensor(_PROBE_IDS, device=device) % vocabulary
@@ -88,10 +102,10 @@ def _compare_passes(backbone: Callable[..., Any], cache: KvCache, vocabulary: in
     prompt = count - _NUM_DECODED
 
     def run(tokens: torch.Tensor, positions: Sequence[int], step: Any) -> torch.Tensor:
-        position_ids = torch.tensor(positions, device=device)[None]
-        output = backbone(input_ids=tokens[None], position_ids=position_ids, use_cache=False, cached_step=step)
-        hidden: torch.Tensor = output.last_hidden_state[0]
-        return hidden.float()
+        positions_T = torch.tensor(positions, device=device)
+        if isinstance(step, Decode):
+            return decode(tokens, positions_T, step).float()
+        return run_backbone(backbone, tokens, positions_T, step).float()
 
     cache.cut(CacheSizes(2, 64, 1, 32))
     whole = run(ids, range(count), cache.build_prefill([PromptPiece(1, 0, count)], is_shared=False))
