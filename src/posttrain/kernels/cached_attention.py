@@ -137,10 +137,7 @@ def cached_attention(
     """
     if cached_step is None:
         raise ValueError("cached attention needs cached_step; use another attention back-end elsewhere")
-    if attention_mask is not None or dropout or unused.get("s_aux") is not None:
-        raise ValueError("cached attention honours neither masks nor dropout nor attention sinks")
-    if not getattr(module, "is_causal", True):
-        raise ValueError("cached attention is causal; this module is not")
+    _refuse(module, has_mask=attention_mask is not None or unused.get("s_aux") is not None, dropout=dropout)
     layer: Any = module.layer_idx
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if isinstance(cached_step, Decode):
@@ -164,6 +161,13 @@ def cached_attention(
             document_spans=cached_step.spans,
         )
     return _attend_pieces(query, cache, cached_step, scale, sliding_window, softcap), None
+
+
+def _refuse(module: torch.nn.Module, *, has_mask: bool, dropout: float) -> None:
+    if has_mask or dropout:
+        raise ValueError("cached attention honours neither masks nor dropout nor attention sinks")
+    if not getattr(module, "is_causal", True):
+        raise ValueError("cached attention is causal; this module is not")
 
 
 def _keep(cache: LayerCache, key: torch.Tensor, value: torch.Tensor, step: Prefill) -> None:
