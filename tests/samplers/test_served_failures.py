@@ -124,6 +124,7 @@ def test_a_limit_that_comes_back_soon_is_waited_for():
     headers = {"X-RateLimit-Remaining-Tokens": "0", "X-RateLimit-Reset-Tokens": "3ms"}
     with Endpoint(lambda call: call.reply(chat_answer("paid"), headers=headers)) as endpoint:
         draw(endpoint, 5)
+        assert len(endpoint.calls) == 5
 
 
 UNUSABLE = {

@@ -93,11 +93,23 @@ def compute_merged_weight(place: str, layer: Any) -> torch.Tensor:
             cure="merge into the model's unquantised weights",
             place=place,
         )
-    merged = weight.float()
+    return add_adapters(layer).to(weight.dtype)
+
+
+def add_adapters(layer: Any) -> torch.Tensor:
+    """Return a LoRA layer's weight with all its adapters added, in float32; what is sharded over ranks is gathered."""
+    merged = gather_whole(layer.get_base_layer().weight).float()
     for name in layer.lora_A:
-        delta = layer.lora_B[name].weight.float() @ layer.lora_A[name].weight.float() * layer.scaling[name]
+        up, down = gather_whole(layer.lora_B[name].weight), gather_whole(layer.lora_A[name].weight)
+        delta = up.float() @ down.float() * layer.scaling[name]
         merged = merged + (delta.T if layer.fan_in_fan_out else delta)
-    return merged.to(weight.dtype)
+    return merged
+
+
+def gather_whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the whole of a tensor that may be sharded over ranks."""
+    gather = getattr(tensor, "full_tensor", None)
+    return (gather() if callable(gather) else tensor).detach()
 
 
 def prepare_policy(

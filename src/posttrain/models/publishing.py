@@ -17,6 +17,7 @@ from posttrain.core.sampling import PolicyVersion
 from posttrain.models.adapters import compute_merged_weight, iterate_layers, list_adapters, merge_adapters
 from posttrain.models.artifacts import save_weights
 from posttrain.models.loading import DTYPES, load_model, load_policy
+from posttrain.models.shadow import compute_plain_logprobs
 from posttrain.models.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 
@@ -79,16 +80,8 @@ def compute_published_logprobs(policy: PolicyVersion, ids: Sequence[int], *, dty
         folder = _folder_of(policy)
         has_tokenizer = (folder / TOKENIZER_FILE).is_file()
         model = load_policy(folder, dtype=dtype).model if has_tokenizer else load_model(folder, dtype=dtype)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            ids_1T = torch.tensor([list(ids)], device=model.device)
-            logits_TV = model(input_ids=ids_1T, use_cache=False).logits[0, :-1].double()
-            logprobs_T = logits_TV.log_softmax(-1).gather(1, ids_1T[0, 1:, None])[:, 0]
-    finally:
-        model.train(was_training)
-    return [float(value) for value in logprobs_T]
+    logprobs = compute_plain_logprobs(model, torch.tensor(list(ids), device=model.device))
+    return [float(value) for value in logprobs]
 
 
 def _folder_of(policy: PolicyVersion) -> Path:

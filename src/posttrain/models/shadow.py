@@ -15,8 +15,8 @@ from torch import nn
 
 from posttrain.core.errors import ModelError
 from posttrain.kernels.attention import choose_masked_attention
-from posttrain.models.adapters import iterate_layers, list_adapters
-from posttrain.models.heads import attention_backend, evaluation_mode, find_backbone, find_causal_lm, find_head
+from posttrain.models.adapters import add_adapters, gather_whole, iterate_layers, list_adapters
+from posttrain.models.heads import attention_backend, evaluation_mode, find_causal_lm
 
 
 class Shadow:
@@ -81,15 +81,8 @@ def iterate_merged_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor
     for name, parameter in causal_lm.named_parameters():
         if ".lora_" in name:
             continue
-        weight = _whole(parameter)
-        layer = layers.get(name.removesuffix(".base_layer.weight"))
-        if layer is not None and name.endswith(".base_layer.weight"):
-            weight = weight.float()
-            for adapter in list_adapters(model):
-                if adapter in layer.lora_A:
-                    up, down = _whole(layer.lora_B[adapter].weight), _whole(layer.lora_A[adapter].weight)
-                    delta = up.float() @ down.float() * layer.scaling[adapter]
-                    weight = weight + (delta.T if layer.fan_in_fan_out else delta)
+        layer = layers.get(name.removesuffix(".base_layer.weight")) if name.endswith(".base_layer.weight") else None
+        weight = gather_whole(parameter) if layer is None else add_adapters(layer)
         yield _plain_name(name), weight
 
 
@@ -97,22 +90,10 @@ def iterate_merged_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor
 def compute_plain_logprobs(model: nn.Module, ids_T: torch.Tensor) -> torch.Tensor:
     """Return log-probs [T - 1] of one row's tokens after the first, by the model's own masked attention."""
     causal_lm = find_causal_lm(model)
-    head = find_head(model)
     with evaluation_mode(model), attention_backend(model, choose_masked_attention(causal_lm)):
-        hidden = find_backbone(model)(input_ids=ids_T[None], use_cache=False).last_hidden_state[0, :-1]
-    logits = (
-        hidden.to(head.weight.dtype) @ head.weight.T + (0 if head.bias is None else head.bias)
-    ).float() * head.scale
-    if head.softcap:
-        logits = head.softcap * torch.tanh(logits / head.softcap)
-    return logits.log_softmax(-1).gather(1, ids_T[1:, None])[:, 0]
+        logits = causal_lm(input_ids=ids_T[None], use_cache=False).logits[0, :-1]
+    return logits.double().log_softmax(-1).gather(1, ids_T[1:, None])[:, 0]
 
 
 def _plain_name(name: str) -> str:
     return name.replace(".base_layer.", ".")
-
-
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the whole of a tensor that may be sharded over ranks."""
-    gather = getattr(tensor, "full_tensor", None)
-    return (gather() if callable(gather) else tensor).detach()

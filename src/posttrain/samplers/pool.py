@@ -251,8 +251,9 @@ class Pool:
         check_drawn(drawn)
         state = self.rows
         state.write(rows, drawn)
+        ids = drawn.ids_B.tolist()
         if self.on_tokens is not None:
-            for sequence, token in zip(state.running[rows], drawn.ids_B.tolist(), strict=True):
+            for sequence, token in zip(state.running[rows], ids, strict=True):
                 self.on_tokens(sequence.group.index, sequence.sample_index, [token])
         is_stop = torch.isin(drawn.ids_B, self.stop_ids)
         is_full = state.counts[rows] >= self.settings.max_new_tokens
@@ -260,7 +261,7 @@ class Pool:
         for offset, (stop, full) in enumerate(torch.stack([is_stop, is_full], 1).tolist()):
             if stop or full:
                 reasons[rows.start + offset] = "stop" if stop else "length"
-        texts = self.watch.accept(rows.start, drawn.ids_B.tolist())
+        texts = self.watch.accept(rows.start, ids)
         reasons |= {row: "stop" for row in texts if reasons.get(row) != "stop"}
         return [self._take_out(row, reasons[row], texts.get(row)) for row in sorted(reasons, reverse=True)]
 
