@@ -100,7 +100,11 @@ class RowSource(Protocol):
 
 
 class Scorer(Protocol):
-    """Judges completions; order is kept and nothing is raised for what a policy wrote."""
+    """Judges completions; order is kept and nothing is raised for what a policy wrote.
+
+    A scorer may be called from any thread, any process and under a running event loop: it takes no signal and
+    keeps no state between calls that changes an outcome. `scorers.calling.score_async` is the async twin.
+    """
 
     name: str
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from posttrain.core.errors import DataError
 from posttrain.core.records import Completion, Outcome, Problem
+from posttrain.scorers.endings import judge_ending
 
 
 class ExactMatch:
@@ -39,15 +40,10 @@ def normalise_text(text: str) -> str:
 
 def _score(problem: Problem, completion: Completion) -> Outcome:
     answer = _read_answer(problem)
-    if completion.finish_reason == "cancelled":
-        return Outcome("errored", 0.0, why="cancelled before it ended", fault="harness")
-    if completion.finish_reason == "length":
-        return Outcome("truncated", 0.0, why=f"no stop token in {len(completion.ids)} tokens", fault="policy")
-    if completion.finish_reason == "filtered":
-        return Outcome("truncated", 0.0, why="withheld by the endpoint's content filter", fault="policy")
+    failure = judge_ending(completion)
+    if failure is not None:
+        return failure
     text = normalise_text(completion.text)
-    if not text:
-        return Outcome("unparsed", 0.0, why="empty completion", fault="policy")
     is_equal = text == answer
     return Outcome("scored", float(is_equal), why="equal" if is_equal else f"expected {answer!r}")
 
