@@ -67,12 +67,14 @@ class SharedPrompts:
     `layers` are the buffers of prompts, of which the first P rows are read up to N tokens. For each number of
     heads K, `row_of_member[K]` says which sequence and head, as b K + k, stands at each place p, k, m of the
     groups, flat [P * K * M], any where a place is empty; `member_of_row[K]` is the place of each sequence and
-    head, flat [B * K].
+    head, flat [B * K]. `slots_B` is the row of each sequence's prompt and `lengths_B` its tokens, int64.
     """
 
     layers: Sequence[LayerCache]
     num_groups: int
     num_tokens: int
+    slots_B: torch.Tensor
+    lengths_B: torch.Tensor
     row_of_member: Mapping[int, torch.Tensor]
     member_of_row: Mapping[int, torch.Tensor]
 
@@ -81,13 +83,15 @@ class SharedPrompts:
 class Decode:
     """A pass over one new token of each of B sequences. Made by `samplers/kv_cache.py`, read by `cached_attention`.
 
-    `layers`: the sequences' own buffers, sequence b in row b. `write_index`: for each number of heads K, where
-    the new keys go, flat [B * K], in buffers seen as [R * K * S, D]. `num_tokens`: how far the buffers are read,
-    N >= the longest. `masks`: for each sliding window (None: no window) what is added to scores, fp32
+    `layers`: the sequences' own buffers, sequence b in row b, of which `lengths_B` tokens are kept, int64.
+    `num_tokens`: how far the buffers are read, N >= the longest and the new token. Compiled kernels need no more; for
+    torch's operations `write_index` says for each number of heads K where the new keys go, flat [B * K], in buffers
+    seen as [R * K * S, D], and `masks` for each sliding window (None: no window) what is added to scores, fp32
     [B, 1, 1, N'], 0 or -inf, where N' is N with the shared prompts' tokens before it.
     """
 
     layers: Sequence[LayerCache]
+    lengths_B: torch.Tensor
     write_index: Mapping[int, torch.Tensor]
     num_tokens: int
     masks: Mapping[int | None, torch.Tensor]

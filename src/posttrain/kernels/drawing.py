@@ -27,9 +27,9 @@ _WORD_TOKENS = 32
 _BLOCK_WORDS = _BLOCK_TOKENS // _WORD_TOKENS
 _TILE_ELEMENTS = 1 << 18  # 1 MiB of fp32; half as many where a pass needs more than one buffer
 # More than what tokens below the least score weigh in sums of blocks, and less than any uniform number but 0.
-_LEAST_TARGET = 2.0**-60
+LEAST_TARGET = 2.0**-60
 _BELOW_ONE = 1 - 2.0**-53
-_LEAST_WEIGHT = math.exp(LEAST_SCORE + 1e-3)
+LEAST_WEIGHT = math.exp(LEAST_SCORE + 1e-3)
 _INVERSE_TEMPERATURES = (1e-30, 1e30)  # beyond them the draw is even, or greedy, and a product could be NaN
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -314,7 +314,7 @@ def _scan_tile(inputs: _Inputs, settings: SamplingSettings, buffers: torch.Tenso
         sums_RN = maxima_RN
     else:
         if settings.temperature != 1:
-            scores_RV.mul_(_invert_temperature(settings))
+            scores_RV.mul_(invert_temperature(settings))
         if settings.temperature != 1 or inputs.are_processed:
             sums_RN, is_full = sum_blocks(weigh(scores_RV, out=weights_RV), _BLOCK_TOKENS), False
         if len(buffers) > 1:
@@ -339,7 +339,8 @@ def _find_largest(scores_RV: torch.Tensor, with_blocks: bool) -> tuple[torch.Ten
     return maxima_RN.amax(1, keepdim=True), maxima_RN
 
 
-def _invert_temperature(settings: SamplingSettings) -> float:
+def invert_temperature(settings: SamplingSettings) -> float:
+    """Return what scores are multiplied by for a temperature above 0, within what fp32 holds."""
     least, most = _INVERSE_TEMPERATURES
     return min(max(1 / settings.temperature, least), most)
 
@@ -350,7 +351,7 @@ def _invert(
     """Return each row's block, the token's place in it, and its log-prob (None: that of the full distribution)."""
     cumulative_BN = scan.weights_BN.cumsum(1, dtype=torch.float64)
     totals_B1 = cumulative_BN[:, -1:]
-    targets_B1 = (uniforms_B1 * totals_B1).clamp_(min=_LEAST_TARGET)
+    targets_B1 = (uniforms_B1 * totals_B1).clamp_(min=LEAST_TARGET)
     blocks_B1 = _find_first(cumulative_BN, targets_B1)
     before_B1 = cumulative_BN.gather(1, blocks_B1) - scan.weights_BN.gather(1, blocks_B1)
     scores_BS, weights_BS = _score_block(inputs, settings, scan, blocks_B1)
@@ -386,8 +387,8 @@ def _score_block(
         return scores_BS, scores_BS
     scores_BS.sub_(scan.largest_B1)
     if settings.temperature != 1:
-        scores_BS.mul_(_invert_temperature(settings))
-    weights_BS = torch.threshold_(weigh(scores_BS, out=torch.empty_like(scores_BS)), _LEAST_WEIGHT, 0.0)
+        scores_BS.mul_(invert_temperature(settings))
+    weights_BS = torch.threshold_(weigh(scores_BS, out=torch.empty_like(scores_BS)), LEAST_WEIGHT, 0.0)
     if scan.cuts is not None:
         weights_BS.masked_fill_(scan.cuts.find_left_out(scores_BS, blocks_B1), 0)
     return scores_BS, weights_BS

@@ -27,7 +27,9 @@ _ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class Layer:
+    """One layer's weights as a decode pass uses them. Made by `build_lean_decoder`."""
+
     qkv: Stack
     output: nn.Linear
     gate_up: Stack
@@ -41,20 +43,21 @@ class _Layer:
 class LeanDecoder:
     """Runs decode passes with a backbone's own weights; made by `build_lean_decoder`."""
 
-    def __init__(self, backbone: Any, layers: Sequence[_Layer], sizes: tuple[int, int, int]) -> None:
-        self._backbone = backbone
-        self._layers = layers
-        self._heads, self._kv_heads, self._size = sizes
+    def __init__(self, backbone: Any, layers: Sequence[Layer], sizes: tuple[int, int, int]) -> None:
+        self.backbone = backbone
+        self.layers = layers
+        self.sizes = sizes
+        """Query heads, key/value heads, head size."""
 
     def __call__(self, ids_B: torch.Tensor, positions_B: torch.Tensor, step: Decode) -> torch.Tensor:
         """Return the last hidden states of one new token of each sequence, whose keys and values are kept."""
-        H, K, D = self._heads, self._kv_heads, self._size
+        H, K, D = self.sizes
         B = len(ids_B)
-        hidden = embedding(ids_B, self._backbone.embed_tokens.weight)
-        cos, sin = (x[0, :, None] for x in self._backbone.rotary_emb(hidden[None], positions_B[None]))
+        hidden = embedding(ids_B, self.backbone.embed_tokens.weight)
+        cos, sin = (x[0, :, None] for x in self.backbone.rotary_emb(hidden[None], positions_B[None]))
         # rotate_half(x) * sin is x with its halves swapped times sin with its first half negated.
         sin = torch.cat([-sin[..., : D // 2], sin[..., D // 2 :]], -1)
-        for index, layer in enumerate(self._layers):
+        for index, layer in enumerate(self.layers):
             normed = _normalise(hidden, layer.norms[0])
             mixed = linear(normed, layer.qkv.weight, layer.qkv.bias).view(B, H + 2 * K, D)
             rotated, value = mixed[:, : H + K], mixed[:, H + K :]
@@ -68,9 +71,9 @@ class LeanDecoder:
             hidden = hidden + linear(attended.view(B, H * D), layer.output.weight, layer.output.bias)
             normed = _normalise(hidden, layer.norms[1])
             # Features by sequences: weights are read as they lie; the other way round they are laid out anew.
-            gate, up = _multiply(layer.gate_up, normed.T).chunk(2)
-            hidden = hidden + _multiply(layer.down, silu(gate).mul_(up)).T
-        return _normalise(hidden, self._backbone.norm)
+            gate, up = multiply(layer.gate_up, normed.T).chunk(2)
+            hidden = hidden + multiply(layer.down, silu(gate).mul_(up)).T
+        return _normalise(hidden, self.backbone.norm)
 
 
 def build_lean_decoder(backbone: Any, windows: Sequence[int | None]) -> LeanDecoder | None:
@@ -94,7 +97,7 @@ def build_lean_decoder(backbone: Any, windows: Sequence[int | None]) -> LeanDeco
     return LeanDecoder(backbone, known, (config.num_attention_heads, config.num_key_value_heads, size))
 
 
-def _read_layer(layer: Any, window: int | None) -> _Layer | None:
+def _read_layer(layer: Any, window: int | None) -> Layer | None:
     if {name for name, _ in layer.named_children()} != _LAYER_PARTS:
         return None
     attention, mlp = layer.self_attn, layer.mlp
@@ -106,7 +109,7 @@ def _read_layer(layer: Any, window: int | None) -> _Layer | None:
     if not (isinstance(qkv, Stack) and isinstance(gate_up, Stack) and "SiLU" in type(mlp.act_fn).__name__):
         return None
     head_norms = (attention.q_norm, attention.k_norm) if "q_norm" in children else None
-    return _Layer(
+    return Layer(
         qkv=qkv,
         output=attention.o_proj,
         gate_up=gate_up,
@@ -118,8 +121,8 @@ def _read_layer(layer: Any, window: int | None) -> _Layer | None:
     )
 
 
-def _multiply(layer: Any, features: torch.Tensor) -> torch.Tensor:
-    """Return a linear layer's output [out, B] of its input [in, B]."""
+def multiply(layer: Any, features: torch.Tensor) -> torch.Tensor:
+    """Return the output [out, B] of a linear layer or a stack of them, of its input [in, B]."""
     output = layer.weight @ features
     return output if layer.bias is None else output.add_(layer.bias[:, None])
 

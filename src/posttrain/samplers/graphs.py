@@ -35,18 +35,13 @@ class DecodeInputs:
         """Return the tensors, in one order."""
         own = [self.ids_B, self.positions_B, self.lengths_B]
         shared = self.shared
-        return own if shared is None else [*own, shared.row_of_member_PM, shared.member_of_row_B, shared.lengths_B]
+        return own if shared is None else [*own, *shared.tensors()]
 
     def clone(self) -> DecodeInputs:
         """Return the same with tensors of its own."""
         shared = self.shared
         if shared is not None:
-            shared = replace(
-                shared,
-                row_of_member_PM=shared.row_of_member_PM.clone(),
-                member_of_row_B=shared.member_of_row_B.clone(),
-                lengths_B=shared.lengths_B.clone(),
-            )
+            shared = SharedRows(shared.num_groups, shared.longest, *(x.clone() for x in shared.tensors()))
         return replace(
             self,
             ids_B=self.ids_B.clone(),

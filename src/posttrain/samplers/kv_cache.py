@@ -64,14 +64,19 @@ class SharedRows:
 
     `num_groups`: prompts' rows to look at, P. `longest`: tokens of the longest prompt that is kept. `row_of_member_PM`:
     the sequence in each place of a group, flat [P * M], any where a place is empty; `member_of_row_B` is each
-    sequence's place. `lengths_B`: tokens of each sequence's prompt.
+    sequence's place. `slots_B`: the row of each sequence's prompt; `lengths_B`: the prompt's tokens.
     """
 
     num_groups: int
     longest: int
     row_of_member_PM: torch.Tensor
     member_of_row_B: torch.Tensor
+    slots_B: torch.Tensor
     lengths_B: torch.Tensor
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return the tensors, in the order of the fields."""
+        return [self.row_of_member_PM, self.member_of_row_B, self.slots_B, self.lengths_B]
 
 
 def _round_up_row(count: int) -> int:
@@ -129,6 +134,7 @@ class KvCache:
         dtype: That the model computes in.
         device: Where it computes.
         budget_bytes: Most bytes the buffers may take.
+        has_masks: Passes say what to hide and where to write, as the torch path needs; compiled kernels read lengths.
         is_fixed: Buffers have their full size from the start and stay where they are over calls, as passes that
             are recorded and replayed need (`samplers/graphs.py`); products of a GPU read slices in place.
     """
@@ -140,6 +146,7 @@ class KvCache:
         device: torch.device,
         budget_bytes: int,
         *,
+        has_masks: bool = True,
         is_fixed: bool = False,
     ) -> None:
         self.shapes = list(shapes)
@@ -147,6 +154,7 @@ class KvCache:
         self.device = device
         self.budget_bytes = budget_bytes
         self.windows = sorted({shape.window for shape in shapes}, key=lambda window: window or 0)
+        self.has_masks = has_masks
         self.is_fixed = is_fixed
         self.version = 0
         """Changes when buffers move."""
@@ -201,7 +209,8 @@ class KvCache:
         self.version += 1
         self.rows = TokenStore(self.shapes, sizes.num_rows, self.dtype, self.device)
         self.prompts = TokenStore(self.shapes, sizes.num_prompts, self.dtype, self.device)
-        self._mask = torch.full((sizes.num_rows, 1, 1, sizes.row_tokens), float("-inf"), device=self.device)
+        if self.has_masks:
+            self._mask = torch.full((sizes.num_rows, 1, 1, sizes.row_tokens), float("-inf"), device=self.device)
         if self.is_fixed and sizes.num_rows:
             self.rows.fit(sizes.row_tokens, sizes.row_tokens)
             if sizes.num_prompts:
@@ -231,15 +240,17 @@ class KvCache:
 
     def begin_row(self, row: int, num_tokens: int) -> None:
         """Show the first tokens of a sequence's row, which a prefill has filled, and hide the rest."""
-        self._mask[row] = float("-inf")
-        self._mask[row, ..., :num_tokens] = 0
+        if self.has_masks:
+            self._mask[row] = float("-inf")
+            self._mask[row, ..., :num_tokens] = 0
 
     def move_row(self, source: int, target: int, num_tokens: int) -> None:
         """Copy a sequence's first tokens to another row."""
         for layer in self.rows.layers:
             layer.keys[target, :, :num_tokens] = layer.keys[source, :, :num_tokens]
             layer.values[target, :, :num_tokens] = layer.values[source, :, :num_tokens]
-        self._mask[target] = self._mask[source]
+        if self.has_masks:
+            self._mask[target] = self._mask[source]
 
     def build_decode(self, lengths_B: torch.Tensor, longest: int, shared: SharedRows | None = None) -> Decode:
         """Return a pass over one new token of each of the first B rows.
@@ -249,27 +260,36 @@ class KvCache:
             longest: The largest of them.
             shared: Where the rows' shared prompts are, if they have any.
         """
-        B = len(lengths_B)
         N = self._look(self.rows, longest + 1, self.sizes.row_tokens)
-        rows = torch.arange(B, device=self.device)
-        write_index = {}
+        prompts = None if shared is None else self._build_shared(shared)
+        if not self.has_masks:
+            return Decode(self.rows.layers, lengths_B, {}, N, {}, prompts)
+        masks = self._build_masks(lengths_B, N)
+        if shared is not None and prompts is not None:
+            for window, mask in masks.items():
+                before = self._hide_prompts(shared, lengths_B, prompts.num_tokens, window)
+                masks[window] = torch.cat([before, mask], -1)
+        return Decode(self.rows.layers, lengths_B, self._find_places(lengths_B), N, masks, prompts)
+
+    def _find_places(self, lengths_B: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Return where new keys go in buffers seen as [R * K * S, D], for each number of heads K: flat [B * K]."""
+        places = {}
         for K in {shape.num_heads for shape in self.shapes}:
-            heads_BK = rows[:, None] * K + torch.arange(K, device=self.device)
-            write_index[K] = (heads_BK * self.rows.num_tokens + lengths_B[:, None]).flatten()
+            rows_B1 = torch.arange(len(lengths_B), device=self.device)[:, None]
+            heads_BK = rows_B1 * K + torch.arange(K, device=self.device)
+            places[K] = (heads_BK * self.rows.num_tokens + lengths_B[:, None]).flatten()
+        return places
+
+    def _build_masks(self, lengths_B: torch.Tensor, N: int) -> dict[int | None, torch.Tensor]:
         masks: dict[int | None, torch.Tensor] = {}
         for window in self.windows:
             if window is None:
-                self._mask[rows, 0, 0, lengths_B] = 0
-                masks[window] = self._mask[:B, ..., :N]
+                self._mask[torch.arange(len(lengths_B), device=self.device), 0, 0, lengths_B] = 0
+                masks[window] = self._mask[: len(lengths_B), ..., :N]
             else:
                 distance_BN = lengths_B[:, None] - torch.arange(N, device=self.device)
                 masks[window] = _hide((distance_BN < 0) | (distance_BN >= window))
-        if shared is None:
-            return Decode(self.rows.layers, write_index, N, masks)
-        prompts = self._build_shared(shared, B)
-        for window, mask in masks.items():
-            masks[window] = torch.cat([self._hide_prompts(shared, lengths_B, prompts.num_tokens, window), mask], -1)
-        return Decode(self.rows.layers, write_index, N, masks, prompts)
+        return masks
 
     def count_looked_at(self, longest: int, shared: SharedRows | None) -> tuple[int, int]:
         """Return how many tokens of rows and of shared prompts a decode pass reads."""
@@ -283,18 +303,18 @@ class KvCache:
         store.fit(tokens, most)
         return store.num_tokens
 
-    def _build_shared(self, shared: SharedRows, B: int) -> SharedPrompts:
+    def _build_shared(self, shared: SharedRows) -> SharedPrompts:
         row_of_member, member_of_row = {}, {}
         P = shared.num_groups
         M = len(shared.row_of_member_PM) // P
-        for K in {shape.num_heads for shape in self.shapes}:
+        for K in {shape.num_heads for shape in self.shapes} if self.has_masks else ():
             heads_K = torch.arange(K, device=self.device)
             rows_PKM = shared.row_of_member_PM.view(P, 1, M) * K + heads_K[:, None]
             row_of_member[K] = rows_PKM.flatten()
             groups_B1, members_B1 = shared.member_of_row_B[:, None] // M, shared.member_of_row_B[:, None] % M
             member_of_row[K] = ((groups_B1 * K + heads_K) * M + members_B1).flatten()
         N = self._look(self.prompts, shared.longest, self.sizes.prompt_tokens)
-        return SharedPrompts(self.prompts.layers, P, N, row_of_member, member_of_row)
+        return SharedPrompts(self.prompts.layers, P, N, shared.slots_B, shared.lengths_B, row_of_member, member_of_row)
 
     def _hide_prompts(self, shared: SharedRows, lengths_B: torch.Tensor, N: int, window: int | None) -> torch.Tensor:
         tokens_N = torch.arange(N, device=self.device)

@@ -21,6 +21,7 @@ from posttrain.core.errors import DataError, SamplerError
 from posttrain.core.records import Completion, Problem
 from posttrain.core.sampling import PolicyVersion, SamplingSettings
 from posttrain.kernels.cached_attention import PromptPiece
+from posttrain.kernels.native_drawing import NativeDrawing
 from posttrain.kernels.token_logprobs import Head
 from posttrain.samplers.completions import build_completion
 from posttrain.samplers.constraints import ConstraintCompiler
@@ -61,6 +62,8 @@ class EngineModel:
         refresh: Copies the weights of a live policy into the backbone.
         compute_reference: A live policy's log-probs of a row of ids, by its own means.
         context_tokens: Longest row that the model takes, None for no limit.
+        needs_masks: Whether `decode` is told what to hide (`KvCache`), or reads lengths.
+        drawing: Draws by compiled kernels where it can.
     """
 
     backbone: Callable[..., Any]
@@ -70,6 +73,8 @@ class EngineModel:
     refresh: Callable[[Any], None]
     compute_reference: Callable[[Any, torch.Tensor], torch.Tensor]
     context_tokens: int | None
+    needs_masks: bool = True
+    drawing: NativeDrawing | None = None
 
 
 # many parameters: a sampler is built once, of parts that have no other common home
@@ -108,7 +113,14 @@ class LocalSampler:
         self._constraints = constraints
         weight = model.find_head().weight
         is_recorded = weight.device.type == "cuda" and self.options.record_passes
-        self._cache = KvCache(model.shapes, weight.dtype, weight.device, self.options.cache_bytes, is_fixed=is_recorded)
+        self._cache = KvCache(
+            model.shapes,
+            weight.dtype,
+            weight.device,
+            self.options.cache_bytes,
+            has_masks=model.needs_masks,
+            is_fixed=is_recorded,
+        )
         self._decode_pass: EagerDecode | RecordedDecode = EagerDecode(model.decode, self._cache)
         if is_recorded:
             self._decode_pass = RecordedDecode(model.decode, self._cache, record_cuda)
@@ -163,6 +175,7 @@ class LocalSampler:
                 self._model.find_head(),
                 self._cache,
                 self.options.prefill_tokens,
+                self._model.drawing,
             )
             sizes = self._cut(prompts, request.settings)
             pool = Pool(parts, sizes, request.settings, request.stop_ids, request.watch)

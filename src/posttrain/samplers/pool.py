@@ -19,6 +19,7 @@ from posttrain.core.records import FinishReason
 from posttrain.core.sampling import SamplingSettings, derive_sample_seed
 from posttrain.kernels.cached_attention import PromptPiece
 from posttrain.kernels.drawing import Drawn, check_drawn, compute_uniforms, draw_tokens
+from posttrain.kernels.native_drawing import NativeDrawing
 from posttrain.kernels.token_logprobs import Head
 from posttrain.samplers.graphs import DecodeInputs, run_backbone
 from posttrain.samplers.kv_cache import CacheSizes, KvCache, SharedRows
@@ -48,7 +49,7 @@ class EngineParts:
     """What the engine runs: a backbone with cached attention, a head, buffers. Made by `samplers/local.py`.
 
     `decode` runs one token of each sequence, eagerly or from recordings. `prefill_tokens` is the token budget of
-    one pass over prompts.
+    one pass over prompts. `drawing` draws by compiled kernels where it can.
     """
 
     backbone: Callable[..., Any]
@@ -56,6 +57,7 @@ class EngineParts:
     head: Head
     cache: KvCache
     prefill_tokens: int
+    drawing: NativeDrawing | None = None
 
 
 class Pool:
@@ -231,17 +233,21 @@ class Pool:
             max(self._kept.values()),
             torch.tensor(row_of_member, device=device),
             torch.tensor(members + [0] * missing, device=device),
+            torch.tensor(slots + [0] * missing, device=device),
             torch.tensor(lengths, device=device),
         )
 
     def _draw(self, hidden_BH: torch.Tensor, rows: slice) -> Drawn:
         """Draw the next token of some rows; hidden states behind them are of padding."""
-        logits = compute_logits(hidden_BH, self.parts.head)[: rows.stop - rows.start]
-        state = self.rows
+        state, head, native = self.rows, self.parts.head, self.parts.drawing
+        count = rows.stop - rows.start
+        uniforms = compute_uniforms(state.seeds[rows], state.counts[rows]) if self.settings.temperature else None
+        if native is not None and native.can_draw(self.settings, head, count):
+            return native.draw(hidden_BH, head, self.settings, uniforms, count)
         return draw_tokens(
-            logits,
+            compute_logits(hidden_BH, head)[:count],
             self.settings,
-            compute_uniforms(state.seeds[rows], state.counts[rows]) if self.settings.temperature else None,
+            uniforms,
             seen_BV=state.seen_RV[rows] if state.seen_RV is not None else None,
             allowed_BW=self.watch.allowed(rows),
         )

@@ -49,15 +49,27 @@ def probe_layers(causal_lm: Any, backbone: Callable[..., Any]) -> list[LayerShap
 
 @torch.inference_mode()
 def check_decode(
-    causal_lm: Any, backbone: Callable[..., Any], shapes: Sequence[LayerShape], decode: DecodePass
+    causal_lm: Any,
+    backbone: Callable[..., Any],
+    shapes: Sequence[LayerShape],
+    decode: DecodePass,
+    *,
+    has_masks: bool = True,
 ) -> None:
     """Check that a decode pass agrees with the backbone's passes over whole rows.
+
+    Args:
+        causal_lm: The model.
+        backbone: Its backbone, on cached attention.
+        shapes: Of its layers.
+        decode: The pass.
+        has_masks: Whether it needs masks (`KvCache`).
 
     Raises:
         UnmanagedCacheError: It does not.
     """
     weight = next(causal_lm.parameters())
-    cache = KvCache(shapes, weight.dtype, weight.device, budget_bytes=1 << 30)
+    cache = KvCache(shapes, weight.dtype, weight.device, budget_bytes=1 << 30, has_masks=has_masks)
     try:
         _compare_passes(backbone, decode, cache, causal_lm.config.get_text_config().vocab_size)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
@@ -119,9 +131,8 @@ def _compare_passes(backbone: Callable[..., Any], decode: DecodePass, cache: KvC
         step = cache.build_decode(one * position, position)
         found.append(run(ids[position : position + 1], [position], step))
     run(ids[:prompt], range(prompt), cache.build_prefill([PromptPiece(0, 0, prompt)], is_shared=True))
-    shared = SharedRows(
-        1, prompt, torch.arange(2, device=device), torch.arange(2, device=device), one.repeat(2) * prompt
-    )
+    two = torch.arange(2, device=device)
+    shared = SharedRows(1, prompt, two, two, two * 0, one.repeat(2) * prompt)
     pairs = []
     for row in range(2):
         cache.begin_row(row, 0)
