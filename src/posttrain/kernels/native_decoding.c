@@ -64,7 +64,7 @@ typedef struct {
     int64_t row_tokens;     /* that a row of `keys` and `values` holds */
     int64_t prompt_tokens;  /* that a shared prompt's row holds */
     int64_t window;         /* 0: none */
-    float scale, softcap;   /* softcap 0: none */
+    float scale;            /* of the scores */
     float epsilon;          /* of the head norms */
 } Shape;
 
@@ -190,16 +190,12 @@ static void weigh(const float *weights, const element *values, int64_t count, in
 }
 
 /* Softmax of scores in place, without the division; returns the sum. `scores` has room for a last whole block. */
-static float weigh_scores(float *scores, int64_t count, float scale, float softcap) {
+static float weigh_scores(float *scores, int64_t count, float scale) {
     const floats zero = {0};
     for (int64_t t = count; t % LANES; t++) scores[t] = -__builtin_inff();
     floats most = zero - __builtin_inff(), total = zero;
     for (int64_t t = 0; t < count; t += LANES) {
         floats x = *(floats *)(scores + t) * scale;
-        if (softcap > 0) { /* tanh(y) = 1 - 2 / (e^2y + 1) */
-            x = softcap * (1.0f - 2.0f / (exponential(x / softcap * 2.0f) + 1.0f));
-            for (int64_t i = count - t; i < LANES; i++) x[i] = -__builtin_inff();
-        }
         *(floats *)(scores + t) = x;
         most = choose(x > most, x, most);
     }
@@ -251,7 +247,7 @@ int attend(const Shape *s, const element *query, const element *keys, const elem
             score(q, own_keys, own, room, scores + before);
             float sums[GROUP];
             for (int g = 0; g < GROUP; g++)
-                sums[g] = weigh_scores(scores + g * room, before + own, s->scale, s->softcap);
+                sums[g] = weigh_scores(scores + g * room, before + own, s->scale);
             if (before) weigh(scores, prompt_values + prompt * VALUE_SIZE, before, room, out);
             weigh(scores + before, own_values, own, room, out);
             for (int g = 0; g < GROUP; g++) {

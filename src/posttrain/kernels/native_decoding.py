@@ -47,7 +47,7 @@ class HeadShape:
 class _Shape(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("B", "K", "row_tokens", "prompt_tokens", "window")),
-        *((name, ctypes.c_float) for name in ("scale", "softcap", "epsilon")),
+        *((name, ctypes.c_float) for name in ("scale", "epsilon")),
     )
 
 
@@ -100,7 +100,6 @@ class NativeDecoding:
         scale: float,
         epsilon: float = 0.0,
         window: int | None = None,
-        softcap: float | None = None,
     ) -> torch.Tensor:
         """Keep the keys and values of one new token of each sequence, and return its attention output [B, H * D].
 
@@ -113,7 +112,6 @@ class NativeDecoding:
             scale: Factor on the scores.
             epsilon: Of the head norms.
             window: Keys a query sees, itself included; None is all before it.
-            softcap: Scores are squashed to softcap * tanh(score / softcap).
 
         Raises:
             MemoryError: There is none for the scores.
@@ -124,9 +122,7 @@ class NativeDecoding:
         output = mixed_FB.new_empty(B, heads.num_heads * heads.value_size)
         prompts = shared.layers[layer] if shared is not None else None
         prompt_tokens = prompts.keys.shape[2] if prompts is not None else 0
-        shape = _Shape(
-            B, heads.num_kv_heads, own.keys.shape[2], prompt_tokens, window or 0, scale, softcap or 0.0, epsilon
-        )
+        shape = _Shape(B, heads.num_kv_heads, own.keys.shape[2], prompt_tokens, window or 0, scale, epsilon)
         keys, values, lengths = own.keys.data_ptr(), own.values.data_ptr(), step.lengths_B.data_ptr()
         cos, sin = rotation[0].data_ptr(), rotation[1].data_ptr()
         query_gain, key_gain = (None, None) if gains is None else (gains[0].data_ptr(), gains[1].data_ptr())

@@ -64,6 +64,7 @@ class EngineModel:
         context_tokens: Longest row that the model takes, None for no limit.
         needs_masks: Whether `decode` is told what to hide (`KvCache`), or reads lengths.
         drawing: Draws by compiled kernels where it can.
+        notes: For the user, on how the parts were chosen.
     """
 
     backbone: Callable[..., Any]
@@ -75,6 +76,7 @@ class EngineModel:
     context_tokens: int | None
     needs_masks: bool = True
     drawing: NativeDrawing | None = None
+    notes: tuple[str, ...] = ()
 
 
 # many parameters: a sampler is built once, of parts that have no other common home
