@@ -9,6 +9,7 @@ without; they say so to the user.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import re
@@ -41,14 +42,12 @@ def load_library(source: Path, defines: Mapping[str, int], headers: Sequence[Pat
     Raises:
         NativeUnavailableError: There is no compiler, compiling is switched off, or it fails.
     """
-    if os.environ.get(COMPILE_VARIABLE, "1") == "0":
-        raise NativeUnavailableError(f"compiling is switched off ({COMPILE_VARIABLE}=0)")
     compiler = _find_compiler()
     openmp = find_openmp()
     target = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
     flags = [*_FLAGS, target, *(f"-D{name}={value}" for name, value in sorted(defines.items()))]
     texts = [path.read_text(encoding="utf-8") for path in (source, *headers)]
-    name = hash_json([texts, flags, compiler, _describe_compiler(compiler), _describe_processor(), openmp or ""])
+    name = hash_json([texts, flags, compiler, _describe(compiler), _describe_processor(), openmp or ""])
     folder = _open_folder()
     path = folder / f"{source.stem}-{name[:32]}.so"
     if not path.exists():
@@ -69,7 +68,17 @@ def find_openmp() -> str | None:
     return min((path for path in paths if _OPENMP_NAME.search(path) and Path(path).exists()), default=None)
 
 
+def describe_compiler() -> str:
+    """Return the compiler that kernels are made with, or `none`: part of what decides the bits of a result."""
+    try:
+        return _describe(_find_compiler())
+    except NativeUnavailableError:
+        return "none"
+
+
 def _find_compiler() -> str:
+    if os.environ.get(COMPILE_VARIABLE, "1") == "0":
+        raise NativeUnavailableError(f"compiling is switched off ({COMPILE_VARIABLE}=0)")
     wanted = [os.environ["CC"]] if os.environ.get("CC") else list(_COMPILERS)
     for name in wanted:
         path = shutil.which(name)
@@ -78,7 +87,8 @@ def _find_compiler() -> str:
     raise NativeUnavailableError(f"no C compiler was found (looked for {', '.join(wanted)})")
 
 
-def _describe_compiler(compiler: str) -> str:
+@functools.cache
+def _describe(compiler: str) -> str:
     return _run([compiler, "--version"]).splitlines()[0]
 
 

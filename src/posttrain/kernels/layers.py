@@ -3,7 +3,8 @@
 Autograd through the usual formulation of RMSNorm keeps an fp32 copy of its input and a rounded copy of
 the normalised rows; here the input itself and one number a row are kept. Of the gated unit the two
 inputs are kept and the activation is computed again. Results round at the same places as the
-architectures' own code. Shape letters: N rows (any leading dimensions), H hidden size.
+architectures' own code. With `native`, compiled kernels do the same in one pass over memory
+(`kernels/native_layers.py`). Shape letters: N rows (any leading dimensions), H hidden size.
 """
 
 from __future__ import annotations
@@ -14,11 +15,18 @@ from typing import Any
 import torch
 from torch.nn.functional import silu
 
+from posttrain.kernels.native_layers import NativeLayers
+
 _TILE_ELEMENTS = 1 << 17  # 512 kB of fp32
 
 
 def rms_norm(
-    hidden_NH: torch.Tensor, weight_H: torch.Tensor, epsilon: float, *, is_unit_offset: bool = False
+    hidden_NH: torch.Tensor,
+    weight_H: torch.Tensor,
+    epsilon: float,
+    *,
+    is_unit_offset: bool = False,
+    native: NativeLayers | None = None,
 ) -> torch.Tensor:
     """Return x / sqrt(mean(x^2) + epsilon) * w over the last dimension (arXiv 1910.07467).
 
@@ -28,13 +36,14 @@ def rms_norm(
         epsilon: Added to the mean square.
         is_unit_offset: Gemma's form: the gain is 1 + w, applied in fp32 before rounding. Llama's form
             rounds the normalised rows first and then multiplies.
+        native: Compiled kernels, used for the tensors that they take.
     """
-    return _RmsNorm.apply(hidden_NH, weight_H, epsilon, is_unit_offset)
+    return _RmsNorm.apply(hidden_NH, weight_H, epsilon, is_unit_offset, native)
 
 
-def gated_silu(gate_NH: torch.Tensor, up_NH: torch.Tensor) -> torch.Tensor:
-    """Return silu(gate) * up (SwiGLU without its products, arXiv 2002.05202)."""
-    return _GatedSilu.apply(gate_NH, up_NH)
+def gated_silu(gate_NH: torch.Tensor, up_NH: torch.Tensor, *, native: NativeLayers | None = None) -> torch.Tensor:
+    """Return silu(gate) * up (SwiGLU without its products, arXiv 2002.05202); `native` as of `rms_norm`."""
+    return _GatedSilu.apply(gate_NH, up_NH, native)
 
 
 def _tiles(rows_NH: torch.Tensor) -> Iterator[slice]:
@@ -48,10 +57,20 @@ def _tiles(rows_NH: torch.Tensor) -> Iterator[slice]:
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_NH: torch.Tensor, weight_H: torch.Tensor, epsilon: float, is_unit_offset: bool
+        ctx: Any,
+        hidden_NH: torch.Tensor,
+        weight_H: torch.Tensor,
+        epsilon: float,
+        is_unit_offset: bool,
+        native: NativeLayers | None,
     ) -> torch.Tensor:
         H = hidden_NH.shape[-1]
+        ctx.is_unit_offset, ctx.native = is_unit_offset, native
         rows_NH = hidden_NH.reshape(-1, H)
+        if native is not None and native.takes(rows_NH, weight_H):
+            output, scale_N1 = native.normalise(rows_NH, weight_H, epsilon, is_unit_offset=is_unit_offset)
+            ctx.save_for_backward(hidden_NH, weight_H, scale_N1)
+            return output.view(hidden_NH.shape)
         output = torch.empty_like(rows_NH)
         scale_N1 = rows_NH.new_empty(rows_NH.shape[0], 1, dtype=torch.float32)
         gain = 1.0 + weight_H.float() if is_unit_offset else weight_H
@@ -66,7 +85,6 @@ class _RmsNorm(torch.autograd.Function):
                 output[rows] = normalised
                 output[rows].mul_(gain)
         ctx.save_for_backward(hidden_NH, weight_H, scale_N1)
-        ctx.is_unit_offset = is_unit_offset
         return output.view(hidden_NH.shape)
 
     @staticmethod
@@ -74,8 +92,14 @@ class _RmsNorm(torch.autograd.Function):
         hidden_NH, weight_H, scale_N1 = ctx.saved_tensors
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         H = hidden_NH.shape[-1]
-        gain = weight_H.float() + 1.0 if ctx.is_unit_offset else weight_H.float()
         hidden_rows, grad_rows = hidden_NH.reshape(-1, H), grad_NH.reshape(-1, H)
+        if ctx.native is not None and ctx.native.takes(hidden_rows, weight_H, grad_rows):
+            needs = (needs_hidden, needs_weight)
+            grads = ctx.native.normalise_backward(
+                hidden_rows, weight_H, scale_N1, grad_rows, needs, is_unit_offset=ctx.is_unit_offset
+            )
+            return _shape_grads(grads, hidden_NH, weight_H)
+        gain = weight_H.float() + 1.0 if ctx.is_unit_offset else weight_H.float()
         grad_hidden = torch.empty_like(hidden_rows) if needs_hidden else None
         grad_weight = torch.zeros_like(weight_H, dtype=torch.float32) if needs_weight else None
         for rows in _tiles(hidden_rows):
@@ -88,23 +112,36 @@ class _RmsNorm(torch.autograd.Function):
             if grad_hidden is not None:
                 shared = (product @ gain[:, None]).div_(H)
                 grad_hidden[rows] = torch.mul(grad, gain, out=product).sub_(normalised.mul_(shared)).mul_(scale)
-        return (
-            grad_hidden.view(hidden_NH.shape) if grad_hidden is not None else None,
-            grad_weight.to(weight_H.dtype) if grad_weight is not None else None,
-            None,
-            None,
-        )
+        return _shape_grads((grad_hidden, grad_weight), hidden_NH, weight_H)
+
+
+def _shape_grads(
+    grads: tuple[torch.Tensor | None, torch.Tensor | None], hidden_NH: torch.Tensor, weight_H: torch.Tensor
+) -> tuple[torch.Tensor | None, ...]:
+    grad_hidden, grad_weight = grads
+    return (
+        grad_hidden.view(hidden_NH.shape) if grad_hidden is not None else None,
+        grad_weight.to(weight_H.dtype) if grad_weight is not None else None,
+        None,
+        None,
+        None,
+    )
 
 
 class _GatedSilu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate_NH: torch.Tensor, up_NH: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, gate_NH: torch.Tensor, up_NH: torch.Tensor, native: NativeLayers | None) -> torch.Tensor:
         ctx.save_for_backward(gate_NH, up_NH)
+        ctx.native = native
+        if native is not None and native.takes(gate_NH, up_NH):
+            return native.gate_silu(gate_NH, up_NH)
         return silu(gate_NH).mul_(up_NH)
 
     @staticmethod
-    def backward(ctx: Any, grad_NH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def backward(ctx: Any, grad_NH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         gate_NH, up_NH = ctx.saved_tensors
+        if ctx.native is not None and ctx.native.takes(gate_NH, up_NH, grad_NH):
+            return *ctx.native.gate_silu_backward(gate_NH, up_NH, grad_NH), None
         grad_up = silu(gate_NH).mul_(grad_NH)
         grad_gate = torch.ops.aten.silu_backward(grad_NH * up_NH, gate_NH)
-        return grad_gate, grad_up
+        return grad_gate, grad_up, None

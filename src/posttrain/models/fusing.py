@@ -15,17 +15,18 @@ from torch import nn
 
 from posttrain.core.seeds import build_torch_generator
 from posttrain.kernels.layers import gated_silu, rms_norm
+from posttrain.kernels.native_layers import NativeLayers
 
 _PROBE_ROWS = 4
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 
-def fuse_layers(model: nn.Module) -> int:
-    """Replace RMSNorms and gated SiLU units in place and return how many were replaced."""
-    return sum(_fuse_norm(module) or _fuse_gated_unit(module) for module in list(model.modules()))
+def fuse_layers(model: nn.Module, native: NativeLayers | None = None) -> int:
+    """Replace RMSNorms and gated SiLU units in place, by compiled kernels if given; return how many were replaced."""
+    return sum(_fuse_norm(module, native) or _fuse_gated_unit(module, native) for module in list(model.modules()))
 
 
-def _fuse_norm(module: nn.Module) -> bool:
+def _fuse_norm(module: nn.Module, native: NativeLayers | None) -> bool:
     weight = getattr(module, "weight", None)
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if not (isinstance(weight, nn.Parameter) and weight.ndim == 1 and isinstance(epsilon, float)):
@@ -35,18 +36,20 @@ def _fuse_norm(module: nn.Module) -> bool:
     probe = _draw(_PROBE_ROWS, weight.shape[0], weight)
     for is_unit_offset in (False, True):
         # The weight is read at each call: training and loading replace its values.
-        candidate = partial(_normalise, module, epsilon, is_unit_offset)
+        candidate = partial(_normalise, module, epsilon, is_unit_offset, native)
         if _agree(module, candidate, probe):
             module.forward = candidate
             return True
     return False
 
 
-def _normalise(module: Any, epsilon: float, is_unit_offset: bool, hidden: torch.Tensor) -> torch.Tensor:
-    return rms_norm(hidden, module.weight, epsilon, is_unit_offset=is_unit_offset)
+def _normalise(
+    module: Any, epsilon: float, is_unit_offset: bool, native: NativeLayers | None, hidden: torch.Tensor
+) -> torch.Tensor:
+    return rms_norm(hidden, module.weight, epsilon, is_unit_offset=is_unit_offset, native=native)
 
 
-def _fuse_gated_unit(module: nn.Module) -> bool:
+def _fuse_gated_unit(module: nn.Module, native: NativeLayers | None) -> bool:
     parts = ("gate_proj", "up_proj", "down_proj")
     if not all(isinstance(getattr(module, name, None), nn.Module) for name in parts):
         return False
@@ -58,15 +61,15 @@ def _fuse_gated_unit(module: nn.Module) -> bool:
     inputs = getattr(module.gate_proj, "in_features", None)
     if not isinstance(inputs, int) or not callable(getattr(module, "act_fn", None)) or not hasattr(down, "in_features"):
         return False
-    candidate = partial(_run_gated_unit, module)
+    candidate = partial(_run_gated_unit, module, native)
     if not _agree(module, candidate, _draw(_PROBE_ROWS, inputs, weight)):
         return False
     module.forward = candidate
     return True
 
 
-def _run_gated_unit(module: Any, hidden: torch.Tensor) -> torch.Tensor:
-    return module.down_proj(gated_silu(module.gate_proj(hidden), module.up_proj(hidden)))
+def _run_gated_unit(module: Any, native: NativeLayers | None, hidden: torch.Tensor) -> torch.Tensor:
+    return module.down_proj(gated_silu(module.gate_proj(hidden), module.up_proj(hidden), native=native))
 
 
 def _draw(rows: int, size: int, like: torch.Tensor) -> torch.Tensor:

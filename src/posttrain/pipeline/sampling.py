@@ -14,7 +14,7 @@ from posttrain.models.heads import check_head, depends_on_longest_row, find_back
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.shadow import Shadow, compute_plain_logprobs
 from posttrain.models.stacking import stack_linears
-from posttrain.pipeline.decoding import choose_decode
+from posttrain.pipeline.compiled import choose_decode
 from posttrain.samplers.constraints import ConstraintCompiler
 from posttrain.samplers.generate import GenerateSampler
 from posttrain.samplers.local import EngineModel, EngineOptions, LocalSampler

@@ -12,6 +12,7 @@ from posttrain.models.fusing import fuse_layers
 from posttrain.models.heads import check_head, choose_layout, find_backbone, find_head
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy
+from posttrain.pipeline.compiled import build_training_kernels
 from posttrain.pipeline.estimates import DTYPES, needs_checkpointing
 from posttrain.pipeline.preflight import check_adapter_start
 from posttrain.pipeline.wiring import StageData
@@ -58,7 +59,10 @@ def build_scored_policy(
     notes: list[str] = []
     model = policy.model
     check_head(model)
-    fuse_layers(model)
+    native, why_not = build_training_kernels(next(model.parameters()))
+    if why_not:
+        notes.append(f"training without compiled kernels, a fifth slower: {why_not}")
+    fuse_layers(model, native)
     layout = choose_layout(model, may_pack=config.packing != "off")
     if config.packing == "on" and layout != "packed":
         raise RefusedError(

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from posttrain.core.durable import read_json, remove_temporaries, storage_errors, write_folder, write_json
 from posttrain.core.errors import StorageError
 from posttrain.core.hashing import hash_json, sha256_file
+from posttrain.core.native_library import describe_compiler
 from posttrain.core.run_folder import CHECKPOINT_MANIFEST
 
 _TENSORS = "state.safetensors"
@@ -166,5 +167,6 @@ def describe_machine() -> dict[str, str]:
         "transformers": transformers.__version__,
         "threads": str(torch.get_num_threads()),
         "processor": torch.backends.cpu.get_cpu_capability(),
+        "compiler": describe_compiler(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }

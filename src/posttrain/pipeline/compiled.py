@@ -1,4 +1,7 @@
-"""Which decode pass a model gets: the fastest that a probe shows to agree with the model's own modules."""
+"""Compiled kernels for a model on this machine: which decode pass it gets, and what its layers are trained with.
+
+A decode pass is the fastest that a probe shows to agree with the model's own modules.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 import torch
 
 from posttrain.core.native_library import NativeUnavailableError, load_library
-from posttrain.kernels import native_decoding, native_drawing
+from posttrain.kernels import native_decoding, native_drawing, native_layers
 from posttrain.models.heads import find_head
 from posttrain.models.lean_decoding import LeanDecoder, build_lean_decoder
 from posttrain.models.native_decoding import NativeDecoder, find_head_shape
@@ -56,10 +59,20 @@ class _Kernels:
         library = self.load(native_drawing, {"BF16": 1} if self._dtype == torch.bfloat16 else {})
         return None if library is None else native_drawing.NativeDrawing(library)
 
+    def build_layers(self) -> native_layers.NativeLayers | None:
+        library = self.load(native_layers, {"BF16": 1} if self._dtype == torch.bfloat16 else {})
+        return None if library is None else native_layers.NativeLayers(library, self._dtype)
+
     def build_decoder(self, lean: LeanDecoder) -> NativeDecoder | None:
         shape = find_head_shape(lean)
         library = self.load(native_decoding, shape.defines(self._dtype)) if shape.supports(self._dtype) else None
         return None if library is None else NativeDecoder(lean, native_decoding.NativeDecoding(library, shape))
+
+
+def build_training_kernels(weight: torch.Tensor) -> tuple[native_layers.NativeLayers | None, str]:
+    """Return the kernels that layers of a weight's dtype and device are trained with, or None and the reason if any."""
+    kernels = _Kernels(weight)
+    return kernels.build_layers(), kernels.why_not
 
 
 def choose_decode(causal_lm: Any, backbone: Any, shapes: Sequence[LayerShape]) -> ChosenDecode:
