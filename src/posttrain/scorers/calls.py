@@ -2,7 +2,7 @@
 
 * `python`: `f(a=1)`, `[f(a=1), g(b="x")]`, or one call a line; literals only.
 * `json`: `{"name": ..., "arguments": {...}}` (or `parameters`), or a list of them.
-* `openai`: `{"tool_calls": [{"type": "function", "function": {"name": ..., "arguments": "<JSON text>"}}]}`, or the list.
+* `openai`: `{"tool_calls": [{"type": "function", "function": {"name": ..., "arguments": "<JSON>"}}]}`, or the list.
 * `hermes`: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, once for each call.
 
 `any` takes whichever of them a text is written in. Numbers are bounded as in `strict_json`.

@@ -1,4 +1,4 @@
-"""What is not plain text: markup that a page would render, control codes that a terminal would obey, invisible signs."""
+"""What is not plain text: markup that a page renders, control codes that a terminal obeys, signs that nobody sees."""
 
 from __future__ import annotations
 

@@ -21,7 +21,10 @@ from posttrain.scorers.tags import find_tag_fault
 
 MAX_MARKDOWN_CHARACTERS = 50_000
 """The markdown parser takes quadratic time on some texts: about a second at this length."""
-_COMMAS = ",\u060c\u055d\u07f8\u1363\u1802\u1808\u201a\u2e32\u2e34\u2e41\u3001\ua4fe\ua60d\uff0c\uff64\ufe10\ufe11\ufe50\ufe51"
+_COMMAS = (
+    ",\u060c\u055d\u07f8\u1363\u1802\u1808\u201a\u2e32\u2e34\u2e41\u3001"
+    "\ua4fe\ua60d\uff0c\uff64\ufe10\ufe11\ufe50\ufe51"
+)
 _MARKDOWN_PARTS = {
     "headings": "heading_open",
     "list_items": "list_item_open",

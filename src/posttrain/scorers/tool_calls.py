@@ -1,4 +1,4 @@
-"""Tool calls: whether a text calls the right functions with the right arguments, or calls validly, or rightly not at all.
+"""Tool calls: whether a text calls the right functions with the right arguments, or rightly calls none.
 
 Columns, as the Berkeley Function-Calling Leaderboard publishes them (Patil et al. 2025): `function`, the offered
 functions' descriptions (or the problem's `tools`, as OpenAI writes them); `ground_truth`, the answer key, an empty list
