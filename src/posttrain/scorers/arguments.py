@@ -120,7 +120,7 @@ class Arguments:
         value = self.raw(name, "a relation")
         for relation in get_args(Relation):
             if value == relation:
-                return relation  # type: ignore[no-any-return]  # get_args gives Any
+                return relation
         raise self.error(f"'{name}' of '{self.owner}' is {value!r}", expected=f"one of {', '.join(get_args(Relation))}")
 
     def error(self, found: str, *, expected: str = "") -> DataError:

@@ -42,7 +42,7 @@ def match_calls(
     strings: Strings,
     language: Language,
 ) -> tuple[int, str | None]:
-    """Return how many entries of the key are met, each by a call of its own in any order, and what is wrong, if anything.
+    """Return how many entries of the key are met, each by a call of its own in any order, and what is wrong, if any.
 
     Args:
         calls: What the model called.

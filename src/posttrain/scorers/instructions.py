@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from posttrain.core.errors import DataError
 from posttrain.core.records import Completion, Outcome, Problem
@@ -154,8 +154,12 @@ def read_instructions(problem: Problem) -> list[Instruction]:
     """
     ids, arguments = problem.columns.get("instruction_id_list"), problem.columns.get("kwargs")
     place = problem.problem_id + (f" (key {problem.columns['key']})" if "key" in problem.columns else "")
-    is_usable = _is_list(ids) and _is_list(arguments) and len(ids) == len(arguments) > 0
-    if not is_usable or not all(isinstance(names, Mapping) for names in arguments):
+    if (
+        not isinstance(ids, list | tuple)
+        or not isinstance(arguments, list | tuple)
+        or not len(ids) == len(arguments) > 0
+        or not all(isinstance(values, Mapping) for values in arguments)
+    ):
         raise DataError(
             f"'instruction_id_list' is {ids!r} and 'kwargs' {arguments!r}",
             expected="two lists of the same length, at least 1: ids, and a mapping of arguments for each",
@@ -209,7 +213,3 @@ def _build_parts(instructions: Sequence[Instruction], marks: Sequence[float]) ->
             for number, (x, mark) in enumerate(zip(instructions, marks, strict=True))
         },
     }
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple)

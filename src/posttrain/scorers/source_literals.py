@@ -57,15 +57,17 @@ def _read_collection(source: str, text: str, depth: int) -> Any:
         return [read_literal(item[1], depth=depth) for item in items if item] if all(items) else text
     if found := _MAP.fullmatch(source):
         entries = [_ENTRY.fullmatch(piece) for piece in _split(found[1] or "", ";")]
-        pairs = [_split(entry[1], ",") for entry in entries if entry]
-        if all(entries) and all(len(pair) == 2 for pair in pairs):
-            return {str(read_literal(key)): read_literal(value, depth=depth) for key, value in pairs}
+        puts = [_split(entry[1], ",") for entry in entries if entry]
+        if all(entries) and all(len(put) == 2 for put in puts):
+            return {str(read_literal(put[0])): read_literal(put[1], depth=depth) for put in puts}
     return text
 
 
 def _split(source: str, separator: str) -> list[str]:
     """Split at separators that stand outside quotes and brackets; blank pieces are left out."""
-    pieces, current, level = [], [], 0
+    pieces: list[str] = []
+    current: list[str] = []
+    level = 0
     for match in _PIECE.finditer(source):
         part = match[0]
         level += (part in "([{") - (part in ")]}")

@@ -147,7 +147,7 @@ def _read_language(problem: Problem) -> Language:
     language = problem.columns.get("language", "python")
     for known in get_args(Language):
         if language == known:
-            return known  # type: ignore[no-any-return]  # get_args gives Any
+            return known
     raise DataError(
         f"'language' is {language!r}",
         expected=f"one of {', '.join(get_args(Language))}",
