@@ -65,27 +65,30 @@ def list_answers(problem: Problem) -> Iterator[Calls]:
                 yield changed
 
 
-def list_mutants(problem: Problem) -> Iterator[tuple[str, str, Calls]]:
-    """Yield (kind, what was changed, calls): each differs from the key's first values in one thing that is wrong."""
+def list_mutants(problem: Problem) -> Iterator[tuple[str, str, Calls, bool]]:
+    """Yield (kind, what was changed, calls, whether the key lists them after all).
+
+    Each differs from the key's first values in one thing that is wrong, unless a changed value is one of those listed.
+    """
     base = next(list_answers(problem))
     is_python = problem.columns["language"] == "python"
-    yield "one call too many", base[0][0], [*base, copy.deepcopy(base[0])]
+    yield "one call too many", base[0][0], [*base, copy.deepcopy(base[0])], False
     if len(base) > 1:
-        yield "a call missing", base[-1][0], base[:-1]
+        yield "a call missing", base[-1][0], base[:-1], False
     for number, (name, arguments) in enumerate(base):
-        yield "wrong name", name, _replace(base, number, (f"{name}_other", arguments))
-        yield "unknown argument", name, _replace(base, number, (name, {**arguments, "not_a_parameter": 1}))
+        yield "wrong name", name, _replace(base, number, (f"{name}_other", arguments)), False
+        unknown = {**arguments, "not_a_parameter": 1}
+        yield "unknown argument", name, _replace(base, number, (name, unknown)), False
         alternatives = problem.columns["ground_truth"][number][name]
         required = _find_schema(problem, name).get("required") or ()
         for parameter, value in arguments.items():
             if "" not in alternatives[parameter] or parameter in required:
                 fewer = {p: v for p, v in arguments.items() if p != parameter}
-                yield "missing argument", f"{name}.{parameter}", _replace(base, number, (name, fewer))
-            for kind, changed in (
-                ("wrong type", _change_type(value, is_python)),
-                ("wrong value", _change_value(value)),
-            ):
-                yield kind, f"{name}.{parameter}", _replace(base, number, (name, {**arguments, parameter: changed}))
+                yield "missing argument", f"{name}.{parameter}", _replace(base, number, (name, fewer)), False
+            changes = (("wrong type", _change_type(value, is_python)), ("wrong value", _change_value(value)))
+            for kind, changed in changes:
+                calls = _replace(base, number, (name, {**arguments, parameter: changed}))
+                yield kind, f"{name}.{parameter}", calls, changed in alternatives[parameter]
 
 
 def render(calls: Calls, syntax: str) -> str:

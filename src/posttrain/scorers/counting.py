@@ -34,6 +34,7 @@ def split_sentences(text: str) -> list[str]:
 
     A blank line ends a sentence, a single line break does not, unless a list item follows.
     """
+    text = text.encode("utf-8", errors="replace").decode("utf-8")  # half a surrogate pair has no UTF-8
     return [piece for piece in sentencex.segment("en", text) if has_words(piece)]
 
 

@@ -2,15 +2,15 @@
 
 Source: Zhou et al. 2023, "Instruction-Following Evaluation for Large Language Models", arXiv 2311.07911. Columns, as
 published: `instruction_id_list` (ids such as `punctuation:no_comma`), `kwargs` (one mapping for each id; nulls count as
-absent), `key` (a number, shown in errors). `prompt` is not read.
+absent), `key` (a number, shown in errors), `prompt` (to know an echo by; may be missing).
 
 *Strict*: the response as it is. *Loose*: any of its eight variants (without its first line, its last, both; each with
 and without asterisks) follows. A prompt is followed if each of its instructions is.
 
-What differs from the published checkers, each time to the strict side: a response without a letter or digit follows
-nothing; a text whose language cannot be told is in none; several of the constrained answers at once are none; repeating
-the request without an answer is no answer; JSON is read strictly. Sentences are split by `sentencex`, not by NLTK's
-punkt, whose data would have to be downloaded.
+What differs from the published checkers, each time to the strict side: a response without a letter or digit, or with
+the letters and digits of the prompt and no others, follows nothing; a text whose language cannot be told is in none;
+several of the constrained answers at once are none; repeating the request without an answer is no answer; JSON is read
+strictly. Sentences are split by `sentencex`, not by NLTK's punkt, whose data would have to be downloaded.
 
 What this scorer can NOT judge: whether the response answers the request. Rewarded alone, it teaches text that follows
 the form and says nothing; put a judge or a reward model beside it.
@@ -113,6 +113,8 @@ class InstructionFollowing:
                 failure = Outcome("unparsed", 0.0, why="the reasoning block does not end, or not once", fault="policy")
             elif not has_words(response):
                 failure = Outcome("unparsed", 0.0, why="no letter or digit in the response", fault="policy")
+            elif _fold(response) == _fold(str(problem.columns.get("prompt", ""))):
+                failure = Outcome("unparsed", 0.0, why="the prompt again, and nothing else", fault="policy")
             else:
                 return self._judge(instructions, response)
         if failure.fault == "harness":
@@ -198,6 +200,11 @@ def compute_accuracies(outcomes: Sequence[Outcome]) -> dict[str, float]:
         "instruction_strict": sum(parts["followed_strict"] for parts in counted) / total,
         "instruction_loose": sum(parts["followed_loose"] for parts in counted) / total,
     }
+
+
+def _fold(text: str) -> str:
+    """Return the letters and digits of a text, without case."""
+    return "".join(filter(str.isalnum, text.casefold()))
 
 
 def _build_parts(instructions: Sequence[Instruction], marks: Sequence[float]) -> dict[str, float]:

@@ -8,16 +8,14 @@ it can NOT judge: a text of a few words, a mixture of languages, transliteration
 from __future__ import annotations
 
 import functools
-import threading
 from typing import Any
 
 SEED = 0
 MAX_CHARACTERS = 10_000
 """What the detector reads of a text; the rest changes nothing."""
-_LOADING = threading.Lock()
 
 
-@functools.cache
+@functools.cache  # no lock: a fork that finds one held waits for ever, and two factories are equal
 def _load_factory() -> Any:
     from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory  # 55 profiles: loaded when first asked
 
@@ -29,8 +27,7 @@ def _load_factory() -> Any:
 
 def list_languages() -> list[str]:
     """Return the codes of the languages that can be told apart, sorted (`en`, `zh-cn`, ...)."""
-    with _LOADING:
-        return sorted(_load_factory().langlist)
+    return sorted(_load_factory().langlist)
 
 
 def detect_languages(text: str) -> dict[str, float]:
@@ -40,9 +37,7 @@ def detect_languages(text: str) -> dict[str, float]:
     """
     from langdetect.lang_detect_exception import LangDetectException
 
-    with _LOADING:
-        factory = _load_factory()
-    detector = factory.create()
+    detector = _load_factory().create()
     detector.append(text[:MAX_CHARACTERS])
     try:
         return {found.lang: found.prob for found in detector.get_probabilities()}
