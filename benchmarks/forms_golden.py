@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bfcl import SINGLE_TURN, build_item, list_answers, list_mutants, read_problems, render, write_source
+from posttrain.core.protocols import Scorer
 from posttrain.core.records import Completion, Problem
 from posttrain.safety.refusals import judge_refusal
 from posttrain.scorers.instructions import InstructionFollowing, compute_accuracies, read_instructions

@@ -1,10 +1,8 @@
-"""Counting what a text is made of: words, sentences, paragraphs, lines. Every count is linear in the text's length."""
+"""Counting what a text is made of: words, words in capitals. Every count is linear in the text's length."""
 
 from __future__ import annotations
 
 import re
-
-import sentencex
 
 _WORD = re.compile(r"\w+")
 _JOINED_WORD = re.compile(r"\w+(?:[-.&/]\w+)*")
@@ -27,15 +25,6 @@ def count_spaced_words(text: str) -> int:
 def find_capital_words(text: str) -> list[str]:
     """Return the words all of whose letters are capitals; a hyphenated word is one, "I" is one."""
     return [word for word in _JOINED_WORD.findall(text) if word.isupper()]
-
-
-def split_sentences(text: str) -> list[str]:
-    """Return the sentences of a text that hold a letter or a digit, by the rules of `sentencex` for English.
-
-    A blank line ends a sentence, a single line break does not, unless a list item follows.
-    """
-    text = text.encode("utf-8", errors="replace").decode("utf-8")  # half a surrogate pair has no UTF-8
-    return [piece for piece in sentencex.segment("en", text) if has_words(piece)]
 
 
 def has_words(text: str) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 
 from posttrain.scorers.arguments import Arguments, holds
-from posttrain.scorers.counting import count_words, split_sentences
+from posttrain.scorers.counting import count_words
 from posttrain.scorers.instruction_texts import Check
+from posttrain.scorers.sentences import split_sentences
 from posttrain.scorers.strict_json import JsonRefusedError, parse_json
 
 ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
@@ -31,7 +32,7 @@ def build_number_words(arguments: Arguments) -> Check:
 
 
 def build_number_sentences(arguments: Arguments) -> Check:
-    """The text has `relation` `num_sentences` sentences (`counting.split_sentences`, not NLTK's punkt)."""
+    """The text has `relation` `num_sentences` sentences (`sentences.split_sentences`, not NLTK's punkt)."""
     target, relation = arguments.number("num_sentences"), arguments.relation("relation")
 
     def check(text: str) -> str | None:

@@ -10,7 +10,8 @@ and without asterisks) follows. A prompt is followed if each of its instructions
 What differs from the published checkers, each time to the strict side: a response without a letter or digit, or with
 the letters and digits of the prompt and no others, follows nothing; a text whose language cannot be told is in none;
 several of the constrained answers at once are none; repeating the request without an answer is no answer; JSON is read
-strictly. Sentences are split by `sentencex`, not by NLTK's punkt, whose data would have to be downloaded.
+strictly. Sentences are split by the rules of `sentences`, not by NLTK's punkt, whose data would have to be
+downloaded.
 
 What this scorer can NOT judge: whether the response answers the request. Rewarded alone, it teaches text that follows
 the form and says nothing; put a judge or a reward model beside it.
