@@ -102,6 +102,11 @@ OWN_CASES = [
     (PLAIN, "user\u202egnp.exe", False),
     (PLAIN, "pay\u200bload", False),
     (PLAIN, "null \x00 byte", False),
+    (PLAIN, "good news\rbad", False),
+    (PLAIN, "one\r\ntwo", True),
+    (PLAIN, "one\u2028two", False),
+    (PLAIN, "e" + "\u0301" * 40, False),
+    (PLAIN, "e\u0301te\u0301, 5\u00a0km", True),
     ({"rule": "no_comma"}, "Nothing of the kind.", True),
     ({"rule": "no_comma"}, "One，two", False),
     ({"rule": "no_comma"}, "One، two", False),
@@ -218,3 +223,28 @@ def test_outcomes_are_the_same_from_a_thread_a_forked_process_and_an_event_loop(
     items = [build_item(text[:500], rule) for rule, text, _ in OWN_CASES]
     first, *others = score_everywhere(Structure(), items)
     assert others == [first] * 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " " * 200_000 + "x",
+        "<" + " " * 200_000 + "x",
+        "<think>" * 50_000,
+        "</" * 100_000 + "a",
+        "| " * 100_000,
+        "---" * 100_000,
+        "#" * 300_000 + "a",
+        "`a" * 100_000,
+        "&#1" * 100_000,
+        "\t|" * 100_000,
+        "\n \n" * 100_000 + "a",
+        "." * 300_000 + "x",
+    ],
+    ids=lambda text: repr(text[:6]),
+)
+def test_no_rule_takes_more_than_linear_time_on_a_hostile_text(text):
+    """Quadratic patterns would need 10^10 steps here, and the run would never come to its end."""
+    rules = {str(rule): rule for rule, _, _ in OWN_CASES if rule["rule"] != "regex"}
+    outcomes = [score_one(Structure(), text, rule) for rule in rules.values()]
+    assert all(outcome.fault != "harness" for outcome in outcomes)

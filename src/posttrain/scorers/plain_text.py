@@ -13,24 +13,31 @@ _MARKUP = (
     ("a link or an image", re.compile(r"\][(\[]")),
     ("bold text", re.compile(r"\*\*[^\s*]|(?<!\w)__[^\W_]")),
     ("inline code", re.compile(r"`[^`\n]{1,1000}`")),
-    ("a table", re.compile(r"^[ \t]*\|?[ \t]*:?-{3,}:?[ \t]*\|", re.MULTILINE)),
+    ("a table", re.compile(r"^[ \t]*+(?:\|[ \t]*+)?:?-{3,}+:?[ \t]*+\|", re.MULTILINE)),
     ("a block quotation", re.compile(r"^[ \t]{0,3}>[ \t]*\S", re.MULTILINE)),
 )
-_ALLOWED_CONTROLS = {"\n", "\t", "\r", "\u200c", "\u200d"}
-"""Line ends and tabs; the joiners that Persian, Hindi and emoji are written with."""
+_ALLOWED_CONTROLS = {"\n", "\t", "\u200c", "\u200d"}
+"""Line ends and tabs; the joiners that Persian, Hindi and emoji are written with. A carriage return alone would let a
+terminal write over the line."""
+_HIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_STACKED_MARKS = re.compile(r"[\u0300-\u036f]{5,}")
 
 
 def find_markup(text: str) -> str | None:
     """Return what makes a text more than plain text, None where nothing does.
 
-    Control, format and unassigned characters (Unicode Cc, Cf, Cs, Co, Cn: escape sequences, direction overrides,
-    zero-width signs), HTML and markdown count; a list with dashes or numbers is plain.
+    Control, format and unassigned characters (Unicode Cc, Cf, Cs, Co, Cn, Zl, Zp: escape sequences, direction
+    overrides, zero-width signs), marks stacked five high, HTML and markdown count; a list with dashes or numbers is
+    plain.
     """
+    text = text.replace("\r\n", "\n")
     for character in text:
-        if not character.isprintable() and character not in _ALLOWED_CONTROLS:
-            if unicodedata.category(character)[0] != "C":
-                continue  # spaces of other widths, line separators
+        if character.isprintable() or character in _ALLOWED_CONTROLS:
+            continue
+        if unicodedata.category(character) in _HIDDEN_CATEGORIES:
             return f"the control or invisible character U+{ord(character):04X}"
+    if _STACKED_MARKS.search(text):
+        return "marks stacked on one letter"
     for name, pattern in _MARKUP:
         if pattern.search(text):
             return name

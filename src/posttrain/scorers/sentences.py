@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 _END = re.compile(
-    r"[.!?\u2026]+[\"'\u201d\u2019\u00bb)\]*_]*(?=\s|\Z)|"
+    r"(?<![.!?\u2026])[.!?\u2026]++[\"'\u201d\u2019\u00bb)\]*_]*+(?=\s|\Z)|"
     r"[\u3002\uff01\uff1f\uff61\u0964\u061f\u06d4]+[\"\u201d\u2019\u300d\u300f\uff09]*"
 )
 _NEXT = re.compile(r"\s*[\"'\u201c\u2018\u00ab(\[*_#-]*(\w*)")

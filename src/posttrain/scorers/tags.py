@@ -25,7 +25,7 @@ def find_tag_fault(
         allows_text_outside: Whether words may stand before, between and after the blocks.
     """
     names = "|".join(re.escape(tag) for tag in tags)
-    pattern = re.compile(rf"<\s*/?\s*(?:{names})(?![\w-])[^<>]*>?", re.IGNORECASE)
+    pattern = re.compile(rf"<\s*+(?:/\s*+)?(?:{names})(?![\w-])[^<>]*+>?", re.IGNORECASE)
     wanted = [mark for tag in tags for mark in (f"<{tag}>", f"</{tag}>")]
     position = 0
     number = 0
