@@ -129,7 +129,10 @@ def _find_fault(value: Any, schema: Mapping[str, Any], where: str) -> str | None
 def _is_among(
     value: Any, alternatives: Sequence[Any], description: Mapping[str, Any], strings: Strings, language: Language
 ) -> bool:
-    """Return whether a value is one of the alternatives; none at all stand for the empty list (seven parameters of BFCL's keys)."""
+    """Return whether a value is one of the alternatives.
+
+    No alternatives at all stand for the empty list: seven parameters of BFCL's keys are written so.
+    """
     forms = [value]
     if language != "python" and isinstance(value, str) and not isinstance(value, Name):
         forms.append(read_literal(value))
