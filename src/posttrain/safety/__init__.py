@@ -1,0 +1,1 @@
+"""Safety in text and rules: no models, no files."""
