@@ -141,7 +141,7 @@ class CodeScorer:
             "fraction_passed": num_passed / num_tests,
         }
         if broken and (self._scoring == "fraction" or not failed):
-            return Outcome("errored", 0.0, why=f"the sandbox failed: {broken[0].why}", fault="harness")
+            return Outcome("errored", 0.0, why=f"not judged: {broken[0].why}", fault="harness")
         if not failed:
             return Outcome("scored", 1.0, why=f"passed {num_tests} of {num_tests} tests", parts=parts)
         number, verdict = failed[0]

@@ -21,20 +21,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from posttrain.scorers.code_arithmetic import BINARY_OPERATORS, FUNCTIONS, TooLargeError
 from posttrain.scorers.code_comparison import is_plain
-
-MAX_ITEMS = 2_000
-MAX_BITS = 65_536
-MAX_CHARACTERS = 100_000
-"""What is evaluated here: larger values go to a sandbox, where cost has a limit."""
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (abs, all, any, bool, bytes, complex, dict, divmod, float, frozenset, int, isinstance, len, list)
 } | {
     function.__name__: function
-    for function in (max, min, range, reversed, round, set, sorted, str, sum, tuple, type)
-}  # fmt: skip
+    for function in (max, min, reversed, set, sorted, str, sum, tuple)
+} | FUNCTIONS  # fmt: skip
 _BUILTINS = frozenset(dir(builtins))
 _TYPES = ("bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple")
 _KEYWORDS = {"round": ("ndigits",), "sorted": ("reverse",), "isclose": ("rel_tol", "abs_tol")}
@@ -53,10 +49,6 @@ _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
 
 class NotRewritableError(Exception):
     """An expression that is not evaluated outside a sandbox."""
-
-
-class TooLargeError(Exception):
-    """A value that costs too much to be computed with outside a sandbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,25 +101,6 @@ def build_expression(node: ast.expr, functions: Mapping[str, str]) -> Expression
     return Expression(text, ast.unparse(ast.fix_missing_locations(replaced)), tuple(builder.calls), evaluate)
 
 
-def check_size(value: Any) -> None:
-    """Raise TooLargeError where a plain value has too many items, characters or digits to compute with here."""
-    num_items = 0
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        num_items += 1
-        if isinstance(item, int) and item.bit_length() > MAX_BITS:
-            raise TooLargeError(f"an integer of {item.bit_length()} bits")
-        if isinstance(item, str | bytes):
-            num_items += len(item) * MAX_ITEMS // MAX_CHARACTERS
-        elif isinstance(item, dict):
-            waiting += [*item.keys(), *item.values()]
-        elif isinstance(item, list | tuple | set | frozenset):
-            waiting += item
-        if num_items + len(waiting) > MAX_ITEMS:
-            raise TooLargeError(f"more than {MAX_ITEMS} items")
-
-
 class _Builder:
     """Turns nodes into functions, and collects the calls of the program on the way."""
 
@@ -173,7 +146,7 @@ class _Builder:
         return lambda read: operate(operand(read))
 
     def _build_binop(self, node: ast.BinOp) -> Evaluate:
-        operate = _BINARY.get(type(node.op))
+        operate = BINARY_OPERATORS.get(type(node.op))
         if operate is None:
             raise NotRewritableError(f"{type(node.op).__name__} is not evaluated here")
         left, right = self.build(node.left), self.build(node.right)
@@ -244,7 +217,7 @@ class _Builder:
         if isinstance(node.func, ast.Attribute) and _is_math(node.func, self.functions) and node.func.attr in _MATH:
             name, function = node.func.attr, getattr(math, node.func.attr)
         elif isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS:
-            name, function = node.func.id, _GUARDED.get(node.func.id, _FUNCTIONS[node.func.id])
+            name, function = node.func.id, _FUNCTIONS[node.func.id]
         else:
             raise NotRewritableError(f"a call of {ast.unparse(node.func)}")
         args = self._build_all(node.args)
@@ -345,68 +318,3 @@ def _is_singleton(node: ast.expr) -> bool:
 
 def _is_math(node: ast.Attribute, functions: Mapping[str, str]) -> bool:
     return isinstance(node.value, ast.Name) and node.value.id == "math" and "math" not in functions
-
-
-def _guard(operate: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Return an operation that refuses text formatting, and integers whose result is quadratic work."""
-
-    def operate_bounded(left: Any, right: Any) -> Any:
-        if isinstance(left, str | bytes) and operate is operator.mod:
-            raise TooLargeError("text formatting")
-        result = operate(left, right)
-        if isinstance(result, int) and result.bit_length() > MAX_BITS:
-            raise TooLargeError(f"an integer of {result.bit_length()} bits")
-        return result
-
-    return operate_bounded
-
-
-def _multiply(left: Any, right: Any) -> Any:
-    for one, other in ((left, right), (right, left)):
-        if isinstance(one, int) and isinstance(other, str | bytes | list | tuple) and one * len(other) > MAX_CHARACTERS:
-            raise TooLargeError(f"a sequence of {len(other)} items repeated")
-    return left * right
-
-
-def _raise_to(base: Any, exponent: Any) -> Any:
-    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * abs(exponent) > MAX_BITS:
-        raise TooLargeError(f"a power of {exponent}")
-    return base**exponent
-
-
-def _shift_left(left: Any, right: Any) -> Any:
-    if isinstance(right, int) and right > MAX_BITS:
-        raise TooLargeError(f"a shift by {right} bits")
-    return left << right
-
-
-def _range(*bounds: Any) -> range:
-    numbers = range(*bounds)
-    if len(numbers) > MAX_CHARACTERS:
-        raise TooLargeError(f"a range of {len(numbers)} numbers")
-    return numbers
-
-
-def _to_bytes(*parts: Any) -> bytes:
-    if parts and isinstance(parts[0], int) and parts[0] > MAX_CHARACTERS:
-        raise TooLargeError(f"{parts[0]} bytes")
-    return bytes(*parts)
-
-
-def _type_of(value: Any) -> type:
-    return type(value)
-
-
-def _round(number: Any, ndigits: Any = None) -> Any:
-    if isinstance(ndigits, int) and abs(ndigits) > 1_000:
-        raise TooLargeError(f"rounding to {ndigits} digits")
-    return round(number, ndigits)
-
-
-_GUARDED: dict[str, Callable[..., Any]] = {"range": _range, "bytes": _to_bytes, "type": _type_of, "round": _round}
-_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: _guard(operator.add), ast.Sub: _guard(operator.sub), ast.Mult: _guard(_multiply),
-    ast.Div: _guard(operator.truediv), ast.FloorDiv: _guard(operator.floordiv), ast.Mod: _guard(operator.mod),
-    ast.Pow: _guard(_raise_to), ast.LShift: _guard(_shift_left), ast.RShift: _guard(operator.rshift),
-    ast.BitAnd: _guard(operator.and_), ast.BitOr: _guard(operator.or_), ast.BitXor: _guard(operator.xor),
-}  # fmt: skip

@@ -7,6 +7,8 @@ them, until it ends by itself. Its verdict is then its own: nothing that the pro
 `random` is seeded alike in every run, so that a test draws the same inputs each time; answers are found by the
 call's arguments, so that their order does not matter.
 
+Tests that call the program more than `MAX_CALLS` times are not judged, which is the harness's fault.
+
 What it can not judge: objects that the program keeps between calls or changes in place (every call has a fresh
 process and copies of its arguments), arguments and values that are no plain data, names of the program that are
 no functions, and tests that evaluate a text which the program gave (they hand it the verdict).
@@ -25,7 +27,8 @@ from posttrain.sandbox.programs import Program, ProgramResult
 from posttrain.scorers.code_expressions import Call
 from posttrain.scorers.code_judging import BrokenTestError, Judging, Verdict, describe_failure
 
-MAX_CALLS = 1_000
+MAX_CALLS = 2_000
+_TOO_MANY = f"the tests call the program more than {MAX_CALLS} times, which is more than is run"
 _FIRST_CALLS = 8  # a wrong program mostly fails the first; the others are run once these have passed
 _ANSWER = """
 
@@ -81,8 +84,10 @@ class ScriptTest:
             if state["state"] == "ended":
                 failure = failures.get(state["number"], ProgramResult("raised"))
                 return Verdict(False, failure.status, f"a call of the tests {describe_failure(failure)}")
-            if state["state"] != "asked":
-                return Verdict(False, "ok", state.get("why", f"the tests called it more than {MAX_CALLS} times"))
+            if state["state"] in ("unsendable", "too_many"):
+                return Verdict(False, "sandbox_error", state.get("why", _TOO_MANY))
+            if state["state"] == "failed":
+                return Verdict(False, "ok", state["why"])
             calls = state["calls"][: _FIRST_CALLS if not known else MAX_CALLS]
             results = yield [build_answer_program(source, *call) for call in calls]
             if any(answer.status == "sandbox_error" for answer in results):
@@ -93,7 +98,7 @@ class ScriptTest:
                 if answer.status != "ok":
                     failures[len(known)] = answer
                 known.append((call, answer.value if answer.status == "ok" else ["ended"]))
-        return Verdict(False, "ok", f"the tests called it more than {MAX_CALLS} times")
+        return Verdict(False, "sandbox_error", _TOO_MANY)
 
     def _build_run(self, known: Sequence[tuple[Any, Answer]], is_guessing: bool) -> Program:
         job = {

@@ -90,7 +90,8 @@ def _read_asserts(problem: Problem, column: str, entry: str | None, seed: int) -
     if not all(isinstance(text, str) and text.strip() for text in asserts):
         _refuse(problem, f"'{column}' holds {asserts!r:.80}", "texts of Python, one assertion each")
     parts = [problem.columns.get(name) for name in ("setup", "test_setup_code", "test_imports")]
-    lines = [line for part in parts if part is not None for line in ([part] if isinstance(part, str) else part)]
+    lists = [part if isinstance(part, list | tuple) else [part] for part in parts if part is not None]
+    lines = [line for part in lists for line in part]
     if not all(isinstance(line, str) for line in lines):
         _refuse(problem, "a setup that is no text", "Python code, or a list of its lines")
     name = entry.split(".")[0].removesuffix("()") if entry is not None else ""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.sandbox.programs import Program, ProgramResult
+from posttrain.scorers.code_arithmetic import TooLargeError, check_size
 from posttrain.scorers.code_comparison import Comparison, outputs_match, show_value, values_match
-from posttrain.scorers.code_expressions import Call, Expression, TooLargeError, check_size
+from posttrain.scorers.code_expressions import Call, Expression
 from posttrain.scorers.code_judging import Judging, Verdict, describe_failure
 from posttrain.scorers.code_scripts import ScriptTest
 
