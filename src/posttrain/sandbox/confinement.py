@@ -1,72 +1,64 @@
 """What a child does to itself before it runs a hostile program; nothing of it can be undone from inside.
 
-A server prepares what can be prepared once (the Landlock ruleset, the interpreter's own address space); each child
-then bounds itself, gives up its identity and its capabilities, and goes under the filter of system calls last.
+It is a list of system calls that the server prepares once: a child bounds itself, gives up its identity and its
+capabilities, and goes under the filter of system calls last. The fewer pages a child touches on its way, the sooner
+it is ready, so that nothing is computed there that can be computed before.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import struct
 import sys
 from dataclasses import dataclass
-from typing import Any
 
 from posttrain.sandbox import landlock, seccomp
-from posttrain.sandbox.syscalls import call, control_process
+from posttrain.sandbox.syscalls import Argument, Step, make_call, prepare_call
 
 MAX_THREADS = 64
 """Threads of one program, itself and whatever else runs under its user in its user namespace included."""
 MAX_DESCRIPTORS = 64
-_SETUP_SIGNAL_ON_PARENT_DEATH, _SET_DUMPABLE, _SET_NO_NEW_PRIVILEGES = 1, 4, 38
+DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+LIBRARY_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
+_SET_SIGNAL_ON_PARENT_DEATH, _SET_DUMPABLE, _SET_NO_NEW_PRIVILEGES = 1, 4, 38
 _CAPABILITY_VERSION_3 = 0x20080522
 _MS_BIND = 0x1000
 _SIGKILL = 9
-DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
-LIBRARY_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
+_GREATEST_DESCRIPTOR = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class Cage:
     """What a server has prepared for its children.
 
-    `user` is the numeric user and group that a child becomes, None where it stays who it is. `ruleset` is a Landlock
-    descriptor, `is_filtered` says whether system calls are, `has_namespaces` whether a child gets process and mount
-    namespaces of its own. `base_bytes` of address space are mapped before a program runs.
+    `has_namespaces` says whether a child gets process and mount namespaces of its own, `base_bytes` of address space
+    are mapped before a program runs. `steps` confine a child, `filter` of system calls (None: unfiltered) comes last.
     """
 
-    user: int | None
-    ruleset: int | None
-    is_filtered: bool
     has_namespaces: bool
     base_bytes: int
-    max_tasks: int
-
-
-@dataclass(frozen=True, slots=True)
-class ChildLimits:
-    """The limits of one child: whole seconds of CPU time after which the kernel kills, bytes beyond the cage's base."""
-
-    cpu_seconds: int
-    memory_bytes: int
+    steps: tuple[Step, ...]
+    filter: bytes | None
 
 
 def list_readable() -> list[str]:
     """Return what a program may read: the interpreter's library and the shared libraries it may load."""
-    own = [os.path.join(sys.base_prefix, name) for name in ("lib", "lib64")]
-    if sys.base_prefix == "/usr":
-        own = []
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
-        mapped = {line.split(maxsplit=5)[5].rstrip("\n") for line in file if line.count("/")}
+    own = [] if sys.base_prefix == "/usr" else [os.path.join(sys.base_prefix, name) for name in ("lib", "lib64")]
     folders = (*own, *LIBRARY_FOLDERS)
-    loose = sorted(path for path in mapped if path.startswith("/") and ".so" in os.path.basename(path))
-    return [*folders, *(path for path in loose if not path.startswith(tuple(f"{folder}/" for folder in folders)))]
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+        mapped = {line[line.index("/") :].rstrip("\n") for line in file if "/" in line}
+    libraries = sorted(path for path in mapped if ".so" in os.path.basename(path))
+    known = tuple(f"{folder}/" for folder in folders)
+    return [path for path in (*folders, *libraries) if not path.startswith(known) and os.path.exists(path)]
 
 
 def build_ruleset() -> int:
-    """Return a Landlock ruleset that allows reading the interpreter's library and using harmless devices."""
+    """Return a Landlock ruleset that allows reading the interpreter's library and using harmless devices.
+
+    Raises:
+        OSError: The kernel has no Landlock.
+    """
     return landlock.build_ruleset(list_readable(), DEVICES)
 
 
@@ -76,50 +68,76 @@ def measure_address_space() -> int:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
-def confine(cage: Cage, limits: ChildLimits) -> None:
+def build_cage(*, has_namespaces: bool, is_confined: bool, user: int | None) -> Cage:
+    """Prepare the cage of a server's children.
+
+    Args:
+        has_namespaces: They get process and mount namespaces of their own.
+        is_confined: They go under Landlock and the filter of system calls; else limits are all that holds them.
+        user: The numeric user and group that they become; None where they stay who they are.
+
+    Raises:
+        OSError: The kernel lacks Landlock, or there is no table of system calls for this architecture.
+    """
+    steps: list[tuple[str, *tuple[Argument, ...]]] = [("setsid",)]
+    if has_namespaces:
+        steps.append(("mount", b"/sys", b"/proc", None, _MS_BIND, None))  # an empty folder covers the processes
+    steps += _list_bounds()
+    steps.append(("prctl", _SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
+    if is_confined:
+        steps.append(("landlock_restrict_self", build_ruleset(), 0))
+    if user is not None:
+        steps += [("setgroups", 0, None), ("setresgid", user, user, user), ("setresuid", user, user, user)]
+    header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
+    nothing = bytes(24)  # effective, permitted and inheritable sets, twice 32 bits each
+    steps += [
+        ("capset", header, nothing),
+        ("prctl", _SET_DUMPABLE, 0, 0, 0, 0),
+        # After the change of user, which clears it. In a process namespace the server's end is the child's anyway.
+        ("prctl", _SET_SIGNAL_ON_PARENT_DEATH, _SIGKILL, 0, 0, 0),
+        ("close_range", 3, _GREATEST_DESCRIPTOR, 0),
+    ]
+    first_process = 1 if has_namespaces else seccomp.ANY_PROCESS
+    return Cage(
+        has_namespaces=has_namespaces,
+        base_bytes=measure_address_space(),
+        steps=tuple(prepare_call(*step) for step in steps),
+        filter=seccomp.build_filter(first_process) if is_confined else None,
+    )
+
+
+def confine(cage: Cage, cpu_seconds: int, memory_bytes: int) -> None:
     """Confine this process for good.
+
+    Args:
+        cage: What the server has prepared.
+        cpu_seconds: CPU time after which the kernel kills.
+        memory_bytes: Address space beyond the cage's base.
 
     Raises:
         OSError: A step was refused; the process must end without running anything.
     """
-    os.setsid()
-    if cage.has_namespaces:
-        call("mount", *map(ctypes.create_string_buffer, (b"/sys", b"/proc")), 0, _MS_BIND, 0)
-    _bound(cage, limits)
-    control_process(_SET_NO_NEW_PRIVILEGES, 1)
-    if cage.ruleset is not None:
-        landlock.enter(cage.ruleset)
-    if cage.user is not None:
-        os.setgroups([])
-        os.setresgid(cage.user, cage.user, cage.user)
-        os.setresuid(cage.user, cage.user, cage.user)
-    _drop_capabilities()
-    control_process(_SET_DUMPABLE, 0)
-    # After the change of user, which clears it. In a process namespace the server's end is the child's anyway.
-    control_process(_SETUP_SIGNAL_ON_PARENT_DEATH, _SIGKILL)
-    os.closerange(3, 1 << 16)
-    if cage.is_filtered:
-        seccomp.install_filter(seccomp.build_filter(os.getpid()))
+    make_call(_bound(resource.RLIMIT_CPU, cpu_seconds))
+    make_call(_bound(resource.RLIMIT_AS, cage.base_bytes + memory_bytes))
+    for step in cage.steps:
+        make_call(step)
+    if cage.filter is not None:
+        own_filter = cage.filter if cage.has_namespaces else seccomp.name_process(cage.filter, os.getpid())
+        make_call(seccomp.prepare_installation(own_filter))
 
 
-def _bound(cage: Cage, limits: ChildLimits) -> None:
-    address_space = cage.base_bytes + limits.memory_bytes
-    bounds: dict[int, Any] = {
-        resource.RLIMIT_AS: (address_space, address_space),
-        resource.RLIMIT_CPU: (limits.cpu_seconds, limits.cpu_seconds),
-        resource.RLIMIT_FSIZE: (0, 0),
-        resource.RLIMIT_CORE: (0, 0),
-        resource.RLIMIT_NOFILE: (MAX_DESCRIPTORS, MAX_DESCRIPTORS),
-        resource.RLIMIT_NPROC: (cage.max_tasks, cage.max_tasks),
-        resource.RLIMIT_MEMLOCK: (0, 0),
-        resource.RLIMIT_MSGQUEUE: (0, 0),
-        resource.RLIMIT_SIGPENDING: (MAX_DESCRIPTORS, MAX_DESCRIPTORS),
+def _list_bounds() -> list[tuple[str, *tuple[Argument, ...]]]:
+    bounds = {
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: MAX_DESCRIPTORS,
+        resource.RLIMIT_NPROC: MAX_THREADS,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: MAX_DESCRIPTORS,
     }
-    for kind, bound in bounds.items():
-        resource.setrlimit(kind, bound)
+    return [("prlimit64", 0, kind, struct.pack("<QQ", bound, bound), None) for kind, bound in bounds.items()]
 
 
-def _drop_capabilities() -> None:
-    header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
-    nothing = bytes(24)  # effective, permitted and inheritable sets, twice 32 bits each
-    call("capset", ctypes.create_string_buffer(header, 8), ctypes.create_string_buffer(nothing, 24))
+def _bound(kind: int, bound: int) -> Step:
+    return prepare_call("prlimit64", 0, kind, struct.pack("<QQ", bound, bound), None)

@@ -12,6 +12,7 @@ import atexit
 import builtins
 import ctypes
 import os
+import random
 import sys
 import threading
 import types
@@ -81,36 +82,21 @@ class _LibraryFinder(machinery.FileFinder):
         self.path = os.path.relpath(path, sys.base_prefix)
 
 
-def keep_library_in_reach() -> None:
-    """Let imports work where the interpreter lies in a home that the child's user may not enter (root's, say)."""
-    if os.access(os.__file__, os.R_OK):
+def keep_library_in_reach(*, is_reachable: bool) -> None:
+    """Let later imports work, also where the interpreter lies in a home that its user may not enter (root's, say).
+
+    There they start from the working folder, the interpreter's own, which a process inherits without walking to it.
+    """
+    if is_reachable:
         os.chdir("/")
-    else:  # the server stands in the library's folder, and its children inherit that
+    else:
+        os.chdir(sys.base_prefix)
         sys.path_hooks.insert(0, _LibraryFinder)
     sys.path_importer_cache.clear()
 
 
-def run_program(request: dict[str, Any], leave: Leave) -> int:
-    """Run a program, leave its record, and return the status that the process must end with."""
-    keep_library_in_reach()
-    _look_ordinary()
-    try:
-        if request["entry"] is None:
-            return _run_script(request["source"], leave)
-        _run_function(request, leave)
-    except MemoryError:
-        leave("memory", "memory ran out")
-    except SystemExit as end:
-        status = end.code if type(end.code) is int else 0 if end.code is None else 1
-        leave("exit", status)
-        return status & 0xFF
-    except BaseException as error:  # noqa: BLE001 - a hostile program may raise anything
-        leave("raised", _describe(error))
-    return 0
-
-
-def _look_ordinary() -> None:
-    """Give a program the standard streams and the names that a script finds."""
+def look_ordinary() -> None:
+    """Give a program the standard streams and the names that a script finds; whoever is forked later inherits them."""
     sys.argv = [_FILE_NAME]
     streams: tuple[tuple[str, int, str, str], ...] = (
         ("stdin", 0, "r", "surrogateescape"),
@@ -124,6 +110,24 @@ def _look_ordinary() -> None:
     for name in ("exit", "quit"):  # left out by an interpreter without `site`
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D"))
     os.environ.clear()
+    random.seed(0)  # a verdict does not depend on chance, or on which server a program meets
+
+
+def run_program(request: dict[str, Any], leave: Leave) -> int:
+    """Run a program, leave its record, and return the status that the process must end with."""
+    try:
+        if request["entry"] is None:
+            return _run_script(request["source"], leave)
+        _run_function(request, leave)
+    except MemoryError:
+        leave("memory", "memory ran out")
+    except SystemExit as end:
+        status = end.code if type(end.code) is int else 0 if end.code is None else 1
+        leave("exit", status)
+        return status & 0xFF
+    except BaseException as error:  # noqa: BLE001 - a hostile program may raise anything
+        leave("raised", _describe(error))
+    return 0
 
 
 def _load(source: str, name: str) -> dict[str, Any]:

@@ -7,13 +7,12 @@ up (`stat`), which is why the child has neither a readable home nor a call that 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import stat
 import struct
 from collections.abc import Iterable
 
-from posttrain.sandbox.syscalls import call
+from posttrain.sandbox.syscalls import Step, call, prepare_call
 
 _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
 _RIGHTS_BY_VERSION = {1: 13, 2: 14, 3: 15, 4: 15}  # access rights known to each version; 16 from 5 on
@@ -40,9 +39,7 @@ def build_ruleset(readable: Iterable[str], writable: Iterable[str]) -> int:
     version = find_version()
     handled = (1 << _RIGHTS_BY_VERSION.get(version, 16)) - 1
     attributes = struct.pack("<QQQ", handled, _TCP_RIGHTS, _SCOPES)[: 24 if version >= 6 else 16 if version >= 4 else 8]
-    ruleset = call(
-        "landlock_create_ruleset", ctypes.create_string_buffer(attributes, len(attributes)), len(attributes), 0
-    )
+    ruleset = call("landlock_create_ruleset", attributes, len(attributes), 0)
     for path in readable:
         _allow(ruleset, path, _READ_FILE | _READ_DIR)
     for path in writable:
@@ -56,16 +53,11 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
         try:
             if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
                 rights &= ~_READ_DIR
-            rule = struct.pack("<Qi", rights, descriptor)
-            call("landlock_add_rule", ruleset, _PATH_BENEATH, ctypes.create_string_buffer(rule, len(rule)), 0)
+            call("landlock_add_rule", ruleset, _PATH_BENEATH, struct.pack("<Qi", rights, descriptor), 0)
         finally:
             os.close(descriptor)
 
 
-def enter(ruleset: int) -> None:
-    """Put this process under a ruleset for good; `no_new_privs` must be set.
-
-    Raises:
-        OSError: The kernel refused it.
-    """
-    call("landlock_restrict_self", ruleset, 0)
+def prepare_entry(ruleset: int) -> Step:
+    """Return the call that puts this process under a ruleset for good; it fails unless `no_new_privs` is set."""
+    return prepare_call("landlock_restrict_self", ruleset, 0)

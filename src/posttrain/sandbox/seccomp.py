@@ -15,7 +15,7 @@ import errno
 import struct
 import sys
 
-from posttrain.sandbox.syscalls import ARCHITECTURE, NUMBERS, call
+from posttrain.sandbox.syscalls import ARCHITECTURE, NUMBERS, Step, prepare_call
 
 _AUDIT_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_BIT = 0x40000000
@@ -49,12 +49,14 @@ Condition = tuple[int, int, int]
 """Argument (0 to 5), mask, value: `low word of the argument & mask == value`. The kernel reads ints as low words."""
 
 _CONDITIONAL = {"clone", "clone3", "kill", "tgkill", "prlimit64", "prctl", "fcntl", "ioctl", "socketpair", "sendto"}
-_SETUP_ONLY = {"seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "capset", "unshare",
-               "mount"}  # fmt: skip
+_SETUP_ONLY = {"seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "capset", "mount",
+               "setsid", "setgroups", "setresuid", "setresgid"}  # fmt: skip
+ANY_PROCESS = 0x7FFFFFF1
+"""Stands for the process's own id in a filter that is made before the process; larger than any id."""
 
 
 def build_filter(process_id: int) -> bytes:
-    """Return the filter for a process, which may signal itself alone.
+    """Return the filter for a process, which may signal itself alone: 8 bytes an instruction.
 
     Raises:
         OSError: No table for this architecture.
@@ -94,15 +96,18 @@ def build_filter(process_id: int) -> bytes:
     return b"".join(program)
 
 
-def install_filter(program: bytes) -> None:
-    """Put this process and its later threads under a filter for good; `no_new_privs` must be set.
+def prepare_installation(program: bytes) -> Step:
+    """Return the call that puts this process and its later threads under a filter for good.
 
-    Raises:
-        OSError: The kernel has no seccomp filters, or refuses this one.
+    It fails unless `no_new_privs` is set. The step holds the filter's address, so the filter must outlive it.
     """
-    instructions = ctypes.create_string_buffer(program, len(program))
-    head = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(instructions))
-    call("seccomp", _SET_MODE_FILTER, 0, ctypes.create_string_buffer(head, len(head)))
+    address = ctypes.cast(ctypes.c_char_p(program), ctypes.c_void_p).value
+    return prepare_call("seccomp", _SET_MODE_FILTER, 0, struct.pack("HxxxxxxP", len(program) // 8, address))
+
+
+def name_process(program: bytes, process_id: int) -> bytes:
+    """Return a filter made for `ANY_PROCESS` as one for a process of this id."""
+    return program.replace(struct.pack("<I", ANY_PROCESS), struct.pack("<I", process_id))
 
 
 def _instruction(code: int, if_true: int, if_false: int, value: int) -> bytes:

@@ -17,7 +17,6 @@ import ctypes
 import gc
 import math
 import os
-import resource
 import select
 import signal
 import socket
@@ -27,15 +26,15 @@ import time
 from typing import Any, NoReturn
 
 from posttrain.sandbox import execution, plain_data
-from posttrain.sandbox.confinement import MAX_THREADS, Cage, ChildLimits, build_ruleset, confine, measure_address_space
-from posttrain.sandbox.syscalls import NUMBERS, libc
+from posttrain.sandbox.confinement import Cage, build_cage, confine
+from posttrain.sandbox.syscalls import ARCHITECTURE, NUMBERS, libc
 
 REQUEST = struct.Struct("<QddQQ")
 KILL = struct.Struct("<Q")
 REPORT = struct.Struct("<QBid")
 NUM_DESCRIPTORS = 4
 ENDINGS = ("ended", "cpu", "wall", "killed", "no_child")
-_CLONE_NEWNS, _CLONE_NEWPID, _CLONE_NEWUSER = 0x00020000, 0x20000000, 0x10000000
+_CLONE_NEWNS, _CLONE_NEWPID = 0x00020000, 0x20000000
 _CLONE_PIDFD, _CLONE_CHILD_SETTID = 0x1000, 0x01000000
 _GET_TID_ADDRESS = 40
 _M_ARENA_MAX = -8
@@ -52,6 +51,7 @@ class Server:
         self.control = control
         self.owner = owner
         self.cage = cage
+        self.maker = ChildMaker(cage.has_namespaces)
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self.num_processors = os.cpu_count() or 1
 
@@ -85,15 +85,14 @@ class Server:
 
     def run(self, request: tuple[Any, ...], descriptors: list[int]) -> None:
         """Make a child for one program, watch it to its end, and report."""
-        number, cpu_seconds, wall_seconds, memory_bytes, record_bytes = request
+        number, cpu_seconds, wall_seconds = request[:3]
         try:
-            process, pidfd = make_child(self.cage.has_namespaces)
+            process, pidfd = self.maker.fork()
         except OSError:
             self.control.send(REPORT.pack(number, ENDINGS.index("no_child"), ctypes.get_errno(), 0.0))
             return
         if process == 0:
-            limits = ChildLimits(math.ceil(cpu_seconds) + 1, memory_bytes + record_bytes)
-            become_program(self.cage, limits, descriptors, self.null, record_bytes)
+            become_program(self.cage, request, descriptors, self.null)
         try:
             ending = self.watch(number, process, pidfd, cpu_seconds, wall_seconds)
         finally:
@@ -133,30 +132,34 @@ class Server:
                     os._exit(0)  # the pool is gone, and with it whoever could want the outcome
 
 
-def make_child(has_namespaces: bool) -> tuple[int, int]:
-    """Fork, with process and mount namespaces of its own if wanted; return the process (0 in the child) and a pidfd.
+class ChildMaker:
+    """Forks, with process and mount namespaces for the child if wanted.
 
     A raw `clone` takes one call for what `fork`, `unshare` and `pidfd_open` would take three for, and makes the child
-    the first process of its namespace, so that its end is the end of everything in it.
-
-    Raises:
-        OSError: The kernel refused.
+    the first process of its namespace, so that its end is the end of everything in it. What the interpreter does
+    around `fork` is for other threads, of which a server has none, and would cost more than all the rest.
     """
-    flags = signal.SIGCHLD | _CLONE_PIDFD | (_CLONE_NEWPID | _CLONE_NEWNS if has_namespaces else 0)
-    pidfd = ctypes.c_int(-1)
-    thread_id = ctypes.c_void_p()  # where the C library keeps this thread's id, which a raw clone would leave stale
-    if libc.prctl(_GET_TID_ADDRESS, ctypes.byref(thread_id), 0, 0, 0) == 0 and thread_id.value:
-        flags |= _CLONE_CHILD_SETTID
-    ids = (thread_id, ctypes.c_long(0)) if os.uname().machine == "x86_64" else (ctypes.c_long(0), thread_id)
-    ctypes.pythonapi.PyOS_BeforeFork()
-    process = libc.syscall(ctypes.c_long(NUMBERS["clone"]), ctypes.c_long(flags), None, ctypes.byref(pidfd), *ids)
-    if process == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
-        return 0, -1
-    ctypes.pythonapi.PyOS_AfterFork_Parent()
-    if process < 0:
-        raise OSError(ctypes.get_errno(), "no child")
-    return process, pidfd.value
+
+    def __init__(self, has_namespaces: bool) -> None:
+        flags = signal.SIGCHLD | _CLONE_PIDFD | (_CLONE_NEWPID | _CLONE_NEWNS if has_namespaces else 0)
+        self._pidfd = ctypes.c_int(-1)
+        # Where the C library keeps the thread's id, which a raw clone would leave stale.
+        thread_id = ctypes.c_void_p()
+        if libc.prctl(_GET_TID_ADDRESS, ctypes.byref(thread_id), 0, 0, 0) == 0 and thread_id.value:
+            flags |= _CLONE_CHILD_SETTID
+        last = (thread_id, ctypes.c_long(0)) if ARCHITECTURE == "x86_64" else (ctypes.c_long(0), thread_id)
+        self._call = (ctypes.c_long(NUMBERS["clone"]), ctypes.c_long(flags), None, ctypes.byref(self._pidfd), *last)
+
+    def fork(self) -> tuple[int, int]:
+        """Return the child's process id and a pidfd of it; in the child 0.
+
+        Raises:
+            OSError: The kernel refused.
+        """
+        process = libc.syscall(*self._call)
+        if process < 0:
+            raise OSError(ctypes.get_errno(), "no child")
+        return process, self._pidfd.value
 
 
 def read_cpu_seconds(process: int) -> float:
@@ -177,16 +180,18 @@ def read_waiting_seconds(process: int) -> float:
 
 
 # many parameters: everything a child takes over
-def become_program(cage: Cage, limits: ChildLimits, descriptors: list[int], null: int, record_bytes: int) -> NoReturn:
+def become_program(cage: Cage, request: tuple[Any, ...], descriptors: list[int], null: int) -> NoReturn:
     """Turn this child into the program that lies in a descriptor, and end with it."""
     status = 1
     try:
+        _, cpu_seconds, _, memory_bytes, record_bytes = request
         program, standard_input, output, record = descriptors
-        for own, target in ((standard_input, 0), (output, 1), (null, 2)):
-            os.dup2(own, target)
+        os.dup2(standard_input, 0)
+        os.dup2(output, 1)
+        os.dup2(null, 2)
         area = execution.RecordArea(record, record_bytes)
         content = os.pread(program, os.fstat(program).st_size, 0)
-        confine(cage, limits)
+        confine(cage, math.ceil(cpu_seconds) + 1, memory_bytes + record_bytes)
     except BaseException as error:  # noqa: BLE001 - nothing of the program has run: the pool must hear of any failure
         with contextlib.suppress(OSError):
             os.write(1, execution.FAILED + f"{type(error).__name__}: {error}".encode()[:500])
@@ -196,6 +201,19 @@ def become_program(cage: Cage, limits: ChildLimits, descriptors: list[int], null
         status = execution.run_program(plain_data.decode(content), area.leave)
     finally:
         os._exit(status)
+
+
+def can_reach_library(user: int | None) -> bool:
+    """Return whether a child's user may walk to the interpreter's library by name."""
+    if user is None:
+        return True
+    process = os.fork()
+    if process == 0:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+        os._exit(0 if os.access(os.__file__, os.R_OK) else 1)
+    return os.waitpid(process, 0)[1] == 0
 
 
 def prepare(settings: dict[str, Any]) -> Cage:
@@ -208,21 +226,40 @@ def prepare(settings: dict[str, Any]) -> Cage:
         __import__(name)
     with contextlib.suppress(AttributeError):
         libc.mallopt(_M_ARENA_MAX, 2)  # each thread would reserve 64 MB of address space for itself
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.dont_write_bytecode = True
-    os.chdir(sys.base_prefix)
-    is_confined = settings["tier"] != "unsafe"
-    ruleset = build_ruleset() if is_confined else None
+    execution.keep_library_in_reach(is_reachable=can_reach_library(settings["user"]))
+    open_like_a_child()
+    execution.look_ordinary()
+    rehearse()
+    is_confined, has_namespaces = settings["tier"] != "unsafe", settings["tier"] == "bubblewrap"
+    cage = build_cage(has_namespaces=has_namespaces, is_confined=is_confined, user=settings["user"])
     gc.collect()
     gc.freeze()  # so that a child's collections do not copy the server's pages
-    return Cage(
-        user=settings["user"],
-        ruleset=ruleset,
-        is_filtered=is_confined,
-        has_namespaces=settings["tier"] == "bubblewrap",
-        base_bytes=measure_address_space(),
-        max_tasks=MAX_THREADS,
-    )
+    return cage
+
+
+def open_like_a_child() -> None:
+    """Put files of the kinds that a child has on the standard descriptors, which its streams are made for here."""
+    reading, writing = os.pipe()
+    nothing = os.memfd_create("nothing")
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor, target in ((nothing, 0), (writing, 1), (null, 2)):
+        os.dup2(descriptor, target)
+    for descriptor in (reading, writing, nothing, null):
+        os.close(descriptor)
+
+
+def rehearse() -> None:
+    """Run a harmless program often enough for the interpreter to specialise this code, once for all children."""
+    request = {"source": "def f(x):\n    return [x]", "entry": "f", "args": ([1],), "kwargs": {}}
+    content = plain_data.encode(request, 1 << 20)
+
+    def leave(kind: str, value: Any) -> None:
+        plain_data.encode((kind, value), 1 << 20)
+
+    for _ in range(20):
+        execution.run_program(plain_data.decode(content), leave)
+    sys.modules.pop("program")
 
 
 def main(settings: dict[str, Any]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+from typing import Any
 
 ARCHITECTURE = os.uname().machine
 NUMBERS: dict[str, int]
@@ -38,9 +40,10 @@ _TABLE: dict[str, tuple[int, int]] = {
     "getrandom": (318, 278), "recvfrom": (45, 207), "sendto": (44, 206), "getsockname": (51, 204),
     "getsockopt": (55, 209), "shutdown": (48, 210), "socketpair": (53, 199),
     "clone": (56, 220), "clone3": (435, 435), "kill": (62, 129), "tgkill": (234, 131), "prlimit64": (302, 261),
-    "prctl": (157, 167), "fcntl": (72, 25), "ioctl": (16, 29),
-    "seccomp": (317, 277), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
-    "landlock_restrict_self": (446, 446), "capset": (126, 91), "unshare": (272, 97), "mount": (165, 40),
+    "prctl": (157, 167), "fcntl": (72, 25), "ioctl": (16, 29), "seccomp": (317, 277),
+    "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445), "landlock_restrict_self": (446, 446),
+    "capset": (126, 91), "mount": (165, 40), "setsid": (112, 157), "setgroups": (116, 159), "setresuid": (117, 147),
+    "setresgid": (119, 149),
 }  # fmt: skip
 
 if ARCHITECTURE == "x86_64":
@@ -55,26 +58,40 @@ libc = ctypes.PyDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 
 
-def call(name: str, *arguments: int | ctypes.Array[ctypes.c_char]) -> int:
-    """Make a system call with integers and buffers as arguments.
+Argument = int | bytes | None
+Step = tuple[str, tuple[Any, ...]]
+"""A system call with its arguments as the C library takes them, ready to be made."""
+
+
+def prepare_call(name: str, *arguments: Argument) -> Step:
+    """Return a system call to be made later, with integers, bytes to read (as a pointer) and null as arguments.
 
     Raises:
-        OSError: The kernel refused it, or this architecture has no number for it.
+        OSError: This architecture has no number for it.
     """
     if name not in NUMBERS:
-        raise OSError(f"{name}: no number known on {ARCHITECTURE}")
-    passed = [ctypes.c_long(one) if isinstance(one, int) else ctypes.byref(one) for one in arguments]
-    result: int = libc.syscall(ctypes.c_long(NUMBERS[name]), *passed)
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
-    return result
+        raise OSError(errno.ENOSYS, f"{name}: no number known on {ARCHITECTURE}")
+    passed = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
+    return name, (ctypes.c_long(NUMBERS[name]), *passed)
 
 
-def control_process(option: int, *arguments: int) -> int:
-    """Call `prctl`.
+def make_call(step: Step) -> int:
+    """Make a prepared system call.
 
     Raises:
         OSError: The kernel refused it.
     """
-    return call("prctl", option, *arguments, *[0] * (4 - len(arguments)))
+    result: int = libc.syscall(*step[1])
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{step[0]}: {os.strerror(number)}")
+    return result
+
+
+def call(name: str, *arguments: Argument) -> int:
+    """Make a system call (see `prepare_call`).
+
+    Raises:
+        OSError: The kernel refused it, or this architecture has no number for it.
+    """
+    return make_call(prepare_call(name, *arguments))
