@@ -21,6 +21,7 @@ from importlib import machinery
 from typing import Any
 
 from posttrain.sandbox import plain_data
+from posttrain.sandbox.syscalls import call
 
 RECORD_HEADER_BYTES = 4
 RECORD_SLACK_BYTES = 4096
@@ -29,6 +30,7 @@ READY = b"R"
 FAILED = b"E"
 _FILE_NAME = "program.py"
 _WHY_CHARACTERS = 500
+_READABLE, _WRITABLE, _SHARED = 1, 2, 1
 
 Leave = Callable[[str, Any], None]
 
@@ -37,12 +39,7 @@ class RecordArea:
     """The memory that a child leaves its record in, shared with the pool and without a descriptor of its own."""
 
     def __init__(self, descriptor: int, size: int) -> None:
-        library = ctypes.PyDLL(None, use_errno=True)
-        library.mmap.restype = ctypes.c_void_p
-        library.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-        self.address = library.mmap(None, size, 3, 1, descriptor, 0)  # readable and writable, shared
-        if self.address in (None, ctypes.c_void_p(-1).value):
-            raise OSError(ctypes.get_errno(), "no memory for the record")
+        self.address = call("mmap", 0, size, _READABLE | _WRITABLE, _SHARED, descriptor, 0)
         self.value_bytes = size - RECORD_HEADER_BYTES - RECORD_SLACK_BYTES
 
     def leave(self, kind: str, content: Any) -> None:
@@ -120,12 +117,14 @@ def run_program(request: dict[str, Any], leave: Leave) -> int:
             return _run_script(request["source"], leave)
         _run_function(request, leave)
     except MemoryError:
+        _flush()
         leave("memory", "memory ran out")
     except SystemExit as end:
         status = end.code if type(end.code) is int else 0 if end.code is None else 1
         leave("exit", status)
         return status & 0xFF
     except BaseException as error:  # noqa: BLE001 - a hostile program may raise anything
+        _flush()
         leave("raised", _describe(error))
     return 0
 
@@ -135,7 +134,7 @@ def _load(source: str, name: str) -> dict[str, Any]:
     module = types.ModuleType(name)
     module.__dict__.update(__file__=_FILE_NAME, __builtins__=builtins)
     sys.modules[name] = module
-    exec(compile(source, _FILE_NAME, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - what this process is for
+    exec(compile(source.removeprefix("\ufeff"), _FILE_NAME, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - what this process is for
     return module.__dict__
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from posttrain.core.errors import SandboxError
 from posttrain.sandbox import confinement, execution, landlock, plain_data, seccomp, server, syscalls
+from posttrain.sandbox.verdicts import Report
 
 TIERS = ("bubblewrap", "landlock", "unsafe")
 START_SECONDS = 60.0
@@ -71,7 +72,7 @@ class ServerHandle:
                 pass_fds=[theirs.fileno(), owner, program],
                 start_new_session=True,
                 cwd="/",
-                env={"PYTHONHASHSEED": "0"},
+                env={"PYTHONHASHSEED": "0", "LD_BIND_NOW": "1"},  # bound once here, not in every child
             )
             self._wait_until_ready(errors)
         except OSError as error:
@@ -98,7 +99,6 @@ class ServerHandle:
             found = answer.decode("utf-8", "replace").removeprefix("failed ") or (said[-1] if said else "it ended")
             raise ServerStartError(f"the fork server of tier '{self.tier}' cannot be started: {found}")
 
-    # many parameters: a program's number, its limits and its four descriptors
     def begin(self, number: int, limits: tuple[float, float, int, int], descriptors: list[int]) -> None:
         """Ask for a program to be run.
 
@@ -113,14 +113,13 @@ class ServerHandle:
         with contextlib.suppress(OSError):
             self.control.send(server.KILL.pack(number))
 
-    def read_report(self) -> tuple[int, str, int, float] | None:
-        """Return (number, ending, wait status, CPU seconds) of a program, or None if the server is gone."""
+    def read_report(self) -> Report | None:
+        """Return the report on a program that has ended, or None if the server is gone."""
         try:
-            message = self.control.recv(256)
-            number, ending, status, cpu_seconds = server.REPORT.unpack(message)
+            number, ending, status, cpu_seconds = server.REPORT.unpack(self.control.recv(256))
         except (OSError, struct.error):
             return None
-        return number, server.ENDINGS[ending], status, cpu_seconds
+        return Report(number, server.ENDINGS[ending], status, cpu_seconds)
 
     def end(self) -> None:
         """End the server and its child, and reap it."""

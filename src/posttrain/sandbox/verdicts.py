@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +24,21 @@ _STATUS_OF_RECORD: dict[str, ProgramStatus] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """A server's words on a program: its number, why it ended (`server.ENDINGS`), wait status and CPU seconds."""
+
+    number: int
+    ending: str
+    status: int
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What is known of a program that has ended.
 
     `output` is what came over its pipe, beginning with the byte that its confined process wrote before it ran.
-    `report` is the server's (number, ending, wait status, CPU seconds), None if the server is gone.
+    `report` is None if the server is gone.
     """
 
     program: Program
@@ -35,38 +46,45 @@ class Evidence:
     output: bytes
     is_flooded: bool
     record: bytes
-    report: tuple[int, str, int, float] | None
+    report: Report | None
 
 
-def judge_evidence(evidence: Evidence) -> ProgramResult:
-    """Return the result that the evidence amounts to."""
+def judge_evidence(evidence: Evidence, *, has_memory_run_out: Callable[[], bool]) -> ProgramResult:
+    """Return the result that the evidence amounts to.
+
+    Args:
+        evidence: All that is known.
+        has_memory_run_out: Whether the kernel has killed a process of this machine, for want of memory, of late.
+    """
     limits, report = evidence.limits, evidence.report
     mark, written = evidence.output[:1], evidence.output[1:]
     if report is None:
-        return ProgramResult("sandbox_error", why="the sandbox's server ended while the program ran")
-    _, ending, status, cpu_seconds = report
+        return ProgramResult("sandbox_error", why="the sandbox's server ended or hung while the program ran")
 
     def end(kind: ProgramStatus, why: str, value: Any = None) -> ProgramResult:
         text = written[: limits.output_bytes].decode("utf-8", "replace")
-        return ProgramResult(kind, value=value, stdout=text, why=why, cpu_seconds=cpu_seconds)
+        return ProgramResult(kind, value=value, stdout=text, why=why, cpu_seconds=report.cpu_seconds)
 
-    if ending == "no_child":
-        return end("sandbox_error", f"no process could be made: {os.strerror(status)}")
+    if report.ending == "no_child":
+        return end("sandbox_error", f"no process could be made: {os.strerror(report.status)}")
     if mark != execution.READY:
-        return end("sandbox_error", f"the process could not be confined: {written.decode('utf-8', 'replace')[:500]}")
+        said = written.decode("utf-8", "replace")[:500] or f"wait status {report.status}"
+        return ProgramResult("sandbox_error", why=f"the process could not be confined: {said}")
     if evidence.is_flooded:
         return end("output", f"more than {limits.output_bytes} bytes of output")
-    if ending == "cpu" or cpu_seconds > limits.cpu_seconds:
+    if report.ending == "cpu" or report.cpu_seconds > limits.cpu_seconds:
         return end("timeout", f"more than {limits.cpu_seconds:g} s of CPU time")
-    if ending == "wall":
+    if report.ending == "wall":
         return end("timeout", f"more than {limits.wall_seconds:g} s of wall-clock time")
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
+    if os.WIFSIGNALED(report.status):
+        number = os.WTERMSIG(report.status)
+        if number == signal.SIGKILL and has_memory_run_out():
+            return end("sandbox_error", "the machine ran out of memory: fewer servers, or a lower memory limit")
         return end("crash", f"its process was ended by signal {number} ({signal.strsignal(number)})")
-    return _judge_record(evidence, os.waitstatus_to_exitcode(status), end)
+    return _judge_record(evidence, os.waitstatus_to_exitcode(report.status), end)
 
 
-def _judge_record(evidence: Evidence, status: int, end: Any) -> ProgramResult:
+def _judge_record(evidence: Evidence, status: int, end: Callable[..., ProgramResult]) -> ProgramResult:
     """Return the result of a process that exited by itself."""
     is_script = evidence.program.entry is None
     try:
