@@ -126,6 +126,14 @@ def test_outcomes_keep_the_order_of_the_items_and_programs_of_a_round_run_togeth
     assert [len(asked) for asked in runner.asked] == [2, 14, 8]
 
 
+def test_no_more_programs_run_at_a_time_than_their_results_may_be_held():
+    runner = TableRunner(right)
+    items = [build_item(TESTS, DOUBLE) for _ in range(300)]
+    assert {outcome.value for outcome in CodeScorer(runner=runner).score(items)} == {1.0}
+    assert max(len(asked) for asked in runner.asked) <= 512
+    assert sum(len(asked) for asked in runner.asked) == 300 * 12
+
+
 def test_no_items_need_no_runner():
     assert CodeScorer(runner=TableRunner(right)).score([]) == []
 

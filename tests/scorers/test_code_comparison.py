@@ -105,3 +105,9 @@ def test_what_is_shown_to_a_person_is_short_whatever_the_value():
         deep = [deep]
     for value in [10**100_000, [10**100_000] * 50, "x" * 10**6, list(range(10**5)), "\ud800", deep, {1: {2: {3: [4]}}}]:
         assert 0 < len(show_value(value).encode("utf-8")) <= 200
+
+
+@pytest.mark.parametrize("tolerances", [(-1e-9, 0), (1.0, 0), (0, -1), (0, INF), (NAN, 0), (0, NAN)])
+def test_a_tolerance_that_would_accept_everything_or_nothing_is_refused(tolerances):
+    with pytest.raises(ValueError, match="tolerances"):
+        Comparison(*tolerances)

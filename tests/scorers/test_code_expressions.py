@@ -1,6 +1,7 @@
 """Assertions over calls of a program are evaluated outside it; what is not evaluated here is refused."""
 
 import ast
+import math
 
 import pytest
 
@@ -48,6 +49,33 @@ def test_an_assertion_that_holds_is_true(text, value):
 )  # fmt: skip
 def test_an_assertion_that_does_not_hold_is_false(text, value):
     assert bool(evaluate(text, value, value)) is False
+
+
+TEXTS = [
+    "f(1) == 4", "f(1) == [1, 2]", "f(1) == (1, 2)", "not f(1)", "f(1)", "abs(f(1) - 2) < 1.5", "len(f(1)) > 1",
+    "set(f(1)) == {1, 2}", "sorted(f(1)) == [1, 2]", "f(1) is None", "f(1) is not True", "f(1) in (1, 'a', [])",
+    "1 in f(1)", "1 <= f(1) < 3 or f(1) == 'a'", "f(1) and f(1) != 3", "-f(1) == -2", "f(1) * 2 == 'aa'",
+    "isinstance(f(1), (list, str))", "type(f(1)) == type(1)", "sum(f(1)) == 3", "max(f(1)) == 2", "str(f(1)) == '2'",
+    "math.isclose(f(1), 2)", "round(f(1)) == 2", "f(1)['a'] == 1", "list(f(1)) == ['a']", "dict(f(1)) == {'a': 1}",
+    "2 ** 3 / f(1) == 4", "f(1)[0] == 1", "f(1) // 2 == 1", "5 % f(1) == 1",
+]  # fmt: skip
+VALUES = [0, 1, 2, 3, 4, True, False, None, 2.0, float("nan"), float("inf"), 2j, "", "a", "ab", b"a", [], [1, 2],
+          (1, 2), [2, 1, 1], {1, 2}, frozenset({1}), {"a": 1}, {}, [[1], 2], ["a"], -2, 10**30]  # fmt: skip
+
+
+def find_truth(compute):
+    """Return whether a computed value is true, or the exception in its place."""
+    try:
+        return bool(compute())
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        return type(error)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_an_assertion_means_what_python_makes_of_it(text, value):
+    meant = find_truth(lambda: eval(text, {"f": lambda x: value, "math": math}))
+    assert find_truth(lambda: evaluate(text, value, value)) == meant
 
 
 def test_calls_have_their_arguments_as_plain_data_and_by_name():

@@ -30,7 +30,7 @@ IS_ACCEPTED |= {name: is_accepted for name, _, _, is_accepted in CASES}
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ProgramPool]:
     """A real pool, with limits that end a hang soon; skipped where the machine has no sandbox."""
-    with ProgramPool(limits=ProgramLimits(cpu_seconds=1.0, wall_seconds=4.0)) as pool:
+    with ProgramPool(limits=ProgramLimits(cpu_seconds=0.5, wall_seconds=2.0)) as pool:
         try:
             pool.run([Program("")])
         except SandboxError as error:

@@ -2,9 +2,10 @@
 
 import pytest
 
+from posttrain.sandbox.programs import ProgramResult
 from posttrain.scorers.code_driver import run_tests
 from posttrain.scorers.code_expressions import Call
-from posttrain.scorers.code_judging import BrokenTestError, run_judging
+from posttrain.scorers.code_judging import BrokenTestError, run_judges
 from posttrain.scorers.code_scripts import ScriptTest, is_answer
 from tests.scorers.program_runner import UnsafeRunner
 
@@ -20,7 +21,7 @@ def drive(tests, answers=(), *, is_guessing=True, max_calls=20, **job):
 
 def judge(tests, program, runner=None, **fields):
     script = ScriptTest(fields.pop("setup", ""), tests, fields.pop("functions", {"f": "f"}), **fields)
-    return run_judging(script.judge(program), runner or UnsafeRunner())
+    return run_judges([script.judge(program)], runner or UnsafeRunner())[0]
 
 
 def answer(argument, value):
@@ -134,6 +135,12 @@ def test_a_test_may_expect_an_exception(program, is_passed):
     assert judge(code, program).is_passed is is_passed
 
 
+@pytest.mark.parametrize("name", ["function", "args", "kwargs", "error", "names", "answer__", "run_tests"])
+def test_the_programs_function_may_bear_any_name(name):
+    program = DOUBLE.replace("f(", f"{name}(")
+    assert judge(f"for n in range(3):\n    assert {name}(n) == 2 * n", program, functions={name: name}).is_passed
+
+
 def test_a_missing_function_is_no_exception_of_the_program():
     assert not judge("try:\n    f(-1)\nexcept Exception:\n    pass", "def g(x):\n    return x").is_passed
 
@@ -161,8 +168,24 @@ def test_tests_that_ask_for_more_than_is_run_are_the_harness_fault(code, monkeyp
 def test_known_answers_are_not_asked_for_again():
     runner = UnsafeRunner()
     script = ScriptTest("", "assert answer__(0) == 4", {"answer__": "answer__"})
-    verdict = run_judging(script.judge(DOUBLE, [(Call("answer__", (0,), {}), ["returned", 4])]), runner)
+    (verdict,) = run_judges([script.judge(DOUBLE, [(Call("answer__", (0,), {}), ["returned", 4])])], runner)
     assert verdict.is_passed and runner.rounds == [1]
+
+
+@pytest.mark.parametrize("value", ["x" * (1 << 20), [0.5] * (1 << 14)])
+def test_answers_too_large_for_the_tests_are_the_programs_failure(value):
+    class Generous(UnsafeRunner):
+        def run(self, programs):
+            is_answer = programs[0].entry != "run_tests"
+            self.rounds.append(len(programs))
+            return (
+                [ProgramResult("ok", value=["returned", value])] * len(programs) if is_answer else super().run(programs)
+            )
+
+    runner = Generous()
+    verdict = judge("for n in range(500):\n    assert f(n) is not None", DOUBLE, runner)
+    assert (verdict.is_passed, verdict.status) == (False, "output")
+    assert sum(runner.rounds) < 200
 
 
 def test_an_answer_has_one_of_two_forms():

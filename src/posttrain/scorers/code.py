@@ -47,7 +47,7 @@ from posttrain.scorers.code_judging import (
     ProgramRunner,
     Verdict,
     judge_together,
-    run_judging,
+    run_judges,
 )
 from posttrain.scorers.code_programs import extract_program
 from posttrain.scorers.code_tasks import CodeTask, read_task
@@ -95,7 +95,7 @@ class CodeScorer:
             if id(problem) not in tasks:
                 tasks[id(problem)] = read_task(problem, self._comparison)
         judges = [self._judge(problem, completion, tasks[id(problem)]) for problem, completion in items]
-        return run_judging(judge_together(judges), self._runner)
+        return run_judges(judges, self._runner)
 
     def _judge(self, problem: Problem, completion: Completion, task: CodeTask) -> Judging[Outcome]:
         failure = judge_ending(completion)

@@ -36,8 +36,8 @@ def build_assert_tests(setup: str, asserts: Sequence[str], functions: Mapping[st
         setup: Code that every test needs (imports, functions); it runs beside the tests, never beside the program.
             Modules of the standard library that the tests name need no import.
         asserts: Texts of test code, mostly one assertion each.
-        functions: Names of the program's functions, if they are known; else those that the tests use and nothing
-            defines are meant.
+        functions: Names that are known to be the program's functions, beside those that the tests use and nothing
+            defines.
         seed: Seeds `random` in tests that stay code.
 
     Raises:
@@ -45,7 +45,7 @@ def build_assert_tests(setup: str, asserts: Sequence[str], functions: Mapping[st
     """
     setup_tree = _parse(setup, "the setup")
     trees = [_parse(text, f"test {number}") for number, text in enumerate(asserts, 1)]
-    functions = dict(functions) or find_functions(setup_tree, trees)
+    functions = {**find_functions(setup_tree, trees, functions), **functions}
     bound = _find_bound(setup_tree.body)
     missing = _find_modules(trees) - _find_bound([setup_tree, *trees], is_deep=True) - set(functions)
     setup = "\n".join([setup, *(f"import {name}" for name in sorted(missing))])
@@ -97,18 +97,19 @@ def build_check_tests(test: str, entry: str, prompt: PromptCode | None, seed: in
     return tests
 
 
-def find_functions(setup: ast.Module, tests: Sequence[ast.Module]) -> dict[str, str]:
+def find_functions(setup: ast.Module, tests: Sequence[ast.Module], known: Mapping[str, str]) -> dict[str, str]:
     """Return the names that tests use and nothing defines: the program's functions.
 
-    Where there are none, a function that every assertion calls on its left side is meant, though its name is a
-    built-in's too (`assert sum(10, 15) == 6`).
+    Where there are none, nor `known` ones, a function that every assertion calls on its left side is meant, though
+    its name is a built-in's too (`assert sum(10, 15) == 6`).
     """
     modules = [setup, *tests]
     free = _find_used(modules) - _find_bound(modules, is_deep=True) - _BUILTINS - _find_modules(modules)
-    if not free:
+    free -= set(known)
+    if not free and not known:
         called = {_find_left_call(tree) for tree in tests}
         free = {name for name in called if name is not None} if len(called) == 1 else set()
-    if not free:
+    if not free and not known:
         raise TestCodeError("the tests call no function that the program could define")
     return {name: name for name in sorted(free)}
 

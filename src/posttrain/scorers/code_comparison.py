@@ -27,8 +27,8 @@ class Comparison:
     dicts floats are compared exactly.
 
     Args:
-        relative_tolerance: At least 0.
-        absolute_tolerance: At least 0.
+        relative_tolerance: At least 0, below 1.
+        absolute_tolerance: At least 0, finite.
         types: `exact`, or `loose`: a tuple agrees with a list of the same items and an int with a float of the
             same value (never a bool), as JSON cannot tell them apart; keys and members of sets stay exact.
     """
@@ -36,6 +36,10 @@ class Comparison:
     relative_tolerance: float = 1e-6
     absolute_tolerance: float = 1e-9
     types: Literal["exact", "loose"] = "exact"
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.relative_tolerance < 1 and 0 <= self.absolute_tolerance < math.inf):
+            raise ValueError(f"tolerances must be finite and at least 0, the relative one below 1, found {self}")
 
 
 def values_match(expected: Any, found: Any, comparison: Comparison) -> bool:

@@ -23,6 +23,7 @@ from typing import Any
 
 from posttrain.scorers.code_arithmetic import BINARY_OPERATORS, FUNCTIONS, TooLargeError
 from posttrain.scorers.code_comparison import is_plain
+from posttrain.scorers.code_judging import is_sendable
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
@@ -261,7 +262,7 @@ class _Builder:
             value = builder.build(node)(_refuse_to_read)
         except (ArithmeticError, LookupError, TypeError, ValueError, TooLargeError) as error:
             raise NotRewritableError(str(error)) from error
-        if builder.calls or not is_plain(value):
+        if builder.calls or not (is_plain(value) and is_sendable(value)):
             raise NotRewritableError(f"an argument that is no constant: {ast.unparse(node)}")
         return value
 

@@ -5,11 +5,17 @@ A judge is a generator, so that many judge at once and all their programs of a r
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from posttrain.sandbox import plain_data
 from posttrain.sandbox.programs import Program, ProgramResult, ProgramStatus
+
+MAX_PROGRAMS = 512
+MAX_SENT_BYTES = 1 << 24
+"""What a program may be given: inputs of a test, or all answers that a test's own code has had."""
 
 T = TypeVar("T")
 Judging = Generator[list[Program], list[ProgramResult], T]
@@ -65,18 +71,48 @@ def judge_together(judges: Sequence[Judging[T]]) -> Judging[list[T]]:
     return [findings[number] for number in range(len(judges))]
 
 
-def run_judging(judging: Judging[T], runner: ProgramRunner) -> T:
-    """Carry a judging to its end with a runner."""
+def run_judges(judges: Sequence[Judging[T]], runner: ProgramRunner, max_programs: int = MAX_PROGRAMS) -> list[T]:
+    """Carry judges to their ends with a runner; return their findings in order.
+
+    Args:
+        judges: What each finds does not depend on the others.
+        runner: Runs the programs.
+        max_programs: At a time, unless one judge wants more at once: results may be large, and all are held.
+    """
+    findings: dict[int, T] = {}
+    waiting: deque[tuple[int, list[Program]]] = deque()
+
+    def step(number: int, results: list[ProgramResult] | None) -> None:
+        try:
+            programs = next(judges[number]) if results is None else judges[number].send(results)
+        except StopIteration as end:
+            findings[number] = end.value
+        else:
+            waiting.append((number, programs))
+
+    for number in range(len(judges)):
+        step(number, None)
+    while waiting:
+        taken = [waiting.popleft()]
+        num_programs = len(taken[0][1])
+        while waiting and num_programs + len(waiting[0][1]) <= max_programs:
+            taken.append(waiting.popleft())
+            num_programs += len(taken[-1][1])
+        results = deque(runner.run([program for _, programs in taken for program in programs]))
+        if len(results) != num_programs:
+            raise RuntimeError(f"the runner gave {len(results)} results for {num_programs} programs")
+        for number, programs in taken:
+            step(number, [results.popleft() for _ in programs])
+    return [findings[number] for number in range(len(judges))]
+
+
+def is_sendable(value: Any) -> bool:
+    """Return whether a value can be given to a program: plain data, neither too large nor too deeply nested."""
     try:
-        programs = next(judging)
-        while True:
-            results = runner.run(programs) if programs else []
-            if len(results) != len(programs):
-                raise RuntimeError(f"the runner gave {len(results)} results for {len(programs)} programs")
-            programs = judging.send(results)
-    except StopIteration as end:
-        finding: T = end.value
-        return finding
+        plain_data.encode(value, MAX_SENT_BYTES)
+    except plain_data.PlainDataError:
+        return False
+    return True
 
 
 def describe_failure(result: ProgramResult) -> str:

@@ -19,29 +19,30 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
 from posttrain.sandbox.programs import Program, ProgramResult
 from posttrain.scorers.code_expressions import Call
-from posttrain.scorers.code_judging import BrokenTestError, Judging, Verdict, describe_failure
+from posttrain.scorers.code_judging import BrokenTestError, Judging, Verdict, describe_failure, is_sendable
 
 MAX_CALLS = 2_000
 _TOO_MANY = f"the tests call the program more than {MAX_CALLS} times, which is more than is run"
 _FIRST_CALLS = 8  # a wrong program mostly fails the first; the others are run once these have passed
+_NEXT_CALLS = 128  # at a time: answers may be large, and all of a round are held
 _ANSWER = """
 
-def posttrain_answer__(args, kwargs):
-    function = {function}
+def posttrain_answer__(args__, kwargs__):
+    function__ = {function}
     try:
-        return ["returned", function(*args, **kwargs)]
-    except Exception as error:
-        names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
+        return ["returned", function__(*args__, **kwargs__)]
+    except Exception as error__:
+        names__ = [kind.__name__ for kind in type(error__).__mro__ if kind.__module__ == "builtins"]
         try:
-            return ["raised", names[0], str(error)[:500]]
+            return ["raised", names__[0], str(error__)[:500]]
         except Exception:
-            return ["raised", names[0], ""]
+            return ["raised", names__[0], ""]
 """
 
 Answer = list[Any]
@@ -72,12 +73,15 @@ class ScriptTest:
         failures: dict[int, ProgramResult] = {}
         is_guessing = True
         for _ in range(2 * MAX_CALLS):
-            (result,) = yield [self._build_run(known, is_guessing)]
-            if result.status == "sandbox_error":
-                return Verdict(False, "sandbox_error", result.why)
+            job = self._build_job(known, is_guessing)
+            if not is_sendable(job):
+                return Verdict(False, "output", "its answers are too large, or nested too deeply, for the tests")
+            (result,) = yield [Program(_read_driver(), entry="run_tests", args=(job,))]
             if result.status != "ok" and is_guessing and not answers:
                 is_guessing = False  # what was guessed may have led it astray
                 continue
+            if result.status == "sandbox_error" or (result.status == "timeout" and not known):
+                return Verdict(False, "sandbox_error", f"the tests by themselves {describe_failure(result)}")
             state = self._read_state(result, has_answers=bool(known))
             if state["state"] == "passed":
                 return Verdict(True)
@@ -88,7 +92,7 @@ class ScriptTest:
                 return Verdict(False, "sandbox_error", state.get("why", _TOO_MANY))
             if state["state"] == "failed":
                 return Verdict(False, "ok", state["why"])
-            calls = state["calls"][: _FIRST_CALLS if not known else MAX_CALLS]
+            calls = state["calls"][: _NEXT_CALLS if known else _FIRST_CALLS]
             results = yield [build_answer_program(source, *call) for call in calls]
             if any(answer.status == "sandbox_error" for answer in results):
                 return Verdict(False, "sandbox_error", next(r.why for r in results if r.status == "sandbox_error"))
@@ -100,8 +104,8 @@ class ScriptTest:
                 known.append((call, answer.value if answer.status == "ok" else ["ended"]))
         return Verdict(False, "sandbox_error", _TOO_MANY)
 
-    def _build_run(self, known: Sequence[tuple[Any, Answer]], is_guessing: bool) -> Program:
-        job = {
+    def _build_job(self, known: Sequence[tuple[Any, Answer]], is_guessing: bool) -> dict[str, Any]:
+        return {
             "setup": self.setup,
             "tests": _mark_assertions(self.tests),
             "functions": dict(self.functions),
@@ -111,7 +115,6 @@ class ScriptTest:
             "is_guessing": is_guessing,
             "seed": self.seed,
         }
-        return Program(_read_driver(), entry="run_tests", args=(job,))
 
     def _read_state(self, result: ProgramResult, *, has_answers: bool) -> dict[str, Any]:
         """Return how a run of the test's code stands.
@@ -163,5 +166,6 @@ def _read_driver() -> str:
     return resources.files(__package__).joinpath("code_driver.py").read_text(encoding="utf-8")
 
 
+@lru_cache(maxsize=1024)
 def _mark_assertions(tests: str) -> str:
     return ast.unparse(ast.fix_missing_locations(_AssertionMarker().visit(ast.parse(tests))))

@@ -15,7 +15,7 @@ from posttrain.core.records import Problem
 from posttrain.scorers.code_asserts import TestCodeError, build_assert_tests, build_check_tests
 from posttrain.scorers.code_comparison import Comparison, holds_nan, is_plain
 from posttrain.scorers.code_expressions import Call
-from posttrain.scorers.code_judging import CodeTest
+from posttrain.scorers.code_judging import CodeTest, is_sendable
 from posttrain.scorers.code_programs import PromptCode, read_prompt_code
 from posttrain.scorers.code_tests import ENTRY_PATTERN, OutputTest, ValueTest
 
@@ -135,6 +135,10 @@ def _read_value_test(
         _refuse(problem, f"test {number} has arguments {args!r:.80}", "a list of arguments, one for each parameter")
     if not (is_plain(list(args)) and is_plain(dict(kwargs)) and is_plain(expected)):
         _refuse(problem, f"test {number} holds values of other types", "plain data: numbers, text, lists, dicts, sets")
+    if not is_sendable([args, kwargs]):
+        _refuse(
+            problem, f"test {number} has arguments too large to be given to a program", "at most 16 MiB of arguments"
+        )
     if holds_nan(expected):
         _refuse(problem, f"test {number} expects NaN, which equals nothing", "asserts with math.isnan(...)")
     return ValueTest(Call(entry, tuple(args), dict(kwargs)), expected, comparison)

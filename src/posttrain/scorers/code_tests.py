@@ -16,7 +16,7 @@ from posttrain.scorers.code_scripts import ScriptTest
 
 ENTRY_PATTERN = re.compile(r"[A-Za-z_]\w*(\(\))?(\.[A-Za-z_]\w*)*", re.ASCII)
 """A function, or a method of a class or of its instance: `f`, `Solution.f`, `Solution().f`."""
-_ENTRY = "\n\ndef posttrain_entry__(*args, **kwargs):\n    return {function}(*args, **kwargs)\n"
+_ENTRY = "\n\ndef posttrain_entry__(*args__, **kwargs__):\n    return {function}(*args__, **kwargs__)\n"
 
 
 @dataclass(frozen=True, slots=True)
