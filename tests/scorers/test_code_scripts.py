@@ -159,10 +159,25 @@ def test_tests_that_fail_without_the_program_are_the_problems_fault(code):
         judge(code, DOUBLE)
 
 
-@pytest.mark.parametrize("code", ["while True: f(1)", "f(1)\nf(len)"])
-def test_tests_that_ask_for_more_than_is_run_are_the_harness_fault(code, monkeypatch):
+@pytest.mark.parametrize("code", ["f(1)\nf(len)", "for n in range(30): f(n)"])
+def test_tests_that_ask_for_more_than_is_run_of_any_program_are_the_problems_fault(code, monkeypatch):
     monkeypatch.setattr("posttrain.scorers.code_scripts.MAX_CALLS", 10)
-    assert judge(code, DOUBLE).status == "sandbox_error"
+    with pytest.raises(BrokenTestError):
+        judge(code, DOUBLE)
+
+
+@pytest.mark.parametrize(
+    "code", ["while f(1): pass", "for n in range(f(10)): f(n)", "x = 1\nwhile x < 10**9: x = f(x)"]
+)
+def test_a_program_whose_answers_make_the_tests_ask_for_ever_fails(code, monkeypatch):
+    monkeypatch.setattr("posttrain.scorers.code_scripts.MAX_CALLS", 10)
+    verdict = judge(code, DOUBLE)
+    assert (verdict.is_passed, verdict.status) == (False, "ok")
+
+
+def test_a_loop_that_ends_by_an_answer_is_judged_to_its_end():
+    program = "def f(x):\n    return x < 5"
+    assert judge("x = 0\nwhile f(x): x += 1\nassert x == 5", program).is_passed
 
 
 def test_known_answers_are_not_asked_for_again():

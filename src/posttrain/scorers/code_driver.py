@@ -23,6 +23,10 @@ class _Stop(BaseException):
     """Ends the test's code, past every handler of its own but the broadest."""
 
 
+class _GuessError(Exception):
+    """A guess is about to be sent to the program."""
+
+
 class _Run:
     """The answers, the calls that lack one, and how the run stands."""
 
@@ -49,15 +53,14 @@ class _Run:
             raise _Stop
         self.num_calls += 1
         if self.num_calls > self.max_calls:
-            if self.asked:
-                raise self.stop(state="asked")
-            raise self.stop(state="too_many")
+            raise self.stop(state="asked", is_full=True) if self.asked else self.stop(state="too_many")
         try:
             sent = _copy([function, list(args), kwargs], 0)
+        except _GuessError:
+            raise self.stop(state="asked") from None
         except TypeError as error:
-            if self.asked:  # it may hold a guess
-                raise self.stop(state="asked") from None
-            raise self.stop(state="unsendable", why=str(error)) from None
+            state = "asked" if self.asked else "unsendable"
+            raise self.stop(state=state, unsendable=str(error)) from None
         key = _key(sent)
         used = self.num_uses.get(key, 0)
         self.num_uses[key] = used + 1
@@ -150,8 +153,9 @@ def run_tests(job: dict[str, Any]) -> dict[str, Any]:
             `max_calls`, `is_guessing`, `seed`.
 
     Returns:
-        `state` is `passed`, `failed` (`why`), `asked` (`calls` that lack an answer), `ended` (the answer of
-        `number` is none), `unsendable` or `too_many`; `num_calls` that the program was asked.
+        `state` is `passed`, `failed` (`why`), `asked` (`calls` that lack an answer, and `is_full` where there are
+        more), `ended` (the answer of `number` is none), `unsendable` or `too_many`; `num_calls` that were made, and
+        as `unsendable` what an argument holds that is no plain data.
     """
     run = _Run(job["answers"], job["max_calls"], job["is_guessing"])
     random.seed(job["seed"])
@@ -191,6 +195,8 @@ def _copy(value: Any, depth: int) -> Any:
         return {_copy(key, depth + 1): _copy(item, depth + 1) for key, item in value.items()}
     if kind in (list, tuple, set, frozenset) and depth <= 40:
         return kind([_copy(item, depth + 1) for item in value])
+    if kind is _Guess:
+        raise _GuessError
     raise TypeError(f"an argument holds a {kind.__name__}, which is no plain data")
 
 

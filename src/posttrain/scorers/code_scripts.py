@@ -7,7 +7,7 @@ them, until it ends by itself. Its verdict is then its own: nothing that the pro
 `random` is seeded alike in every run, so that a test draws the same inputs each time; answers are found by the
 call's arguments, so that their order does not matter.
 
-Tests that call the program more than `MAX_CALLS` times are not judged, which is the harness's fault.
+A test that calls the program more than `MAX_CALLS` times fails; where it would for any program, it is refused.
 
 What it can not judge: objects that the program keeps between calls or changes in place (every call has a fresh
 process and copies of its arguments), arguments and values that are no plain data, names of the program that are
@@ -88,10 +88,8 @@ class ScriptTest:
             if state["state"] == "ended":
                 failure = failures.get(state["number"], ProgramResult("raised"))
                 return Verdict(False, failure.status, f"a call of the tests {describe_failure(failure)}")
-            if state["state"] in ("unsendable", "too_many"):
-                return Verdict(False, "sandbox_error", state.get("why", _TOO_MANY))
-            if state["state"] == "failed":
-                return Verdict(False, "ok", state["why"])
+            if state["state"] != "asked":
+                return Verdict(False, "ok", state.get("why") or state.get("unsendable") or _TOO_MANY)
             calls = state["calls"][: _NEXT_CALLS if known else _FIRST_CALLS]
             results = yield [build_answer_program(source, *call) for call in calls]
             if any(answer.status == "sandbox_error" for answer in results):
@@ -102,7 +100,7 @@ class ScriptTest:
                 if answer.status != "ok":
                     failures[len(known)] = answer
                 known.append((call, answer.value if answer.status == "ok" else ["ended"]))
-        return Verdict(False, "sandbox_error", _TOO_MANY)
+        return Verdict(False, "ok", _TOO_MANY)
 
     def _build_job(self, known: Sequence[tuple[Any, Answer]], is_guessing: bool) -> dict[str, Any]:
         return {
@@ -129,10 +127,14 @@ class ScriptTest:
         state: dict[str, Any] = result.value
         if state["state"] == "passed" and not state["num_calls"]:
             raise BrokenTestError("the tests never call the program")
-        if state["state"] in ("failed", "unsendable", "too_many") and not has_answers:
-            raise BrokenTestError(
-                f"the tests fail before the program has answered: {state.get('why', 'too many calls')}"
-            )
+        if has_answers:
+            return state
+        if "unsendable" in state:
+            raise BrokenTestError(f"the tests cannot be judged: {state['unsendable']}")
+        if state.get("is_full") and not _holds_while(f"{self.setup}\n{self.tests}"):
+            raise BrokenTestError(_TOO_MANY)
+        if state["state"] not in ("asked", "passed"):
+            raise BrokenTestError(f"the tests fail before the program has answered: {state.get('why', _TOO_MANY)}")
         return state
 
 
@@ -164,6 +166,11 @@ class _AssertionMarker(ast.NodeTransformer):
 @cache
 def _read_driver() -> str:
     return resources.files(__package__).joinpath("code_driver.py").read_text(encoding="utf-8")
+
+
+def _holds_while(tests: str) -> bool:
+    """Return whether a guess in a condition may be why code asks for ever."""
+    return any(isinstance(node, ast.While) for node in ast.walk(ast.parse(tests)))
 
 
 @lru_cache(maxsize=1024)
