@@ -1,0 +1,274 @@
+"""The fork server: a small warm interpreter that makes one confined child for each program.
+
+It never reads a byte that a program wrote, nor the programs: a child takes its program from a sealed descriptor,
+and the pool outside takes the outcome from the record and the pipe. So its memory, which every child inherits,
+holds nothing of an earlier program. It makes the child, watches its clocks, kills it, reaps it, and says how it ended.
+
+Messages over a sequenced-packet socket, one struct each. Request: number, CPU and wall-clock seconds, memory and
+record bytes, with four descriptors (program, standard input, output pipe, record). `KILL` with a number ends that one.
+Report: number, why the server ended it (`ENDINGS`), wait status, CPU seconds.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import gc
+import math
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from typing import Any, NoReturn
+
+from posttrain.sandbox import execution, plain_data
+from posttrain.sandbox.confinement import Cage, build_cage, confine
+from posttrain.sandbox.syscalls import ARCHITECTURE, NUMBERS, libc
+
+REQUEST = struct.Struct("<QddQQ")
+KILL = struct.Struct("<Q")
+REPORT = struct.Struct("<QBid")
+NUM_DESCRIPTORS = 4
+ENDINGS = ("ended", "cpu", "wall", "killed", "no_child")
+_CLONE_NEWNS, _CLONE_NEWPID = 0x00020000, 0x20000000
+_CLONE_PIDFD, _CLONE_CHILD_SETTID = 0x1000, 0x01000000
+_GET_TID_ADDRESS = 40
+_M_ARENA_MAX = -8
+_LEAST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.002, 1.0
+_PREIMPORTED = """abc array bisect cmath collections collections.abc contextlib copy dataclasses datetime decimal enum
+fractions functools heapq io itertools json math numbers operator queue random re statistics string struct textwrap
+threading time types typing"""
+
+
+class Server:
+    """Serves one control socket until it closes or the pool's process ends."""
+
+    def __init__(self, control: socket.socket, owner: int, cage: Cage) -> None:
+        self.control = control
+        self.owner = owner
+        self.cage = cage
+        self.maker = ChildMaker(cage.has_namespaces)
+        self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self.num_processors = os.cpu_count() or 1
+
+    def serve(self) -> None:
+        """Run one program after another."""
+        waiting = select.poll()
+        waiting.register(self.control, select.POLLIN)
+        waiting.register(self.owner, select.POLLIN)
+        while True:
+            ready = dict(waiting.poll())
+            if self.owner in ready:
+                return
+            message, descriptors = self.receive()
+            if not message:
+                return
+            if len(message) == REQUEST.size:
+                try:
+                    self.run(REQUEST.unpack(message), descriptors)
+                finally:
+                    for descriptor in descriptors:
+                        os.close(descriptor)
+
+    def receive(self) -> tuple[bytes, list[int]]:
+        """Return the next message with its descriptors."""
+        message, ancillary, _, _ = self.control.recvmsg(256, socket.CMSG_SPACE(4 * NUM_DESCRIPTORS))
+        descriptors = array.array("i")
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors.frombytes(content[: len(content) - len(content) % 4])
+        return message, descriptors.tolist()
+
+    def run(self, request: tuple[Any, ...], descriptors: list[int]) -> None:
+        """Make a child for one program, watch it to its end, and report."""
+        number, cpu_seconds, wall_seconds = request[:3]
+        try:
+            process, pidfd = self.maker.fork()
+        except OSError:
+            self.control.send(REPORT.pack(number, ENDINGS.index("no_child"), ctypes.get_errno(), 0.0))
+            return
+        if process == 0:
+            become_program(self.cage, request, descriptors, self.null)
+        try:
+            ending = self.watch(number, process, pidfd, cpu_seconds, wall_seconds)
+        finally:
+            os.close(pidfd)
+        _, status, usage = os.wait4(process, 0)
+        self.control.send(REPORT.pack(number, ENDINGS.index(ending), status, usage.ru_utime + usage.ru_stime))
+
+    # many parameters: a child is its number, its handle and its two clocks
+    def watch(self, number: int, process: int, pidfd: int, cpu_seconds: float, wall_seconds: float) -> str:
+        """Wait until a child has ended, by itself or by this server's hand, and return which."""
+        waiting = select.poll()
+        for descriptor in (pidfd, self.control.fileno(), self.owner):
+            waiting.register(descriptor, select.POLLIN)
+        start = time.monotonic()
+        ending = "ended"
+        pause = _LEAST_WAIT_SECONDS
+        while True:
+            cpu_left = cpu_seconds - read_cpu_seconds(process)
+            wall_left = wall_seconds - (time.monotonic() - start)
+            if cpu_left > 0 and wall_left <= 0:
+                wall_left += read_waiting_seconds(process)
+            if ending == "ended" and min(cpu_left, wall_left) <= 0:
+                ending = "cpu" if cpu_left <= 0 else "wall"
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            pause = max(_LEAST_WAIT_SECONDS, min(cpu_left / self.num_processors, wall_left, _LONGEST_WAIT_SECONDS))
+            ready = dict(waiting.poll(1000 * pause))
+            if pidfd in ready:
+                return ending
+            if self.owner in ready or self.control.fileno() in ready:
+                message, descriptors = (b"", []) if self.owner in ready else self.receive()
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                if not message or message == KILL.pack(number):
+                    ending = "killed"
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                if not message:
+                    os._exit(0)  # the pool is gone, and with it whoever could want the outcome
+
+
+class ChildMaker:
+    """Forks, with process and mount namespaces for the child if wanted.
+
+    A raw `clone` takes one call for what `fork`, `unshare` and `pidfd_open` would take three for, and makes the child
+    the first process of its namespace, so that its end is the end of everything in it. What the interpreter does
+    around `fork` is for other threads, of which a server has none, and would cost more than all the rest.
+    """
+
+    def __init__(self, has_namespaces: bool) -> None:
+        flags = signal.SIGCHLD | _CLONE_PIDFD | (_CLONE_NEWPID | _CLONE_NEWNS if has_namespaces else 0)
+        self._pidfd = ctypes.c_int(-1)
+        # Where the C library keeps the thread's id, which a raw clone would leave stale.
+        thread_id = ctypes.c_void_p()
+        if libc.prctl(_GET_TID_ADDRESS, ctypes.byref(thread_id), 0, 0, 0) == 0 and thread_id.value:
+            flags |= _CLONE_CHILD_SETTID
+        last = (thread_id, ctypes.c_long(0)) if ARCHITECTURE == "x86_64" else (ctypes.c_long(0), thread_id)
+        self._call = (ctypes.c_long(NUMBERS["clone"]), ctypes.c_long(flags), None, ctypes.byref(self._pidfd), *last)
+
+    def fork(self) -> tuple[int, int]:
+        """Return the child's process id and a pidfd of it; in the child 0.
+
+        Raises:
+            OSError: The kernel refused.
+        """
+        process = libc.syscall(*self._call)
+        if process < 0:
+            raise OSError(ctypes.get_errno(), "no child")
+        return process, self._pidfd.value
+
+
+def read_cpu_seconds(process: int) -> float:
+    """Return the CPU time of a child, all its threads together, by the clock that the kernel keeps for it."""
+    try:
+        return time.clock_gettime((~process << 3) | 2)
+    except OSError:
+        return 0.0
+
+
+def read_waiting_seconds(process: int) -> float:
+    """Return how long a child's main thread was ready to run and waited for a processor: load is not its fault."""
+    try:
+        with open(f"/proc/{process}/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
+# many parameters: everything a child takes over
+def become_program(cage: Cage, request: tuple[Any, ...], descriptors: list[int], null: int) -> NoReturn:
+    """Turn this child into the program that lies in a descriptor, and end with it."""
+    status = 1
+    try:
+        _, cpu_seconds, _, memory_bytes, record_bytes = request
+        program, standard_input, output, record = descriptors
+        os.dup2(standard_input, 0)
+        os.dup2(output, 1)
+        os.dup2(null, 2)
+        area = execution.RecordArea(record, record_bytes)
+        content = os.pread(program, os.fstat(program).st_size, 0)
+        confine(cage, math.ceil(cpu_seconds) + 1, memory_bytes + record_bytes)
+    except BaseException as error:  # noqa: BLE001 - nothing of the program has run: the pool must hear of any failure
+        with contextlib.suppress(OSError):
+            os.write(1, execution.FAILED + f"{type(error).__name__}: {error}".encode()[:500])
+        os._exit(status)
+    try:
+        os.write(1, execution.READY)
+        status = execution.run_program(plain_data.decode(content), area.leave)
+    finally:
+        os._exit(status)
+
+
+def can_reach_library(user: int | None) -> bool:
+    """Return whether a child's user may walk to the interpreter's library by name."""
+    if user is None:
+        return True
+    process = os.fork()
+    if process == 0:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+        os._exit(0 if os.access(os.__file__, os.R_OK) else 1)
+    return os.waitpid(process, 0)[1] == 0
+
+
+def prepare(settings: dict[str, Any]) -> Cage:
+    """Make this process small, warm and ready to be copied, and prepare the cage of its children.
+
+    Raises:
+        OSError: The kernel lacks what the tier needs.
+    """
+    for name in _PREIMPORTED.split():
+        __import__(name)
+    with contextlib.suppress(AttributeError):
+        libc.mallopt(_M_ARENA_MAX, 2)  # each thread would reserve 64 MB of address space for itself
+    sys.dont_write_bytecode = True
+    execution.keep_library_in_reach(is_reachable=can_reach_library(settings["user"]))
+    open_like_a_child()
+    execution.look_ordinary()
+    rehearse()
+    is_confined, has_namespaces = settings["tier"] != "unsafe", settings["tier"] == "bubblewrap"
+    cage = build_cage(has_namespaces=has_namespaces, is_confined=is_confined, user=settings["user"])
+    gc.collect()
+    gc.freeze()  # so that a child's collections do not copy the server's pages
+    return cage
+
+
+def open_like_a_child() -> None:
+    """Put files of the kinds that a child has on the standard descriptors, which its streams are made for here."""
+    reading, writing = os.pipe()
+    nothing = os.memfd_create("nothing")
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor, target in ((nothing, 0), (writing, 1), (null, 2)):
+        os.dup2(descriptor, target)
+    for descriptor in (reading, writing, nothing, null):
+        os.close(descriptor)
+
+
+def rehearse() -> None:
+    """Run a harmless program often enough for the interpreter to specialise this code, once for all children."""
+    request = {"source": "def f(x):\n    return [x]", "entry": "f", "args": ([1],), "kwargs": {}}
+    content = plain_data.encode(request, 1 << 20)
+
+    def leave(kind: str, value: Any) -> None:
+        plain_data.encode((kind, value), 1 << 20)
+
+    for _ in range(20):
+        execution.run_program(plain_data.decode(content), leave)
+    sys.modules.pop("program")
+
+
+def main(settings: dict[str, Any]) -> None:
+    """Prepare, say so, and serve."""
+    control = socket.socket(fileno=settings["control"])
+    try:
+        cage = prepare(settings)
+    except OSError as error:
+        control.send(b"failed " + str(error).encode("utf-8", "replace")[:200])
+        return
+    control.send(b"ready")
+    Server(control, settings["owner"], cage).serve()
