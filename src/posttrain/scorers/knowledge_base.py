@@ -87,12 +87,14 @@ class Known:
 class KnowledgeBase:
     """Facts by entity and attribute. Made by `load_knowledge_base` or `build_knowledge_base`, read by scorers.
 
-    Keys are normalised names; `aliases` maps every other name of its kind to one.
+    Keys are normalised names; `aliases` maps every other name of its kind to one. `value_texts` are all values there
+    are.
     """
 
     facts: dict[tuple[str, str], Known] = field(default_factory=dict)
     entities: dict[str, str] = field(default_factory=dict)
     attributes: dict[str, Attribute] = field(default_factory=dict)
+    value_texts: set[str] = field(default_factory=set)
     aliases: dict[str, dict[str, str]] = field(
         default_factory=lambda: {"entity": {}, "attribute": {}, "value": {}},
     )
@@ -266,7 +268,7 @@ def _read_attribute(name: str, declared: Mapping[str, tuple[Any, str]]) -> Attri
 
 def _name_entity(base: KnowledgeBase, spellings: set[str], row: Row) -> None:
     """Note an entity; two spellings that cannot be told apart when they are looked up are refused."""
-    name = readread_text(row, "entity")
+    name = read_text(row, "entity")
     if name in spellings:
         return
     key = normalise_answer(name)
@@ -316,3 +318,4 @@ def _add_fact(base: KnowledgeBase, places: dict[tuple[str, str, Value], str], ro
     known.values.append(value)
     known.texts.append(make_plain(text))
     known.keys |= value.keys()
+    base.value_texts.add(value.text)

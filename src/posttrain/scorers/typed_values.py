@@ -251,12 +251,11 @@ def read_date(text: str) -> Date | None:
 
 
 def _build_date(parts: dict[str, str | None]) -> Date | None:
-    year = int(parts["y"]) if parts.get("y") else None
+    year, day, month, name = (parts.get(part) for part in ("y", "d", "m", "month"))
     if year is not None and (parts.get("era") or "").startswith("bc"):
-        year = -year
-    month = _MONTHS[parts["month"]] if parts.get("month") else int(parts["m"]) if parts.get("m") else None  # type: ignore[index,arg-type]  # `get` has shown that it is there
-    day = int(parts["d"]) if parts.get("d") else None  # type: ignore[arg-type]  # the same
-    return _check_date(Date(year, month, day))
+        year = f"-{year}"
+    number = _MONTHS[name] if name else int(month) if month else None
+    return _check_date(Date(int(year) if year else None, number, int(day) if day else None))
 
 
 def _check_date(date: Date) -> Date | None:
