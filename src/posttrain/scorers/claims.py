@@ -139,8 +139,8 @@ def judge_claim(claim: Claim, base: KnowledgeBase) -> JudgedClaim:
 
 
 def _is_known_value(claim: Claim, base: KnowledgeBase) -> bool:
-    """Return whether a value of several words or with a comma is one: a number, a date, or a value of something
-    else.""" attribute = base.find_attribute(claim.attribute)
+    """Return whether a value with a comma or several words is one after all: a number, a date, another's value."""
+    attribute = base.find_attribute(claim.attribute)
     value = base.read(attribute, claim.value) if attribute is not None else None
     if value is None:
         return False
