@@ -112,14 +112,25 @@ def extract_claims(text: str, base: KnowledgeBase) -> Extraction:
             units.append([])
         else:
             units.append(unit)
-    kept: dict[tuple[str, ...], Claim] = {}
+    kept: dict[tuple[object, ...], Claim] = {}
     for claim in (claim for unit in units for claim in unit):
-        names = [normalise_answer(name) for name in (claim.entity, claim.attribute, claim.value)]
-        key = (*names, str(claim.is_negated))  # said again, a claim is no second one
+        key = _identify(claim, base)  # said again, under whatever names, a claim is no second one
         if key not in kept or claim.is_hedged:
             kept[key] = claim
     found.claims = list(kept.values())
     return found
+
+
+def _identify(claim: Claim, base: KnowledgeBase) -> tuple[object, ...]:
+    """Return what two claims share where they say the same."""
+    entity, attribute = base.find_entity(claim.entity), base.find_attribute(claim.attribute)
+    value = base.read(attribute, claim.value) if attribute is not None else None
+    return (
+        entity or normalise_answer(claim.entity),
+        attribute or normalise_answer(claim.attribute),
+        normalise_answer(claim.value) if value is None else value.keys(),
+        claim.is_negated,
+    )
 
 
 def judge_claim(claim: Claim, base: KnowledgeBase) -> JudgedClaim:

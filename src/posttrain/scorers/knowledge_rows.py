@@ -138,9 +138,9 @@ def _check_columns(names: Iterable[str], table: str, place: str) -> None:
                 cure=f"rename '{close[0]}' to '{name}'" if close else f"add the column '{name}'",
                 place=place,
             )
-    for name in names:
-        close = difflib.get_close_matches(str(name), optional, 1, cutoff=0.85) if name not in optional else []
-        if close and name not in required:
+    for name in set(names) - {*required, *optional}:
+        close = difflib.get_close_matches(str(name), optional, 1, cutoff=0.85)
+        if close:
             raise DataError(
                 f"the column '{name}' in '{table}' is unknown",
                 expected=f"one of {', '.join((*required, *optional))}",

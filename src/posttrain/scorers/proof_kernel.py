@@ -278,7 +278,7 @@ def _put(body: Formula, term: Term, depth: int = 0) -> Formula:
     """Return a quantifier's body with a closed term in the place of its variable."""
     if body == ("bound", depth):
         return term
-    inner = depth + 1 if body[0] in ("forall", "exists") else depth
+    inner = depth + 1 if body[:1] in (("forall",), ("exists",)) else depth
     return tuple(_put(part, term, inner) if isinstance(part, tuple) else part for part in body)
 
 

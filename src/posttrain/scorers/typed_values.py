@@ -33,7 +33,7 @@ _FOREIGN_PUNCTUATION = re.compile(
 _DASHES = re.compile(r"[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]")
 _QUOTES = re.compile("['\"`\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u00ab\u00bb\u00b4\u2032\u2033]")
 _EMPHASIS = re.compile(r"\s*(\*\*|__|\*|_|`)(?=\S)(.+?)(?<=\S)\1\s*", re.DOTALL)
-_SEPARATORS = re.compile(r"\.(?!\d)|(?<!\d)[,:]|[,:](?!\d)|[;!?()\[\]{}]|(?<=[^\W_])-|-(?![\d.])")
+_SEPARATORS = re.compile(r"\.(?!\d)|(?<!\d)[,:]|[,:](?!\d)|[;!?()\[\]{}]|(?<=[^\W_])-|-(?!\.?\d)")
 _ARTICLES = ("the", "a", "an")
 
 
