@@ -81,7 +81,7 @@ def check_proof(premises: Sequence[Formula], goal: Formula, text: str, *, logic:
         ProofError: The text is no proof in this format, a step does not follow, or another thing is proved.
     """
     lines = read_proof(text)
-    checker = _Checker(premises, logic)
+    checker = Checker(premises, logic)
     for line in lines:
         try:
             checker.check(line)
@@ -149,8 +149,8 @@ def _split_rule(rest: str, number: int) -> tuple[str, str, tuple[Ref, ...]]:
     return " ".join(words[: end - 1]), rule, tuple(refs)
 
 
-class _Checker:
-    """Holds the lines that were accepted; `check` takes one more or raises."""
+class Checker:
+    """Holds the lines that were accepted; `check` takes one more, with a scope as `read_proof` gives it, or raises."""
 
     def __init__(self, premises: Sequence[Formula], logic: Logic) -> None:
         self.premises = list(premises)
@@ -158,6 +158,7 @@ class _Checker:
         self.lines: list[Line] = []
 
     def check(self, line: Line) -> None:
+        """Accept a line, or raise `ProofError` where it does not follow from those before it."""
         if self.logic == "intuitionistic" and line.rule in _CLASSICAL:
             raise ProofError(f"{line.rule} is not intuitionistic")
         if not self._follows(line):
