@@ -178,6 +178,11 @@ def test_outcomes_are_the_same_from_a_thread_a_forked_process_and_an_event_loop(
     assert all(other == first for other in others)
 
 
+def test_long_runs_of_anything_cost_in_proportion_to_their_length() -> None:
+    for run in ("!", ". ", "[", "[1", "[1, ", "[1]", "a", " ", "1 ", "Paris ", "(", ".[1]"):
+        assert score(f"Paris {run * 50_000} x").value == 0.0
+
+
 def test_throughput_is_printed() -> None:
     items = [make_item(HONEST, {"sources": SOURCES})] * 1000
     start = time.process_time()

@@ -105,6 +105,10 @@ def test_a_false_claim_and_a_denial_of_a_true_one_are_contradicted(text: str) ->
         "The capital of Australia is hardly Canberra.",
         "The capital of Australia is Canberra. That is false.",
         "The capital of Australia is Canberra.\nThis isn't true.",
+        "The capital of Australia is Canberra. None of this is true.",
+        "The capital of Australia is Canberra.\n\nAll of the above is made up.",
+        "The following statements are false:\n- The capital of Australia is Canberra.",
+        "Common myths:\nAustralia | capital | Canberra",
         "The capital of Australia is Canberra or Sydney.",
         "The capital of Australia is Canberra, Sydney.",
         "The capital of Australia is Canberra is what some say.",
@@ -169,6 +173,12 @@ def test_a_claim_said_again_in_other_words_for_the_same_is_no_second_one() -> No
     assert verdicts("Eiffel Tower | height | 330 m\nEiffel Tower | height | 0.33 km") == ["supported"]
 
 
+def test_a_denial_above_a_list_ends_with_its_paragraph() -> None:
+    text = "Common myths:\nAustralia | capital | Sydney\n\nThe truth:\nAustralia | capital | Canberra"
+    assert verdicts(text) == ["unknown", "supported"]
+    assert verdicts("The capital of Australia is Canberra. All of this is true.") == ["supported"]
+
+
 def test_a_denial_that_speaks_of_another_sentence_takes_nothing_back() -> None:
     text = "The capital of France is Paris. It is false that the capital of Australia is Sydney."
     assert verdicts(text) == ["supported"]
@@ -178,6 +188,9 @@ def test_a_long_text_costs_in_proportion_to_its_length() -> None:
     sentence = "The capital of Australia of France of Spain is is is is Canberra. "
     assert len(extract_claims(sentence * 2000, BASE).claims) == 1
     assert extract_claims("is of is of " * 20_000, BASE).num_unread == 1
+    for run in ("!", ". ", "*", " ", "| ", "'s ", "[", "{", "\n", "the "):
+        assert extract_claims(run * 100_000, BASE).claims == []
+        assert extract_claims(f"Switzerland | official language | {run * 100_000} x", BASE).num_unread <= 100_002
 
 
 @settings(max_examples=300, deadline=None)

@@ -215,6 +215,12 @@ def test_outcomes_are_the_same_from_a_thread_a_forked_process_and_an_event_loop(
         assert all(other == first for other in others)
 
 
+def test_long_runs_of_anything_cost_in_proportion_to_their_length() -> None:
+    for run in ("*", "!", " ", "1", "1,", "-", ".", "a ", "\u200b", "\u00b2", "<think>", "Answer:", "**a**"):
+        assert score(run * 100_000 + "x").value == 0.0
+        assert score(run * 100_000 + "x", {"answer_marker": "Answer:"}).value == 0.0
+
+
 def test_throughput_is_printed() -> None:
     items = [make_item(case["payload"], {"gold": case["task"]["gold"]}) for case in DECIDED] * 50
     claims = [make_item("The capital of Australia is Canberra. " + TRUE + FALSE + UNKNOWN, {})] * 500

@@ -88,6 +88,12 @@ def test_outcomes_keep_the_order_and_are_the_same_from_a_thread_a_forked_process
     assert all(other == first for other in others)
 
 
+def test_long_runs_of_anything_cost_in_proportion_to_their_length() -> None:
+    for run in (" ", "|", "| ", "1", "1. ", "`", "```\n", "~", "P & ", "forall x. ", "\u2003", "1-"):
+        for text in (run * 100_000, f"1. {run * 100_000} premise", f"{run * 100_000}x"):
+            assert score(text).value == 0.0
+
+
 def test_throughput_is_printed() -> None:
     items = [make_item(PROOF, TASK)] * 2000
     start = time.process_time()

@@ -135,7 +135,7 @@ class CitationScorer:
     def _read_sentences(self, text: str) -> dict[str, list[str]]:
         """Return each sentence without its citations, and the ids that it cites, each once, in order."""
         marker = re.compile(self.pattern)
-        after_stop = re.compile(rf"([.!?]+)((?:\s*(?:{_without_groups(self.pattern)}))+)")
+        after_stop = re.compile(rf"(?<![.!?])([.!?]++)((?:\s*(?:{_without_groups(self.pattern)}))+)")
         found: dict[str, list[str]] = {}
         for line in text.splitlines():
             if line.lstrip().startswith("#"):

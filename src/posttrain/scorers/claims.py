@@ -13,8 +13,9 @@ aliases):
 
 Not read, and never taken for a claim: questions, sentences with anything before the pattern (`It is false that ...`),
 other wordings, pronouns, sentences over 1,000 characters. They are counted. A claim is `unknown`, and never supported,
-where its value is hedged (`probably`, `formerly`), or the next sentence takes it back (`That is false.`); and never
-contradicted where other words follow the value. Where an attribute admits several values, a list is a claim for each.
+where its value is hedged (`probably`, `formerly`), or a sentence takes it back (`That is false.`, `None of this is
+true.`, `These are wrong:` above a list); and never contradicted where other words follow the value. Where an attribute
+admits several values, a list is a claim for each.
 """
 
 from __future__ import annotations
@@ -57,11 +58,23 @@ _RETRACTION = re.compile(
     r"|not[.!]|just kidding[.!]?",
     re.IGNORECASE,
 )
+_RETRACTION_OF_ALL = re.compile(
+    r"(?:all|everything|both|each)\b.{0,60}"
+    r"\b(?:false|wrong|untrue|incorrect|lies|a lie|made up|not true|invented).{0,20}"
+    r"|(?:none|nothing|neither)\b.{0,60}\b(?:true|correct|right).{0,20}",
+    re.IGNORECASE,
+)
+_DENIAL = re.compile(
+    r"\b(?:false|wrong|incorrect|untrue|myths?|misconceptions?|lies|mistakes|errors"
+    r"|(?:not|aren't|isn't) (?:true|correct))\b",
+    re.IGNORECASE,
+)
 _BULLET = re.compile(r"\A\s*(?:[-*\u2022]|\d{1,3}[.)])\s+")
 _LIST_PARTS = re.compile(r"\s*(?:,|;|&)\s*(?:and |or |nor )?|\s+(?:and|or|nor)\s+", re.IGNORECASE)
 _MOST_SPLITS = 8
 _TAKEN_BACK: list[Claim] = []
-"""Stands for a sentence that takes the one before it back; told from other lists by identity."""
+_ALL_TAKEN_BACK: list[Claim] = []
+"""Stand for a sentence that takes the one before it back, or all of them; told from other lists by identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +118,9 @@ def extract_claims(text: str, base: KnowledgeBase) -> Extraction:
     found = Extraction()
     units: list[list[Claim]] = []
     for unit in _read_units(text.replace("\u2019", "'"), base):
-        if unit is _TAKEN_BACK:
-            units[-1:] = [[replace(claim, is_hedged=True) for claim in claims] for claims in units[-1:]]
+        if unit is _TAKEN_BACK or unit is _ALL_TAKEN_BACK:
+            first = len(units) - 1 if unit is _TAKEN_BACK else 0
+            units[first:] = [[replace(claim, is_hedged=True) for claim in claims] for claims in units[first:]]
         elif unit is None:
             found.num_unread += 1
             units.append([])
@@ -165,7 +179,11 @@ def _read_units(text: str, base: KnowledgeBase) -> Iterator[list[Claim] | None]:
         yield whole
         return
     block: list[str] | None = None
+    is_denied = False  # below `These are false:`, until the next paragraph or such line
     for line in text.splitlines():
+        is_denied = (
+            (is_denied and bool(line.strip())) if not line.rstrip().endswith(":") else bool(_DENIAL.search(line))
+        )
         if line.lstrip().startswith("```"):
             if block is not None:
                 yield from _read_block(block, base)
@@ -173,7 +191,8 @@ def _read_units(text: str, base: KnowledgeBase) -> Iterator[list[Claim] | None]:
         elif block is not None:
             block.append(line)
         elif line.strip():
-            yield from _read_line(line, base)
+            for claims in _read_line(line, base):
+                yield [replace(claim, is_hedged=True) for claim in claims] if is_denied and claims else claims
     yield from _read_block(block or [], base)
 
 
@@ -194,7 +213,7 @@ def _read_line(line: str, base: KnowledgeBase) -> Iterator[list[Claim] | None]:
         yield claims
         return
     cells = [cell.strip() for cell in line.split("|")]
-    if len(cells) == 3 and all(cells):
+    if len(cells) == 3 and all(cells) and len(line) <= MAX_SENTENCE_CHARACTERS:
         yield _read_value(cells[0], cells[1], cells[2], base)
         return
     yield from _read_sentences(split_sentences(line), base)
@@ -204,9 +223,10 @@ def _read_sentences(sentences: list[str], base: KnowledgeBase) -> Iterator[list[
     """Yield each sentence's claims; two that are one around a known name (`Super Smash Bros. Melee`) are joined."""
     index = 0
     while index < len(sentences):
-        if _RETRACTION.fullmatch(sentences[index]):
+        sentence = sentences[index][:MAX_SENTENCE_CHARACTERS]
+        if _RETRACTION.fullmatch(sentence) or _RETRACTION_OF_ALL.fullmatch(sentence):
             index += 1
-            yield _TAKEN_BACK
+            yield _TAKEN_BACK if _RETRACTION.fullmatch(sentence) else _ALL_TAKEN_BACK
             continue
         claims = _read_sentence(sentences[index], base)
         if claims is None and index + 1 < len(sentences):
@@ -240,6 +260,8 @@ def _read_json_claim(row: Any) -> Claim | None:
     if not all(
         isinstance(cell, str | int | float) and not isinstance(cell, bool) and str(cell).strip() for cell in cells
     ):
+        return None
+    if len("".join(map(str, cells))) > MAX_SENTENCE_CHARACTERS:
         return None
     claim = _read_phrase(str(cells[0]), str(cells[1]), str(cells[2]))
     return replace(claim, is_negated=claim.is_negated != row.get("negated", False))

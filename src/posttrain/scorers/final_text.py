@@ -13,7 +13,8 @@ _ABBREVIATIONS = frozenset(
     )
 )  # fmt: skip
 _INITIALS = re.compile(r"[^\W\d_](?:\.[^\W\d_])*")
-_END = re.compile(r"([.!?]+[\"'\u201d\u2019)]*)\s+(?=[^\sa-z])")
+_END = re.compile(r"(?<![.!?])([.!?]++[\"'\u201d\u2019)]*+)\s++(?=[^\sa-z])")
+"""Possessive, and begun only where a run of marks begins: a long run costs its length, not its square."""
 
 
 def drop_reasoning(text: str, tags: ReasoningTags | None) -> str | None:

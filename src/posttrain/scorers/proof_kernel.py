@@ -40,7 +40,7 @@ from posttrain.scorers.proof_formulas import FALSE, Formula, FormulaError, Term,
 MAX_LINES = 500
 Logic = Literal["classical", "intuitionistic"]
 Ref = int | tuple[int, int]
-_NUMBERED = re.compile(r"\s*(?P<outer>[|\s]*)(?P<number>\d{1,4})[.):]?(?P<inner>[|\s]*)(?P<rest>.*)")
+_NUMBERED = re.compile(r"(?P<outer>[|\s]*)(?P<number>\d{1,4})[.):]?(?P<inner>[|\s]*)(?P<rest>.*)")
 _REFS = re.compile(r"[\d,\-\u2013]+")
 _RULE_NAMES = ("premise", "assume", "R", "X", "&I", "&E", "|I", "|E", "->I", "->E", "<->I", "<->E", "~I", "~E", "RAA",
                "DNE", "allI", "allE", "existsI", "existsE", "=I", "=E")  # fmt: skip

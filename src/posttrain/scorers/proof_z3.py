@@ -30,7 +30,14 @@ from posttrain.core.errors import DataError, SandboxError
 from posttrain.core.records import Outcome, Problem
 from posttrain.sandbox.limits import JobError, Limits
 from posttrain.sandbox.pool import Pool
-from posttrain.scorers.proof_smtlib import SmtError, Vocabulary, read_declarations, read_formula, read_model_line
+from posttrain.scorers.proof_smtlib import (
+    MAX_CHARACTERS,
+    SmtError,
+    Vocabulary,
+    read_declarations,
+    read_formula,
+    read_model_line,
+)
 
 MAX_LINES = 100
 Z3_LIMITS = Limits(cpu_seconds=10.0, wall_seconds=60.0, memory_bytes=2 << 30, output_bytes=1 << 16)
@@ -135,7 +142,7 @@ def _read_proof(proof: str, vocabulary: Vocabulary) -> tuple[str, list[str], lis
     if len(lines) > MAX_LINES:
         raise SmtError(f"{len(lines)} lines, more than {MAX_LINES}")
     for line in lines:
-        found = _LINE.fullmatch(line)
+        found = _LINE.fullmatch(line) if len(line) <= MAX_CHARACTERS else None
         if found is None:
             raise SmtError(f"{line.strip()!r:.60} is no line of a verdict, lemma or model")
         kind = found[1].casefold()

@@ -105,8 +105,9 @@ def normalise_answer(text: str, *, ignore_accents: bool = False) -> str:
     stay (`Vitamin A`). A text of punctuation alone is itself.
     """
     plain = make_plain(text)
-    while (emphasised := _EMPHASIS.fullmatch(plain)) is not None:
-        plain = emphasised[2]
+    for _ in range(2):  # `**_name_**`; a bound, since a run of a hundred thousand marks is no emphasis
+        emphasised = _EMPHASIS.fullmatch(plain)
+        plain = plain if emphasised is None else emphasised[2]
     folded = plain.casefold()
     if not folded.isascii():
         folded = unicodedata.normalize("NFKC", folded)
