@@ -1,0 +1,262 @@
+"""From a scorer's settings to the scorer: built-in ones, weighted ones, and the user's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from posttrain.core.config import Config
+from posttrain.core.errors import RecipeError
+from posttrain.core.hashing import hash_file
+from posttrain.core.protocols import Scorer
+from posttrain.pipeline import scorer_settings as settings
+from posttrain.pipeline.plugins import Plugin, call_plugin, load_object
+from posttrain.sandbox.programs import ProgramLimits
+from posttrain.sandbox.running import ProgramPool
+from posttrain.scorers.citations import DEFAULT_PATTERN, CitationScorer
+from posttrain.scorers.code import CodeScorer
+from posttrain.scorers.code_comparison import Comparison
+from posttrain.scorers.exact_match import ExactMatch
+from posttrain.scorers.facts import ClaimFacts, ShortAnswerFacts
+from posttrain.scorers.functions import FunctionScorer, GuardedScorer
+from posttrain.scorers.instructions import InstructionFollowing
+from posttrain.scorers.knowledge_base import load_knowledge_base
+from posttrain.scorers.math import MathScorer
+from posttrain.scorers.personal_data import PersonalData
+from posttrain.scorers.proof import KernelChecker, ProofChecker, ProofScorer
+from posttrain.scorers.proof_lean import LeanChecker
+from posttrain.scorers.proof_z3 import Z3Checker
+from posttrain.scorers.reasoning import ReasoningBlock
+from posttrain.scorers.refusals import Refusals
+from posttrain.scorers.shaping import CosineLength, LanguageMatch, LengthBand, OverlongPenalty, Repetition
+from posttrain.scorers.structure import Structure
+from posttrain.scorers.tool_calls import ToolCalls
+from posttrain.scorers.weighted import Component, WeightedScorer
+
+ScorerValue = str | Mapping[str, Any]
+"""A scorer as a recipe writes it: a name, a plug-in's reference, or a mapping with `type`."""
+
+
+def _locate_here(reference: str) -> Path:
+    return Path(reference)
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerContext:
+    """What scorers are built with beside their settings.
+
+    Args:
+        locate: Gives the file that a path in the settings stands for.
+        plugins: The user's own scorers, by reference.
+        allow_unsafe: Whether programs may run without a sandbox where none passes its self-check.
+        place: What errors name.
+    """
+
+    locate: Callable[[str], Path] = _locate_here
+    plugins: Mapping[str, Plugin] = field(default_factory=dict)
+    allow_unsafe: bool = False
+    place: str = "scorer"
+
+
+def build_scorer(value: ScorerValue, context: ScorerContext) -> Scorer:
+    """Return the scorer that a recipe describes.
+
+    Raises:
+        RecipeError: The settings do not fit, or the user's code cannot be imported or is no scorer.
+        DataError: A knowledge base cannot be read.
+        SandboxError: A checker that is asked for is not installed.
+    """
+    found = settings.read_scorer(value, place=context.place)
+    if isinstance(found, str):
+        return _build_plugin(context.plugins[found], context.place)
+    try:
+        return _BUILDERS[type(found)](found, context)
+    except ValueError as error:
+        raise RecipeError(str(error), expected="settings that the scorer takes", place=context.place) from error
+
+
+def list_files(value: ScorerValue, context: ScorerContext) -> list[Path]:
+    """Return the files that a scorer's settings name, those of scorers inside it too."""
+    names = (getattr(part, "knowledge_base", None) for part in settings.list_parts(value, place=context.place))
+    return [context.locate(name) for name in names if name]
+
+
+def hash_scorer(value: ScorerValue, context: ScorerContext) -> list[Any]:
+    """Return what decides a scorer's outcomes: its settings, its files by content, the user's code by content."""
+    parts = list(settings.list_parts(value, place=context.place))
+    own = [context.plugins[part].content_hash if isinstance(part, str) else part.identity() for part in parts]
+    return [own, [hash_file(path) for path in list_files(value, context)]]
+
+
+def list_references(value: ScorerValue, *, place: str) -> list[str]:
+    """Return the references of the user's own scorers in a scorer's settings."""
+    return [part for part in settings.list_parts(value, place=place) if isinstance(part, str)]
+
+
+def name_scorer(value: ScorerValue) -> str:
+    """Return how a scorer is called in tables: its type, or the reference of a user's own."""
+    return value if isinstance(value, str) else str(value.get("type"))
+
+
+def _build_plugin(plugin: Plugin, place: str) -> Scorer:
+    found = load_object(plugin, place=place)
+    if isinstance(found, type):
+        found = call_plugin(plugin, found, place=place)
+    if callable(getattr(found, "score", None)):
+        return GuardedScorer(str(getattr(found, "name", plugin.attribute)), found.score)
+    if not callable(found):
+        raise RecipeError(
+            f"the scorer {plugin.reference} is {found!r}"[:300],
+            expected="a function f(prompts, completions, completion_ids, **columns), or an object with score(items)",
+            place=place,
+        )
+    return FunctionScorer(plugin.attribute, found)
+
+
+def _block(chosen: settings.ReasoningSettings) -> ReasoningBlock | None:
+    if chosen.reasoning_tag is None:
+        return None
+    return ReasoningBlock(chosen.reasoning_tag, is_opened_by_prompt=chosen.reasoning_opened_by_prompt)
+
+
+def _count_workers() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def _build_math(chosen: settings.MathSettings, context: ScorerContext) -> Scorer:
+    return MathScorer(
+        answer_form=chosen.answer_form,
+        extraction=tuple(chosen.extraction),
+        is_comma_decimal=chosen.is_comma_decimal,
+        reasoning=_block(chosen),
+        num_workers=_count_workers(),
+    )
+
+
+def _build_code(chosen: settings.CodeSettings, context: ScorerContext) -> Scorer:
+    limits = ProgramLimits(
+        cpu_seconds=chosen.cpu_seconds, wall_seconds=chosen.wall_seconds, memory_bytes=chosen.memory_mb << 20
+    )
+    runner = ProgramPool(tier=chosen.tier, limits=limits, allow_unsafe=context.allow_unsafe)
+    comparison = Comparison(chosen.relative_tolerance, chosen.absolute_tolerance, chosen.types)
+    return CodeScorer(runner=runner, scoring=chosen.scoring, comparison=comparison)
+
+
+def _build_short_answer(chosen: settings.ShortAnswerSettings, context: ScorerContext) -> Scorer:
+    return ShortAnswerFacts(
+        answer_marker=chosen.answer_marker,
+        ignore_accents=chosen.ignore_accents,
+        relative_tolerance=chosen.relative_tolerance,
+        reasoning=_block(chosen),
+    )
+
+
+def _build_facts(chosen: settings.FactsSettings, context: ScorerContext) -> Scorer:
+    return ClaimFacts(
+        knowledge_base=load_knowledge_base(context.locate(chosen.knowledge_base)),
+        value=chosen.value,
+        unknown_weight=chosen.unknown_weight,
+        count_negations=chosen.count_negations,
+        reasoning=_block(chosen),
+    )
+
+
+def _build_citations(chosen: settings.CitationsSettings, context: ScorerContext) -> Scorer:
+    base = chosen.knowledge_base
+    return CitationScorer(
+        pattern=chosen.pattern or DEFAULT_PATTERN,
+        knowledge_base=None if base is None else load_knowledge_base(context.locate(base)),
+        undecided_value=chosen.undecided_value,
+        reasoning=_block(chosen),
+    )
+
+
+def _build_proof(chosen: settings.ProofSettings, context: ScorerContext) -> Scorer:
+    checker: ProofChecker
+    if chosen.checker == "kernel":
+        checker = KernelChecker(logic=chosen.logic)
+    elif chosen.checker == "z3":
+        checker = Z3Checker(requires_model=chosen.requires_model, num_workers=_count_workers())
+    else:
+        checker = LeanChecker(is_isolated=chosen.is_isolated)
+    return ProofScorer(checker=checker, reasoning=_block(chosen))
+
+
+def _build_tool_calls(chosen: settings.ToolCallsSettings, context: ScorerContext) -> Scorer:
+    return ToolCalls(
+        syntax=chosen.syntax,
+        mode=chosen.mode,
+        strings=chosen.strings,
+        allows_text=chosen.allows_text,
+        allows_fence=chosen.allows_fence,
+        reasoning=_block(chosen),
+    )
+
+
+def _build_cosine_length(chosen: settings.CosineLengthSettings, context: ScorerContext) -> Scorer:
+    return CosineLength(
+        correctness=build_scorer(chosen.correctness, context),
+        max_length=chosen.max_length,
+        right=(chosen.right[0], chosen.right[1]),
+        wrong=(chosen.wrong[0], chosen.wrong[1]),
+        exceeded=chosen.exceeded,
+        threshold=chosen.threshold,
+        unit=chosen.unit,
+    )
+
+
+def _build_weighted(chosen: settings.WeightedSettings, context: ScorerContext) -> Scorer:
+    return WeightedScorer(
+        [
+            Component(
+                part.name,
+                build_scorer(part.scorer, context),
+                weight=part.weight,
+                role=part.role,
+                value_range=None if part.value_range is None else (part.value_range[0], part.value_range[1]),
+                threshold=part.threshold,
+            )
+            for part in chosen.components
+        ]
+    )
+
+
+_BUILDERS: dict[type[Config], Callable[[Any, ScorerContext], Scorer]] = {
+    settings.ExactMatchSettings: lambda chosen, context: ExactMatch(),
+    settings.MathSettings: _build_math,
+    settings.CodeSettings: _build_code,
+    settings.ShortAnswerSettings: _build_short_answer,
+    settings.FactsSettings: _build_facts,
+    settings.CitationsSettings: _build_citations,
+    settings.ProofSettings: _build_proof,
+    settings.InstructionsSettings: lambda chosen, context: InstructionFollowing(
+        value=chosen.value, reasoning=_block(chosen)
+    ),
+    settings.StructureSettings: lambda chosen, context: Structure(rule=chosen.rule, reasoning=_block(chosen)),
+    settings.ToolCallsSettings: _build_tool_calls,
+    settings.RefusalsSettings: lambda chosen, context: Refusals(
+        wanted=chosen.wanted, partial=chosen.partial, reasoning=_block(chosen)
+    ),
+    settings.PersonalDataSettings: lambda chosen, context: PersonalData(
+        phone_region=chosen.phone_region,
+        allows_prompt=chosen.allows_prompt,
+        ignores_examples=chosen.ignores_examples,
+    ),
+    settings.LengthSettings: lambda chosen, context: LengthBand(
+        low=chosen.low, high=chosen.high, slope=chosen.slope, unit=chosen.unit
+    ),
+    settings.OverlongSettings: lambda chosen, context: OverlongPenalty(
+        max_length=chosen.max_length, cache=chosen.cache, unit=chosen.unit
+    ),
+    settings.CosineLengthSettings: _build_cosine_length,
+    settings.LanguageSettings: lambda chosen, context: LanguageMatch(
+        language=chosen.language, by_paragraph=chosen.by_paragraph, reasoning=_block(chosen)
+    ),
+    settings.RepetitionSettings: lambda chosen, context: Repetition(
+        measure=chosen.measure, allowed=chosen.allowed, n=chosen.n, unit=chosen.unit
+    ),
+    settings.WeightedSettings: _build_weighted,
+}
