@@ -1,5 +1,4 @@
-r"""Mathematical answers: the one answer a completion declares, read in the one form its task declares, and compared
-exactly.
+r"""Mathematical answers: the one that a completion declares, in the one form that its task declares, compared exactly.
 
 Columns of a problem:
 
@@ -26,7 +25,6 @@ to two places); a unit that nobody declared; two notations for what only the que
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +39,6 @@ from posttrain.scorers.endings import judge_ending
 from posttrain.scorers.math_answers import EXTRACTIONS, Extraction, Found, NotFound, find_answer
 from posttrain.scorers.math_forms import (
     ANSWER_FORMS,
-    SINGLE_FORMS,
     AnswerForm,
     Conventions,
     Hedged,
@@ -50,7 +47,7 @@ from posttrain.scorers.math_forms import (
     read,
     suggest_form,
 )
-from posttrain.scorers.math_gates import Tree, Unreadable
+from posttrain.scorers.math_gates import Tree, Unreadable, check_text
 from posttrain.scorers.math_objects import Object, match
 from posttrain.scorers.math_text import make_literal, write_plainly
 from posttrain.scorers.math_units import PERCENT, name_unit
@@ -188,6 +185,7 @@ class MathScorer:
         tolerance = _read_tolerance(problem)
         question = " ".join(str(message.get("content") or "") for message in problem.messages[-1:])
         gold = replace(gold, unit=declared)
+        conventions = replace(conventions, unit=unit or gold.unit)
         return _Task(form, gold, make_literal(gold.plain), conventions, tolerance, question, declared)
 
     def _judge(self, task: _Task, completion: Completion) -> Outcome | _Pending:
@@ -199,6 +197,9 @@ class MathScorer:
             return _wrong(found.why) if found.is_hedge else _unparsed(found.why)
         said = f"read {show(found.text)} ({found.how})"
         try:
+            check_text(found.text)
+            if make_literal(write_plainly(found.text)) == task.literal:
+                return Outcome("scored", 1.0, why=f"{said}: the gold answer's own text")
             answer = read(found.text, task.form, task.conventions)
             verdict = compare(task, answer)
         except Hedged as error:
@@ -217,8 +218,6 @@ def compare(task: _Task, answer: Reading) -> str | list[dict[str, Any]]:
         Unreadable: A step of the exact comparison has no value or is too costly.
     """
     gold = task.gold
-    if make_literal(answer.plain) == task.literal:
-        return []
     expected = f"expected {show(gold.plain)}"
     if is_restated(answer.plain, task.form, task.question):
         return "it repeats what the question asks to compute"
@@ -233,7 +232,7 @@ def compare(task: _Task, answer: Reading) -> str | list[dict[str, Any]]:
             return "an equation that is not true"
         if verdict is None:
             jobs.append({"gold": side, "answer": answer.object})
-    for target, candidate in [pair for pair in _pair_by_percent(task, answer)]:
+    for target, candidate in _pair_by_percent(task, answer):
         verdict = _match(target, candidate, task.tolerance)
         if verdict:
             return jobs

@@ -30,7 +30,8 @@ _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.MULTILINE)
 _HEADING = re.compile(r"\d+[.):]\s+\S|[*_#]*(?:step|part|case|solution|conclusion|final|answer)\b", re.IGNORECASE)
 _PHRASE = re.compile(
-    r"\banswer[ \t]*(?:\*\*)?[ \t]*(?:is|:|=)(?:[ \t]*:)?(?:\*\*)?[ \t]*\n?[ \t]*(?P<said>\S.*)$|^[ \t]*A:[ \t]*(?P<short>\S.*)$",
+    r"\banswer[ \t]*(?:\*\*)?[ \t]*(?:is|:|=)(?:[ \t]*:)?(?:\*\*)?[ \t]*\n?[ \t]*(?P<said>\S.*)$"
+    r"|^[ \t]*A:[ \t]*(?P<short>\S.*)$",
     re.IGNORECASE | re.MULTILINE,
 )
 _NUMBER = re.compile(r"(?<![\w.])[-−]?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?|(?<![\w.])[-−]?\$?\.\d+")

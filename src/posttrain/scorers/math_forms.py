@@ -27,6 +27,7 @@ from posttrain.scorers.math_gates import Tree, Unreadable, check_text, measure
 from posttrain.scorers.math_objects import (
     LABEL,
     Object,
+    is_enclosed,
     read_based,
     read_interval,
     read_relation,
@@ -46,10 +47,14 @@ ANSWER_FORMS: tuple[AnswerForm, ...] = get_args(AnswerForm)
 SINGLE_FORMS = ("value", "number", "integer")
 _EQUALS = re.compile(r"(?<![<>!:=])=(?!=)")
 _OTHER_RELATIONS = re.compile(r"[<>]|\\(?:ne|approx|sim|equiv|in|to|cong|propto)(?![a-zA-Z])|==|:=|!=")
-_HEDGES = re.compile(r'\\(?:pm|mp|or)(?![a-zA-Z])|(?<![a-zA-Z])(?:or|and|either|maybe|possibly|versus|vs)(?![a-zA-Z])', re.I)
+_HEDGES = re.compile(
+    r"\\(?:pm|mp|or)(?![a-zA-Z])|(?<![a-zA-Z])(?:or|and|either|maybe|possibly|versus|vs)(?![a-zA-Z])", re.I
+)
 _PLACE = re.compile(r"(?:option|choice|answer)?\s*[(\[{]?\s*([a-zA-Z])\s*[)\]}]?\s*[.:]?", re.IGNORECASE)
 _LETTER_AND_TEXT = re.compile(r"(?:option |choice )?(?:[(\[]\s*([a-zA-Z])\s*[)\]]|([a-zA-Z])\s*[).:])\s*(\S.*)", re.I)
-_OTHER_LETTER = re.compile(r"[(\[]\s*[a-zA-Z]\s*[)\]]|(?<![a-zA-Z\\])[A-Z][.:)](?!\w)|\b(?:or|and|both|either|not)\b", re.I)
+_OTHER_LETTER = re.compile(
+    r"[(\[]\s*[a-zA-Z]\s*[)\]]|(?<![a-zA-Z\\])[A-Z][.:)](?!\w)|\b(?:or|and|both|either|not)\b", re.I
+)
 
 
 class Hedged(Unreadable):
@@ -241,12 +246,14 @@ def suggest_form(gold: str) -> AnswerForm:
     and would refuse `2 < x < 4`. A gold answer in words is `text`, one letter in brackets `choice`.
     """
     plain = write_plainly(gold).rstrip(" ,;").removesuffix(".").strip()
-    if re.fullmatch(r"\(([A-Z])\)", plain):
+    if re.fullmatch(r'"?\(([A-Z])\)"?', plain):
         return "choice"
     for form in ("value", "interval", "tuple", "set", "equation", "expression"):
         if form == "interval" and not re.search(r"\\cup|\\in(?![a-zA-Z])|^\[.*[\])]$|^\(.*\]$|\\infty", plain):
             continue
-        if form == "set" and not re.search(r"\\\{|[,;]|\\pm|\\emptyset", plain):
+        if form == "tuple" and not (is_enclosed(plain, "(", ")") or plain.startswith((r"\begin", r"\langle"))):
+            continue
+        if form == "set" and not re.search(r'\\\{|[,;]|\\pm|\\emptyset|"[, ]*(?:and|or)[, ]*"', plain):
             continue
         try:
             reading = read(gold, form, Conventions(), is_gold=True)
@@ -268,14 +275,16 @@ def is_restated(plain: str, form: AnswerForm, question: str) -> bool:
     said = _squeeze(plain)
     if not re.search(r"(?<!^)[-+*/^!=<>(]|\\[a-zA-Z]", said) or len(said) < 3:
         return False
-    fraction = re.fullmatch(r"-?(?:\\frac)?\{?(\d+)\}?[/{]?(\d+)\}?", write_plainly(plain).replace(" ", "").replace("}{", "}{"))
+    fraction = re.fullmatch(
+        r"-?(?:\\frac)?\{?(\d+)\}?[/{]?(\d+)\}?", write_plainly(plain).replace(" ", "").replace("}{", "}{")
+    )
     if fraction and Fraction(int(fraction[1]), int(fraction[2]) or 1).denominator == int(fraction[2]):
         return False
-    start = r"(?<![\w.^/*+-])" if said[0].isalnum() else ""
+    start = r"(?<![\w^/*+-])(?<!\d\.)" if said[0].isalnum() else ""
     end = r"(?![\w^/*+-])" if said[-1].isalnum() else ""
     return re.search(start + re.escape(said) + end, _squeeze(question[:20_000])) is not None
 
 
 def _squeeze(text: str) -> str:
-    text = write_plainly(text.replace("$", " ")).replace('"', "")
-    return re.sub(r"[\s{}]", "", text)
+    text = re.sub(r"[{}]", "", write_plainly(text.replace("$", " ")).replace('"', ""))
+    return re.sub(r" ?([-+*/^=<>()\[\],_!|]) ?", r"\1", " ".join(text.split()))

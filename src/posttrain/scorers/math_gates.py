@@ -17,7 +17,7 @@ MAX_DEPTH = 40
 MAX_LITERAL_DIGITS = 400
 """Digits of one number as written."""
 MAX_NODES = 600
-MAX_DIGITS = 1200
+MAX_DIGITS = 2000
 """Digits that numerator and denominator of an exact result may need together, by an upper bound."""
 MAX_TOWER = 2
 """Exponents inside exponents."""
@@ -78,11 +78,12 @@ def check_power(base: Fraction, exponent: Fraction) -> None:
     """Refuse an exact power that is too large to be taken.
 
     Raises:
-        TooCostly: `|exponent| * digits(base)` exceeds the bound.
+        TooCostly: `|exponent| * log10(|numerator| * denominator)` exceeds the bound.
     """
     if base in (0, 1, -1):
         return
-    check_digits(abs(exponent.numerator) * max(1.0, count_digits(base) - 1) / 2, "a power")
+    size = math.log10(abs(base.numerator)) + math.log10(base.denominator)
+    check_digits(float(min(abs(exponent), Fraction(10 * MAX_DIGITS))) * size, "a power")
 
 
 def check_factorial(argument: Fraction) -> int:
@@ -94,7 +95,7 @@ def check_factorial(argument: Fraction) -> int:
     """
     if argument.denominator != 1 or argument < 0:
         raise Unreadable(f"a factorial of {argument}")
-    if argument > MAX_DIGITS or argument * math.log10(max(1, argument)) > MAX_DIGITS:
+    if argument > MAX_DIGITS or int(argument) * math.log10(max(1, int(argument))) > MAX_DIGITS:
         raise TooCostly("a factorial that is too large")
     return int(argument)
 

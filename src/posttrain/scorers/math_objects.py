@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from posttrain.scorers.math_gates import Tree, Unreadable
@@ -26,7 +27,7 @@ Equal = Callable[[Tree, Tree], bool | None]
 MAX_PARTS = 64
 _OPEN, _CLOSE = "([{", ")]}"
 _MATRIX = re.compile(r"\\begin\{[pbvV]?(?:matrix|array)\}(?:\{[lcr|]*\})?(?P<body>.*)\\end\{[pbvV]?(?:matrix|array)\}")
-_BASED = re.compile(r"([0-9A-F]+) ?_ ?(?:\{ ?(\d{1,2}) ?\}|(\d{1,2}))")
+_BASED = re.compile(r"(-?[0-9A-F]+) ?_ ?(?:\{ ?(\d{1,2}) ?\}|(\d{1,2}))")
 LABEL = re.compile(
     r"(?:[a-zA-Z]|\\(?!pi\b|infty\b|sqrt\b)[a-zA-Z]+)(?: ?_ ?(?:\w|\{[\w, ]+\}))?'*(?: ?\([^=()]{1,20}\))?"
     r'|(?!not\b|no\b|false\b)[a-zA-Z]{2,20}|"(?!not\b|no\b|false\b)[a-zA-Z][^"]{0,40}"|\\(?:angle|triangle) ?[A-Z]{1,3}'
@@ -65,7 +66,7 @@ def strip_label(text: str) -> tuple[str, str]:
 
 
 _EQUALS = re.compile(r"(?<![<>!:=])=(?!=)")
-_LIST = re.compile(r'[,;]|"(?:and|or)"|,? ?\\or(?![a-zA-Z])|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])')
+_LIST = re.compile(r'[,;]|"[, ]*(?:and|or)[, ]*"|,? ?\\or(?![a-zA-Z])|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])')
 
 
 def read_relation(text: str) -> Object:
@@ -94,7 +95,7 @@ def read_element(text: str) -> Object:
     text = text.strip()
     if re.fullmatch(r"[+-]?0\d+", text):
         raise Unreadable(f"{text!r}, digits after a comma: write thousands as 1{{,}}000")
-    if _is_enclosed(text, "(", ")") and len(split_top(text[1:-1], ",")) > 1:
+    if is_enclosed(text, "(", ")") and len(split_top(text[1:-1], ",")) > 1:
         return read_tuple(text)
     if _MATRIX.fullmatch(text):
         return read_tuple(text)
@@ -121,7 +122,7 @@ def read_set(text: str) -> Object:
     text = strip_label(text)[0]
     if re.fullmatch(r"\\emptyset|\\\{ *\\\}|\{ *\}", text):
         return ["set", []]
-    if _is_enclosed(text, r"\{", r"\}"):
+    if is_enclosed(text, r"\{", r"\}"):
         text = text[2:-2].strip()
     elif text.startswith('"') and text.endswith('"') and text.count('"') == 2:
         text = text[1:-1]
@@ -160,7 +161,7 @@ def read_tuple(text: str) -> Object:
             raise Unreadable("a matrix whose rows differ in length, or that is too large")
         return ["matrix", cells]
     for opener, closer in (("(", ")"), (r"\langle", r"\rangle")):
-        if _is_enclosed(text, opener, closer):
+        if is_enclosed(text, opener, closer):
             text = text[len(opener) : -len(closer)]
             break
     parts = split_top(text, ",")
@@ -169,7 +170,7 @@ def read_tuple(text: str) -> Object:
     return ["tuple", [read_element(part) for part in parts]]
 
 
-def _is_enclosed(text: str, opener: str, closer: str) -> bool:
+def is_enclosed(text: str, opener: str, closer: str) -> bool:
     """Return whether the first bracket closes with the last, and nothing stands outside."""
     if not (text.startswith(opener) and text.endswith(closer) and len(text) >= len(opener) + len(closer)):
         return False
@@ -190,12 +191,14 @@ def read_interval(text: str) -> Object:
         Unreadable: It is none of them, or an endpoint has no reading.
     """
     text = re.sub(r"^[a-zA-Z] ?\\in(?![a-zA-Z]) ?", "", strip_label(text)[0])
-    if _is_enclosed(text, r"\{", r"\}"):
+    if is_enclosed(text, r"\{", r"\}"):
         builder = re.fullmatch(r"\\\{ ?([a-zA-Z]) ?[|:] ?(.*?) ?\\\}", text)
         text = builder[2] if builder else text
     if re.fullmatch(r'\\mathbb ?\{? ?R ?\}?|"?(?:all )?reals?(?: numbers?)?"?', text, re.IGNORECASE):
         return ["union", [["interval", False, ["neg", ["const", "inf"]], ["const", "inf"], False]]]
-    pieces = split_top(text, re.compile(r'\\cup(?![a-zA-Z])|U(?= ?[(\[])|"or"|\\or(?![a-zA-Z])|(?<![a-zA-Z])or(?![a-zA-Z])'))
+    pieces = split_top(
+        text, re.compile(r'\\cup(?![a-zA-Z])|U(?= ?[(\[])|"or"|\\or(?![a-zA-Z])|(?<![a-zA-Z])or(?![a-zA-Z])')
+    )
     if len(pieces) > MAX_PARTS:
         raise Unreadable(f"a union of {len(pieces)} intervals")
     return ["union", [part for piece in pieces for part in _read_piece(piece)]]
@@ -204,7 +207,7 @@ def read_interval(text: str) -> Object:
 def _read_piece(text: str) -> list[Object]:
     if re.search(r"[<>]", text):
         return [_read_inequality(text)]
-    if _is_enclosed(text, r"\{", r"\}"):
+    if is_enclosed(text, r"\{", r"\}"):
         points = [parse_expression(part) for part in split_top(text[2:-2], ",")]
         return [["interval", True, point, point, True] for point in points]
     if len(text) < 5 or text[0] not in "([]" or text[-1] not in ")][":
@@ -243,9 +246,10 @@ def read_based(text: str) -> Object | None:
     if not found:
         return None
     base = int(found[2] or found[3])
-    if not 2 <= base <= 36 or any(int(digit, 36) >= base for digit in found[1]):
+    if not 2 <= base <= 36 or any(int(digit, 36) >= base for digit in found[1].strip("-")):
         raise Unreadable(f"digits that base {base} does not have")
-    return ["based", found[1].lstrip("0") or "0", base]
+    sign = "-" if found[1].startswith("-") else ""
+    return ["based", sign + (found[1].strip("-").lstrip("0") or "0"), base]
 
 
 def match(gold: Object, answer: Object, equal: Equal) -> bool | None:
@@ -267,7 +271,7 @@ def match(gold: Object, answer: Object, equal: Equal) -> bool | None:
     if kind == "matrix":
         if (len(gold[1]), len(gold[1][0])) != (len(answer[1]), len(answer[1][0])):
             return False
-        return _match_ordered(sum(gold[1], []), sum(answer[1], []), equal)
+        return _match_ordered(list(chain(*gold[1])), list(chain(*answer[1])), equal)
     if kind == "interval":
         if (gold[1], gold[4]) != (answer[1], answer[4]):
             return False

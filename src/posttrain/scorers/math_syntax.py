@@ -28,10 +28,10 @@ _FUNCTIONS = (
     "tanh", "ln", "log", "exp", "lg",
 )  # fmt: skip
 _INVERSES = {"sin": "asin", "cos": "acos", "tan": "atan"}
-_GREEK = (
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
-    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar"
-).split()
+_GREEK = re.compile(
+    r"(?:alpha|beta|[gG]amma|[dD]elta|(?:var)?epsilon|zeta|eta|(?:var)?theta|Theta|iota|kappa|[lL]ambda|mu|nu|[xX]i|rho"
+    r"|[sS]igma|tau|[uU]psilon|(?:var)?phi|Phi|chi|[pP]si|[oO]mega|Pi|ell)"
+)
 _UNFINISHED = {
     "sum": "a sum", "prod": "a product", "int": "an integral", "lim": "a limit", "iint": "an integral",
     "oint": "an integral", "max": "a maximum", "min": "a minimum", "gcd": "a gcd", "lcm": "an lcm",
@@ -198,17 +198,18 @@ class Parser:
         return self.read_factor()
 
     def read_factor(self) -> Tree:
-        """Read an atom with at most one exponent and one factorial."""
+        """Read an atom with at most one exponent, one factorial and one degree sign."""
         tree = self.read_mixed() or self.read_atom()
         signs = ""
         while (sign := self.peek()) in ("!", "^", "°"):
-            if sign == "°":
-                raise Unreadable("degrees inside an expression")
             if sign in signs:
                 raise Unreadable(f"{sign!r} twice in a row")
             self.take()
             signs += sign
-            tree = ["fact", tree] if sign == "!" else ["pow", tree, self.read_exponent()]
+            if sign == "°":
+                tree = ["mul", tree, ["div", ["const", "pi"], ["num", "180"]]]
+            else:
+                tree = ["fact", tree] if sign == "!" else ["pow", tree, self.read_exponent()]
         return tree
 
     def read_mixed(self) -> Tree | None:
@@ -312,7 +313,7 @@ def read_command(parser: Parser) -> Tree:
         Unreadable: A command that is not known here.
     """
     name = parser.take()[1:]
-    if name in _GREEK:
+    if _GREEK.fullmatch(name):
         return ["sym", name + parser.read_subscript()]
     if name in ("pi", "infty"):
         return ["const", "inf" if name == "infty" else "pi"]

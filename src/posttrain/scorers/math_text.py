@@ -23,7 +23,10 @@ _SIGNS = {
 _DROPPED = re.compile(
     r"\\(?:left|right)\s*\.|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|strut)(?![a-zA-Z])"
 )
-_SPACES = re.compile(r"\\[,;:! ]|\\(?:quad|qquad|thinspace|enspace)(?![a-zA-Z])|~|\\(?:hspace|vspace|phantom)\{[^{}]*\}")
+_SPACES = re.compile(
+    r"(?:(?<=\\\\)|(?<!\\))\\[,;:! ]|\\(?:quad|qquad|thinspace|enspace)(?![a-zA-Z])|~"
+    r"|\\(?:hspace|vspace|phantom)\{[^{}]*\}"
+)
 _TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal|up|md)?|mathrm|mathbf|mathit|mathsf|mbox|hbox|operatorname\*?|emph|bm"
     r"|boldsymbol)\s*\{([^{}]*)\}"
@@ -97,7 +100,7 @@ def write_plainly(text: str) -> str:
     spelling, `\frac12` gets its braces, `\text{cm}` becomes `"cm"`, the degree sign `°`, and a comma or a space
     that LaTeX marks as a thousands separator (`1{,}000`, `1\,000`) disappears. A leading dollar sign stays.
     """
-    text = fold_unicode(text.strip())
+    text = fold_unicode(text.strip().replace("\n", " "))
     text = _EXPLICIT_COMMA.sub(lambda found: re.sub(r"\D", "", found[0]), text)
     text = _SPACES.sub(" ", _DROPPED.sub(" ", text))
     text = _strip_delimiters(text)
@@ -167,8 +170,8 @@ def make_literal(text: str) -> str:
 
     Two answers with equal literals are the same text, and need no further reading.
     """
-    text = re.sub(r"\\frac\{(-?\d+)\}\{(\d+)\}", r"\1/\2", text.replace('"', " "))
-    text = re.sub(r"(?<=[\^_])\{([0-9a-zA-Z])\}", r"\1", text)
+    text = re.sub(r"(?<![\w}] )(?<![\w}])\\frac\{(-?\d+)\}\{(\d+)\}(?! ?[\w{^!])", r"\1/\2", text.replace('"', " "))
+    text = re.sub(r"(?<=[\^_])\{([0-9a-zA-Z])\}(?! ?\w)", r"\1", text)
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"(?<![0-9a-zA-Z]) | (?![0-9a-zA-Z])", "", text)
     return text.strip().rstrip(".")

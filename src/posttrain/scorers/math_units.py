@@ -23,7 +23,7 @@ _NAMES = {alias: group.split()[0] for group in _TABLE.split("|") for alias in gr
 PERCENT = "%"
 _WORD = r"[a-zA-Z°%€£¥¢]+"
 _POWER = r"(?: ?\^ ?\{?([23])\}?)?"
-_QUOTED = re.compile(r'^(?P<number>.*?) ?"(?P<words>[^"]+)"' + _POWER + r' ?\.?$')
+_QUOTED = re.compile(r'^(?P<number>.*?) ?"(?P<words>[^"]+)"' + _POWER + r" ?\.?$")
 _BARE = re.compile(rf"^(?P<number>.*[\d)}}\]]|.*\\pi)(?P<space> ?)(?P<words>(?:(?:square|sq\.?|cubic) )?{_WORD}"
                    rf"(?: ?(?:/|per) ?{_WORD})?)" + _POWER + r" ?\.?$")  # fmt: skip
 _POWERS = {"square": "2", "sq": "2", "sq.": "2", "cubic": "3"}

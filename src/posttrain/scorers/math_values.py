@@ -22,8 +22,10 @@ from posttrain.scorers.math_gates import (
     count_digits,
 )
 
-_INTEGER = re.compile(r"[+-]?\d+(?:\.0*)?")
-_NUMERAL = re.compile(r"(?P<sign>[+-]?)(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d{1,3}| ?\* ?10\^(?:\{[+-]?\d{1,3}\}|\d{1,3}))?", re.I)
+_DIGITS = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
+_NUMERAL = re.compile(
+    r"(?P<sign>[+-]?)(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d{1,3}| ?\* ?10\^(?:\{[+-]?\d{1,3}\}|\d{1,3}))?", re.I
+)
 _FRACTION = re.compile(r"([+-]?)(?:(\d+) ?(?= \d|\\))?(?:([+-]?\d+) ?/ ?(\d+)|\\frac\{([+-]?\d+)\}\{(\d+)\})")
 _REPEATING = re.compile(r"(\d+)\.(\d*)(?:\\bar ?\{?(\d+)\}?)|(\d+)\.\((\d+)\)")
 INFINITY = "inf"
@@ -54,14 +56,16 @@ def write_repeating(text: str) -> str:
 
 
 def read_integer(text: str) -> Fraction:
-    """Return a whole number written in digits; `18.00` is one, `1e3` and `36/2` are not.
+    """Return a number written in digits; `18.00` is a whole one, `1e3` and `36/2` are none at all.
+
+    `10.5` is read as well: it is a wrong answer, not one that cannot be read.
 
     Raises:
         Unreadable: It is written otherwise.
     """
-    if not _INTEGER.fullmatch(text):
+    if not _DIGITS.fullmatch(text):
         raise Unreadable(f"{show(text)} is not a whole number in digits")
-    return Fraction(int(text.partition(".")[0]))
+    return Fraction(text.rstrip("."))
 
 
 def read_numeral(text: str) -> Fraction:
