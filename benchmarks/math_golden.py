@@ -23,7 +23,16 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.math_rows import Pair, build_crossed, build_rewrites, read_gsm8k, read_hostile, read_math500
+from benchmarks.math_rows import (
+    CONTESTED,
+    Pair,
+    build_crossed,
+    build_rewrites,
+    read_gsm8k,
+    read_hostile,
+    read_math500,
+    read_math_samples,
+)
 from benchmarks.tables import format_table
 from posttrain.core.records import Completion, Problem
 from posttrain.scorers.math import MathScorer
@@ -149,7 +158,9 @@ def describe(name: str, judge: str, pairs: Sequence[Pair], verdicts: Verdicts) -
 def list_disagreements(pairs: Sequence[Pair], verdicts: Verdicts, most: int = 60) -> list[str]:
     """Return a line for each verdict that is not the label."""
     lines = [
-        f"* {'false negative' if pair.is_right else 'FALSE POSITIVE'} {pair.name}: gold {pair.gold!r}, {reason}"
+        f"* {'false negative' if pair.is_right else 'FALSE POSITIVE'} {pair.name}: gold {pair.gold!r}, "
+        + (reason or f"said {pair.text[-80:]!r}")
+        + (f"; contested: {CONTESTED[pair.gold]}" if pair.gold in CONTESTED and not pair.is_right else "")
         for pair, said, reason in zip(
             pairs, verdicts.is_right, verdicts.reasons or [""] * len(pairs), strict=True
         )
@@ -172,6 +183,7 @@ def main() -> None:
         "hostile": read_hostile(CASES),
         "gsm8k": read_gsm8k(arguments.data),
         "gsm8k_boxed": read_gsm8k(arguments.data, is_boxed=True),
+        "math_samples": read_math_samples(arguments.data),
         "math500": build_rewrites(golds),
         "math500_crossed": build_crossed(golds),
     }
@@ -188,7 +200,7 @@ def main() -> None:
             verdicts = peer.judge(chosen)
             rows.append(describe(name, peer_name, chosen, verdicts))
             notes += [f"{peer_name} on {name}: hung on {verdicts.hung}, raised {dict(verdicts.raised)}"]
-            if name in ("hostile", "math500_crossed"):
+            if "gsm8k" not in name:
                 notes += list_disagreements(chosen, verdicts, 30)
         peer.close()
     header = ["set", "judge", "n", "false negatives", "false positives", "hangs", "items/s", "CPU ms/item"]

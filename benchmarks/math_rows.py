@@ -2,6 +2,7 @@
 
 * `gsm8k`: 5,276 solutions by four models for 1,319 test questions, each with the label that came with it.
 * `gsm8k_boxed`: the same with the answer after `A:` written in a box as well, for judges that read LaTeX alone.
+* `math_samples`: 800 sampled solutions of 100 problems of MATH, with the verdicts that came with them.
 * `math500`: every gold answer against itself and against other spellings of it: all right.
 * `math500_crossed`: every gold answer against every other one. What is equal as mathematics is right.
 * `hostile`: hostile answers and controls.
@@ -21,9 +22,16 @@ from typing import Any
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 _SAME = (  # golds of MATH-500 that are equal as mathematics, whatever their spelling or the unit beside them
     {r"5", r"x=5"}, {r"\frac{1}{4}", r"\frac14"}, {r"10,\!080", "10080"}, {r"2 \sqrt{5}", r"2\sqrt{5}"},
-    {"1,-2", "-2,1"}, {r"90^\circ", "90"}, {r"120^\circ", "120"}, {r"30^\circ", "30"}, {r"36^\circ", "36"}, {r"\$36", "36"},
-    {r"15\mbox{ cm}^2", "15"},
+    {"1,-2", "-2,1"}, {r"90^\circ", "90"}, {r"120^\circ", "120"}, {r"30^\circ", "30"}, {r"36^\circ", "36"},
+    {r"\$36", "36"}, {r"15\mbox{ cm}^2", "15"},
 )  # fmt: skip
+
+
+CONTESTED = {
+    r"\text{4:30 p.m.}": "the harness took `4:30 \\text{ p.m.}` for another answer; it differs in spelling alone",
+    "10{,}000": "the harness took `10000` for another number",
+}
+"""Gold answers of `math_samples` whose label `wrong` is contested, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,16 @@ def read_gsm8k(data: Path, *, is_boxed: bool = False) -> list[Pair]:
     return pairs
 
 
+def read_math_samples(data: Path) -> list[Pair]:
+    """Return sampled solutions of MATH problems with the verdicts of the harness that drew them."""
+    rows = _read_lines(data / "math" / "qwen_math100_8samples_rm_scores.jsonl.gz")
+    return [
+        Pair(f"{row['idx']}/{number}", row["answer"], text, is_right, "by_gold", row["question"])
+        for row in rows
+        for number, (text, is_right) in enumerate(zip(row["code"], row["score"], strict=True))
+    ]
+
+
 def read_math500(data: Path) -> list[str]:
     """Return the gold answers of MATH-500."""
     return [row["answer"] for row in _read_lines(data / "math" / "math500.jsonl")]
@@ -74,7 +92,6 @@ def rewrite(gold: str) -> list[str]:
         gold if r"\left" in gold else gold.replace("(", r"\left(").replace(")", r"\right)"),
         gold.replace(r"\left", "").replace(r"\right", ""),
         gold.replace("+", " + ").replace(",", ", ") if re.fullmatch(r"[^\\]*\w\+[^\\]*", gold) else gold,
-        f"${gold}$",
         rf"\displaystyle {gold}",
         f"{gold}.",
         re.sub(r"(?<=\d)(?=(\d{3})+$)", "{,}", gold) if re.fullmatch(r"[1-9]\d{3,}", gold) else gold,

@@ -30,8 +30,8 @@ _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.MULTILINE)
 _HEADING = re.compile(r"\d+[.):]\s+\S|[*_#]*(?:step|part|case|solution|conclusion|final|answer)\b", re.IGNORECASE)
 _PHRASE = re.compile(
-    r"\banswer[ \t]*(?:\*\*)?[ \t]*(?:is|:|=)(?:[ \t]*:)?(?:\*\*)?[ \t]*\n?[ \t]*(?P<said>\S.*)$"
-    r"|^[ \t]*A:[ \t]*(?P<short>\S.*)$",
+    r"\banswer[ \t]*(?:\*\*)?[ \t]*(?:is|:|=)(?:[ \t]*:)?(?:\*\*)?[ \t]*\n?[ \t]*(?=\S)"
+    r"|^[ \t]*(?P<short>(?-i:A):)[ \t]*(?=\S)",
     re.IGNORECASE | re.MULTILINE,
 )
 _NUMBER = re.compile(r"(?<![\w.])[-−]?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?|(?<![\w.])[-−]?\$?\.\d+")
@@ -161,10 +161,16 @@ def _find_hashes(text: str) -> Found | NotFound | None:
 
 
 def _find_phrase(text: str) -> Found | NotFound | None:
-    contents = [_cut_sentence(mark["said"] or mark["short"]) for mark in _PHRASE.finditer(text)]
-    contents = [content for content in contents if content]
+    has_options = re.search(r"^[ \t]*B:", text, re.MULTILINE)  # then `A:` is the first of them
+    marks = [mark for mark in _PHRASE.finditer(text) if not (mark["short"] and has_options)]
+    ends = [*(mark.start() for mark in marks), len(text)][1:]
+    said = [text[mark.end() : end].partition("\n")[0] for mark, end in zip(marks, ends, strict=True)]
+    contents = [content for content in map(_cut_sentence, said) if content]
     if not contents:
         return None
+    between = text[marks[-2].end() : marks[-1].start()] if len(marks) > 1 else ""
+    if re.search(r"\bor\b[^.\n]*$", between) and contents[-1] not in contents[:-1]:
+        return NotFound(f"two answers side by side, the second {contents[-1]!r}", is_hedge=True)
     return _check_spray(contents, "phrase") or Found(contents[-1], "phrase")
 
 

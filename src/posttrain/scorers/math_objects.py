@@ -2,7 +2,8 @@ r"""Sets, tuples, intervals, matrices, equations and single expressions, read fr
 
 An object is a list as JSON has it, so that it travels to a sandboxed process:
 
-    ["expr", tree, unit]  ["words", text]  ["tuple", [object, ...]]  ["set", [object, ...]]
+    ["expr", tree, unit]  ["words", text]  ["tuple", [object, ...]]  ["list", [...]]
+    ["set", [object, ...]]
     ["matrix", [[object, ...], ...]]  ["union", [["interval", is_low_closed, low, high, is_high_closed], ...]]
     ["relation", "=" | "<" | "<=", left, right]  ["based", digits, base]
 
@@ -122,8 +123,11 @@ def read_set(text: str) -> Object:
     text = strip_label(text)[0]
     if re.fullmatch(r"\\emptyset|\\\{ *\\\}|\{ *\}", text):
         return ["set", []]
+    text = re.sub(r"^[a-zA-Z] ?\\in(?![a-zA-Z]) ?", "", text)
     if is_enclosed(text, r"\{", r"\}"):
         text = text[2:-2].strip()
+    elif is_enclosed(text, "{", "}"):
+        text = text[1:-1].strip()
     elif text.startswith('"') and text.endswith('"') and text.count('"') == 2:
         text = text[1:-1]
     pieces = [piece for piece in split_top(text, _LIST) if piece]
@@ -160,14 +164,15 @@ def read_tuple(text: str) -> Object:
         if len({len(row) for row in cells}) != 1 or len(cells) * len(cells[0]) > MAX_PARTS:
             raise Unreadable("a matrix whose rows differ in length, or that is too large")
         return ["matrix", cells]
-    for opener, closer in (("(", ")"), (r"\langle", r"\rangle")):
+    kind = "list" if is_enclosed(text, "[", "]") else "tuple"
+    for opener, closer in (("(", ")"), ("[", "]"), (r"\langle", r"\rangle")):
         if is_enclosed(text, opener, closer):
             text = text[len(opener) : -len(closer)]
             break
     parts = split_top(text, ",")
     if not 1 < len(parts) <= MAX_PARTS:
         raise Unreadable(f"{len(parts)} parts where a tuple of 2 to {MAX_PARTS} was asked")
-    return ["tuple", [read_element(part) for part in parts]]
+    return [kind, [read_element(part) for part in parts]]
 
 
 def is_enclosed(text: str, opener: str, closer: str) -> bool:
@@ -266,7 +271,7 @@ def match(gold: Object, answer: Object, equal: Equal) -> bool | None:
         return bool(gold == answer)
     if kind in ("set", "union"):
         return _match_unordered(gold[1], answer[1], equal)
-    if kind == "tuple":
+    if kind in ("tuple", "list"):
         return _match_ordered(gold[1], answer[1], equal)
     if kind == "matrix":
         if (len(gold[1]), len(gold[1][0])) != (len(answer[1]), len(answer[1][0])):

@@ -37,7 +37,7 @@ _UNFINISHED = {
     "oint": "an integral", "max": "a maximum", "min": "a minimum", "gcd": "a gcd", "lcm": "an lcm",
 }  # fmt: skip
 _CLOSERS = {"(": ")", "[": "]", "{": "}", r"\{": r"\}"}
-_WORDS = ("sqrt", "pi", "infinity", "infty", "oo", "abs", *_FUNCTIONS, *_UNFINISHED)
+_WORDS = ("sqrt", "pi", "infinity", "infty", "inf", "oo", "abs", *_FUNCTIONS, *_UNFINISHED)
 _MAX_EXPONENT_DIGITS = 4
 _MAX_LETTERS = 4
 """Letters side by side that may be a product of variables; more are a word."""
@@ -70,7 +70,7 @@ def split_tokens(text: str) -> list[Token]:
 
 def _split_word(word: str, spaced: bool) -> list[Token]:
     if word in _WORDS:
-        return [("command", "\\" + {"oo": "infty", "infinity": "infty"}.get(word, word), spaced)]
+        return [("command", "\\" + {"oo": "infty", "inf": "infty", "infinity": "infty"}.get(word, word), spaced)]
     if len(word) <= 7 and word[:-1] in _FUNCTIONS:  # `sinx`
         return [("command", "\\" + word[:-1], spaced), ("letter", word[-1], False)]
     if len(word) > _MAX_LETTERS:
@@ -187,8 +187,8 @@ class Parser:
         )  # fmt: skip
 
     def read_neighbour(self, before: Tree) -> Tree:
-        """Read a factor that follows another without a sign; a number may not follow, but in a mixed number."""
-        if self.kind() == "number":
+        """Read a factor that follows another without a sign; a number follows a closing bracket only."""
+        if self.kind() == "number" and self.tokens[self.position - 1][1] != ")":
             raise Unreadable(f"{self.peek()!r} follows without a sign")
         if before[0] == "num" and self.peek() == r"\frac" and self.tokens[self.position - 1][0] == "number":
             fraction = self.read_factor()

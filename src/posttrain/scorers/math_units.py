@@ -15,9 +15,9 @@ kilometer kilometers kilometre kilometres | in inch inches | ft foot feet | yd y
 grams | kg kilogram kilograms kgs | mg milligram milligrams | lb lbs pound pounds | oz ounce ounces | ton tons | l
 liter liters litre litres | ml milliliter milliliters | gallon gallons gal | quart quarts | pint pints | cup cups |
 s sec secs second seconds | min mins minute minutes | h hr hrs hour hours | day days | week weeks | month months |
-year years yr yrs | $ dollar dollars usd bucks | cent cents ¢ | € euro euros eur | £ gbp | ¥ yen | degree degrees deg
-° | radian radians rad | % percent percents pct percentage | unit units | mph | kph kmh | hz | n newton newtons | j
-joule joules | w watt watts | v volt volts
+year years yr yrs | $ dollar dollars usd bucks | cent cents ¢ | € euro euros eur | £ gbp | ¥ yen | degree degrees
+deg ° | °c celsius | °f fahrenheit | radian radians rad | % percent percents pct percentage | unit units | mph | kph
+kmh | hz | n newton newtons | j joule joules | w watt watts | v volt volts
 """
 _NAMES = {alias: group.split()[0] for group in _TABLE.split("|") for alias in group.split()}
 PERCENT = "%"
@@ -38,13 +38,14 @@ def name_unit(words: str, power: str = "", *, also: str = "") -> str | None:
         also: A unit's own words that count as known too: the problem's.
     """
     words = " ".join(words.strip(" .").split())
-    if also and _fold(words) == _fold(also.strip(" .")):
-        return _fold(words) + power
+    squared = re.fullmatch(r"(.*?) ?\^ ?\{?([23])\}?", words)
+    if squared and not power:
+        words, power = squared[1], squared[2]
     top, slash, bottom = re.sub(r" ?(?:/|\bper\b) ?", "/", words).partition("/")
     names = [_name_simple(part.strip()) for part in ((top, bottom) if slash else (top,))]
-    if None in names:
-        return None
-    return "/".join(str(name) for name in names) + (f"^{power}" if power else "")
+    if None not in names:
+        return "/".join(str(name) for name in names) + (f"^{power}" if power else "")
+    return _fold(words) + power if also and _fold(words) == _fold(also.strip(" .")) else None
 
 
 def _name_simple(words: str) -> str | None:
