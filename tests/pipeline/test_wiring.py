@@ -13,9 +13,10 @@ from posttrain.core.progress import SilentProgress
 from posttrain.core.run_folder import RunFolder
 from posttrain.pipeline.measure import choose_dtype
 from posttrain.pipeline.policies import find_base, open_renderer
+from posttrain.pipeline.scorers import build_scorer
 from posttrain.pipeline.wiring import (
     StageData,
-    build_scorer,
+    build_scorer_context,
     fingerprint_sources,
     fingerprint_values,
     load_problems,
@@ -78,7 +79,7 @@ def test_a_problem_is_what_comes_before_the_last_answer_with_every_column(worksh
     assert first.messages == turns[:4] and first.columns == {"answer": "second", "level": 3}
     assert [message["content"] for message in second.messages] == ["three"]
     assert second.columns["answer"] == "third" and first.problem_id != second.problem_id
-    assert isinstance(build_scorer(recipe, "exact_match"), ExactMatch)
+    assert isinstance(build_scorer("exact_match", build_scorer_context(recipe)), ExactMatch)
 
 
 def test_a_source_counts_by_content_wherever_it_lies(workshop: Workshop) -> None:

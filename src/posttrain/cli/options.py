@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 
-def _refuse_run(folder: Path) -> Path:
+def refuse_run(folder: Path) -> Path:
     """Return the folder, unless it is that of a whole run, which holds artifacts and is none.
 
     Raises:
@@ -30,7 +30,7 @@ def _refuse_run(folder: Path) -> Path:
 
 
 def _refuse_run_folder(model: str) -> str:
-    _refuse_run(Path(model))
+    refuse_run(Path(model))
     return model
 
 
@@ -40,7 +40,7 @@ ArtifactArgument = Annotated[
     typer.Argument(
         metavar="ARTIFACT",
         help="An artifact's folder: runs/<name>/artifacts/<hash>.",
-        callback=_refuse_run,
+        callback=refuse_run,
     ),
 ]
 ModelArgument = Annotated[

@@ -71,7 +71,7 @@ def run_task(
     try:
         progress.advance(len(results))
         for batch in _draw(task, task_hash, remaining, sampler):
-            scored = _score(batch, scorer, task_hash)
+            scored = score_batch(batch, scorer, task_hash)
             append_items(items_path, scored)
             results.update({item.item_id: item for item in scored})
             progress.advance(len(scored), **{scorer.name: _mean(results.values())})
@@ -164,7 +164,8 @@ def _draw(
         yield batch
 
 
-def _score(batch: Sequence[tuple[Problem, Completion]], scorer: Scorer, task_hash: str) -> list[ItemResult]:
+def score_batch(batch: Sequence[tuple[Problem, Completion]], scorer: Scorer, task_hash: str) -> list[ItemResult]:
+    """Return one item for each problem and completion; what the harness failed on is scored once more."""
     outcomes = scorer.score(batch)
     failed = [index for index, outcome in enumerate(outcomes) if outcome.fault == "harness"]
     if failed:

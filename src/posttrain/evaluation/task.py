@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -15,13 +16,14 @@ from posttrain.data.sources import DataSource
 class EvaluationTask(Config):
     """One task: measured on the base and after every stage, by the same rows, drawing and scorer.
 
-    `name` is the file name of its items too. `temperature` 0 is greedy. `max_new_tokens` counts the stop
-    token; what does not stop by then is truncated and counts as a failure.
+    `name` is the file name of its items too. `scorer` is a name, or a mapping with `type` and that type's keys.
+    `temperature` 0 is greedy. `max_new_tokens` counts the stop token; what does not stop by then is truncated and
+    counts as a failure.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
     data: DataSource
-    scorer: str = Field("exact_match", min_length=1)
+    scorer: str | dict[str, Any] = "exact_match"
     max_new_tokens: int = Field(128, ge=1, le=1_000_000)
     temperature: float = Field(0.0, ge=0, le=100)
 

@@ -14,7 +14,8 @@ from posttrain.models.loading import load_policy
 from posttrain.pipeline.plan import hash_model_config
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.sampling import build_sampler
-from posttrain.pipeline.wiring import build_scorer, load_problems
+from posttrain.pipeline.scorers import build_scorer, hash_scorer
+from posttrain.pipeline.wiring import build_scorer_context, load_problems
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import find_device
 
@@ -25,7 +26,8 @@ def compute_measuring_key(recipe: Recipe, folder: Path, renderer: Renderer) -> s
     Items that were drawn in another precision or from another chat format, or judged by another version
     of a user's scorer, are no answer to what the recipe asks now.
     """
-    scorers = {name: plugin.content_hash for name, plugin in recipe.scorers.items()}
+    context = build_scorer_context(recipe)
+    scorers = [hash_scorer(task.scorer, context) for task in recipe.evaluate]
     return hash_json([renderer.format.hash, choose_dtype(recipe), hash_model_config(folder), scorers])
 
 
@@ -52,13 +54,14 @@ def measure_policy(
     sampler, notes = build_sampler(policy, renderer)
     for note in notes:
         progress.note(note)
+    context = build_scorer_context(recipe)
     metrics = []
     for task in recipe.evaluate:
         found = run_task(
             task,
             load_problems(recipe, task),
             sampler,
-            build_scorer(recipe, task.scorer),
+            build_scorer(task.scorer, context),
             items_path=stage_folder.items(task.name),
             progress=progress,
             policy_hash=policy.hash,

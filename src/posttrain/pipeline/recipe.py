@@ -23,7 +23,7 @@ from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe_checks import (
     check_chat_template,
     check_sources,
-    find_scorer_plugin,
+    find_scorer_plugins,
     read_head,
     read_schema,
 )
@@ -181,8 +181,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, folder: Path | Non
 def _find_scorers(head: RecipeHead, roots: Roots, positions: Positions) -> dict[str, Plugin]:
     found: dict[str, Plugin] = {}
     for index, task in enumerate(head.evaluate):
-        if plugin := find_scorer_plugin(task.scorer, roots, positions.describe(("evaluate", index, "scorer"))):
-            found[task.scorer] = plugin
+        found |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
     return found
 
 

@@ -15,7 +15,8 @@ from posttrain.data.sources import DataSource
 from posttrain.pipeline.plugins import Plugin, PluginKind, find_plugin, list_plugin_names
 from posttrain.pipeline.recipe_settings import STAGE_KEYS, TOP_KEYS, ChatSettings, RecipeHead
 from posttrain.pipeline.roots import Roots
-from posttrain.pipeline.stage_types import BUILT_IN_SCORERS, BUILT_IN_STAGES
+from posttrain.pipeline.scorer_settings import SCORERS, list_parts
+from posttrain.pipeline.stage_types import BUILT_IN_STAGES
 from posttrain.pipeline.yaml_reader import MAX_BYTES, KeyPath, Positions
 
 
@@ -194,13 +195,19 @@ def check_sources(value: Any, path: KeyPath, roots: Roots, positions: Positions)
             check_sources(inner, (*path, index), roots, positions)
 
 
-def find_scorer_plugin(name: str, roots: Roots, place: str) -> Plugin | None:
-    """Return the plug-in behind a scorer's name, or None for a built-in scorer.
+def find_scorer_plugins(value: str | Mapping[str, Any], roots: Roots, place: str) -> dict[str, Plugin]:
+    """Return the user's own scorers in a scorer as a recipe writes it, by reference.
 
     Raises:
-        RecipeError: No scorer of that name is known.
+        RecipeError: No scorer of some name is known, settings do not fit, or a knowledge base lies outside the roots.
     """
-    return None if name in BUILT_IN_SCORERS else require_plugin("scorer", name, roots, place)
+    found = {}
+    for part in list_parts(value, place=place):
+        if isinstance(part, str):
+            found[part] = require_plugin("scorer", part, roots, place)
+        elif (base := getattr(part, "knowledge_base", None)) is not None:
+            roots.resolve(base, place=place)
+    return found
 
 
 def require_plugin(kind: PluginKind, reference: str, roots: Roots, place: str) -> Plugin:
@@ -211,7 +218,7 @@ def require_plugin(kind: PluginKind, reference: str, roots: Roots, place: str) -
     """
     plugin = find_plugin(kind, reference, roots, place=place)
     if plugin is None:
-        built_in = {"stage": tuple(BUILT_IN_STAGES), "scorer": BUILT_IN_SCORERS, "callback": ()}[kind]
+        built_in = {"stage": tuple(BUILT_IN_STAGES), "scorer": tuple(SCORERS), "callback": ()}[kind]
         raise RecipeError(
             f"no {kind} is called '{reference}'",
             expected=f"a built-in {kind}, an installed entry point, or file.py:name below the recipe's folder",

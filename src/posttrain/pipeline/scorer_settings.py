@@ -28,14 +28,15 @@ class ReasoningSettings(Config):
     reasoning_opened_by_prompt: bool = False
 
 
+Extraction = Literal["boxed", "hashes", "phrase", "last_number", "whole"]
+
+
 class MathSettings(ReasoningSettings):
     """A mathematical answer in a declared form, compared exactly."""
 
     type: Literal["math"] = "math"
     answer_form: str = "value"
-    extraction: list[Literal["boxed", "hashes", "phrase", "last_number", "whole"]] = Field(
-        default_factory=lambda: ["boxed", "hashes", "phrase"], min_length=1
-    )
+    extraction: list[Extraction] = Field(default=["boxed", "hashes", "phrase"], min_length=1)
     is_comma_decimal: bool = False
 
 
@@ -240,7 +241,7 @@ def read_scorer(value: str | Mapping[str, Any], *, place: str) -> Config | str:
             cure=suggest(str(name), SCORERS),
             place=place,
         )
-    return parse_config(SCORERS[name], values, place=place)  # type: ignore[no-any-return]
+    return parse_config(SCORERS[name], values, place=place)
 
 
 def list_parts(value: str | Mapping[str, Any], *, place: str) -> Iterator[Config | str]:

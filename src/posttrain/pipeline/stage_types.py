@@ -1,4 +1,4 @@
-"""What the package brings along, by the name that a recipe uses: stages and scorers."""
+"""What the package brings along, by the name that a recipe uses: stages (`scorer_settings` has the scorers)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,3 @@ from posttrain.stages.sft import SftConfig
 
 BUILT_IN_STAGES: dict[str, type[Config]] = {"sft": SftConfig}
 """The configuration of every built-in stage, by the `type` of a recipe's stage."""
-
-BUILT_IN_SCORERS: tuple[str, ...] = ("exact_match",)
-"""Scorers that need no plug-in, by the `scorer` of a recipe's evaluation."""

@@ -11,7 +11,7 @@ from posttrain.chat.rendering import Renderer
 from posttrain.core.errors import DataError, RecipeError
 from posttrain.core.hashing import hash_file, hash_folder
 from posttrain.core.progress import SilentProgress
-from posttrain.core.protocols import Callback, Progress, Scorer
+from posttrain.core.protocols import Callback, Progress
 from posttrain.core.records import Example, Problem, TokenRows
 from posttrain.core.run_folder import RunFolder
 from posttrain.data.examples import load_examples
@@ -24,9 +24,8 @@ from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
 from posttrain.pipeline.plugins import Plugin, call_plugin, load_object
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.scorers import ScorerContext
 from posttrain.pipeline.stage_entries import StageEntry
-from posttrain.scorers.exact_match import ExactMatch
-from posttrain.scorers.functions import FunctionScorer, GuardedScorer
 from posttrain.stages.sft import SftConfig
 
 PREVIEW_ROWS = 8
@@ -154,26 +153,13 @@ def build_problem(example: Example) -> Problem:
     return Problem(example.row_id, messages, columns, example.tools)
 
 
-def build_scorer(recipe: Recipe, name: str) -> Scorer:
-    """Return the scorer that a task names: a built-in one, or the user's own.
+def build_scorer_context(recipe: Recipe, *, allow_unsafe: bool = False) -> ScorerContext:
+    """Return what the recipe's scorers are built with: where paths start, and the user's own code."""
 
-    Raises:
-        RecipeError: The user's code cannot be imported, or is no scorer.
-    """
-    if name == ExactMatch.name:
-        return ExactMatch()
-    plugin = recipe.scorers[name]
-    place = f"evaluate: scorer {name}"
-    found = _make_object(plugin, place)
-    if callable(getattr(found, "score", None)):
-        return GuardedScorer(str(getattr(found, "name", plugin.attribute)), found.score)
-    if not callable(found):
-        raise RecipeError(
-            f"the scorer {name} is {found!r}"[:300],
-            expected="a function f(prompts, completions, completion_ids, **columns), or an object with score(items)",
-            place=place,
-        )
-    return FunctionScorer(plugin.attribute, found)
+    def locate(reference: str) -> Path:
+        return recipe.roots.resolve(reference, place=reference)
+
+    return ScorerContext(locate, recipe.scorers, allow_unsafe, place="evaluate: scorer")
 
 
 def _make_object(plugin: Plugin, place: str) -> Any:
