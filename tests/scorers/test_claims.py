@@ -173,6 +173,11 @@ def test_a_claim_said_again_in_other_words_for_the_same_is_no_second_one() -> No
     assert verdicts("Eiffel Tower | height | 330 m\nEiffel Tower | height | 0.33 km") == ["supported"]
 
 
+def test_a_claim_that_is_taken_back_once_stays_so() -> None:
+    claim = "The capital of Australia is Canberra. "
+    assert verdicts(claim + "That is false. " + claim) == verdicts(claim + claim + "That is false.") == ["unknown"]
+
+
 def test_a_denial_above_a_list_ends_with_its_paragraph() -> None:
     text = "Common myths:\nAustralia | capital | Sydney\n\nThe truth:\nAustralia | capital | Canberra"
     assert verdicts(text) == ["unknown", "supported"]

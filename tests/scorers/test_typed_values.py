@@ -18,6 +18,7 @@ from posttrain.scorers.units import find_unit
     [
         ("  canberra!! ", "Canberra"),
         ("The Who", "Who"),
+        ("The!", "the"),
         ("U.S.A.", "USA"),
         ("Jean-Paul", "Jean Paul"),
         ("O\u2019Neill", "O'Neill"),

@@ -181,7 +181,7 @@ def _read_variables(pairs: list[Any], vocabulary: Vocabulary) -> frozenset[str]:
     names = set()
     for pair in pairs:
         match pair:
-            case [str(name), sort] if name not in vocabulary.functions:
+            case [str(name), sort]:
                 _check_sort(sort, vocabulary)
                 names.add(_check_new(name, vocabulary))
             case _:
@@ -204,7 +204,7 @@ def _check_node(node: Node, vocabulary: Vocabulary, bound: frozenset[str], depth
             names = set()
             for pair in pairs:
                 match pair:
-                    case [str(name), value] if name not in vocabulary.functions:
+                    case [str(name), value]:
                         _check_node(value, vocabulary, bound, depth + 1)
                         names.add(_check_new(name, vocabulary))
                     case _:
