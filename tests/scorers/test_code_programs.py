@@ -2,7 +2,7 @@
 
 import pytest
 
-from posttrain.scorers.code_programs import MAX_CHARACTERS, extract_program, read_prompt_code, strip_reasoning
+from posttrain.scorers.code_programs import MAX_CHARACTERS, extract_program, read_prompt_code
 
 PROMPT = 'import math\n\ndef helper(x):\n    return x\n\n@staticmethod\ndef f(x):\n    """Doubles."""\n'
 
@@ -43,16 +43,6 @@ def test_a_block_in_the_reasoning_is_not_read():
 
 def test_reasoning_that_never_ends_leaves_nothing():
     assert extract_program("<think>hm\n" + fence("a = 1")) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "visible"),
-    [("a", "a"), ("<think>x</think>a", "a"), ("x</think>a", "a"), ("a<think>x</think>b", "ab"), ("<think>x", ""),
-     ("<think>x</think>a<think>y</think>b", "ab"), ("<think><think>x</think>a", "a"), ("a<think>x", "a"),
-     ("s = '</think>'", "'"), ("<think>x</think>s = '</think>'", "s = '</think>'")],
-)  # fmt: skip
-def test_what_stands_outside_the_reasoning_is_kept(text, visible):
-    assert strip_reasoning(text) == visible
 
 
 def test_the_whole_text_is_the_program_where_it_is_python():

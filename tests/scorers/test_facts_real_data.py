@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from posttrain.scorers.citations import CitationScorer
+from posttrain.scorers.claim_sentences import split_sentences
 from posttrain.scorers.claims import extract_claims, judge_claim
 from posttrain.scorers.facts import ClaimFacts, ShortAnswerFacts, read_gold
-from posttrain.scorers.final_text import split_sentences
 from posttrain.scorers.knowledge_base import KnowledgeBase, build_knowledge_base
 from posttrain.scorers.typed_values import read_value
 from tests.scorers.fact_items import make_item

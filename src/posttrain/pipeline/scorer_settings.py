@@ -22,16 +22,26 @@ class ExactMatchSettings(Config):
 
 
 class ReasoningSettings(Config):
-    """The block of reasoning that is no part of an answer; `reasoning_tag: null` judges the whole text."""
+    """The block of reasoning that is no part of an answer; `reasoning_tag: null` judges the whole text.
+
+    `reasoning_opened_by_prompt` says whether the chat template writes the opening tag; null takes a closing tag alone
+    for that (`scorers.reasoning`).
+    """
 
     reasoning_tag: str | None = Field("think", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
-    reasoning_opened_by_prompt: bool = False
+    reasoning_opened_by_prompt: bool | None = False
+
+
+class AnswerSettings(ReasoningSettings):
+    """Reasoning before an answer that is looked for: nothing else is judged."""
+
+    reasoning_opened_by_prompt: bool | None = None
 
 
 Extraction = Literal["boxed", "hashes", "phrase", "last_number", "whole"]
 
 
-class MathSettings(ReasoningSettings):
+class MathSettings(AnswerSettings):
     """A mathematical answer in a declared form, compared exactly."""
 
     type: Literal["math"] = "math"
@@ -54,7 +64,7 @@ class CodeSettings(Config):
     tier: Literal["auto", "bubblewrap", "landlock"] = "auto"
 
 
-class ShortAnswerSettings(ReasoningSettings):
+class ShortAnswerSettings(AnswerSettings):
     """A short answer that equals one of the gold answers or their aliases."""
 
     type: Literal["short_answer"] = "short_answer"
@@ -63,7 +73,7 @@ class ShortAnswerSettings(ReasoningSettings):
     relative_tolerance: float = Field(0.0, ge=0, lt=1)
 
 
-class FactsSettings(ReasoningSettings):
+class FactsSettings(AnswerSettings):
     """Claims of a text looked up in a knowledge base (JSON, SQLite or CSV)."""
 
     type: Literal["facts"] = "facts"
@@ -73,7 +83,7 @@ class FactsSettings(ReasoningSettings):
     count_negations: bool = False
 
 
-class CitationsSettings(ReasoningSettings):
+class CitationsSettings(AnswerSettings):
     """Citations that resolve and support what cites them."""
 
     type: Literal["citations"] = "citations"
@@ -82,7 +92,7 @@ class CitationsSettings(ReasoningSettings):
     undecided_value: float = Field(0.0, ge=0, le=1)
 
 
-class ProofSettings(ReasoningSettings):
+class ProofSettings(AnswerSettings):
     """A proof that a checker accepts: natural deduction, Z3, or Lean 4 where it is installed and isolated."""
 
     type: Literal["proof"] = "proof"

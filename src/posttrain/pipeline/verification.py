@@ -34,8 +34,8 @@ _FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "cancelled", "fil
 class Verified:
     """What a scorer said of a file's rows.
 
-    `metrics` are those of `evaluation.runner.summarise_items`, for the scorer alone; `bad` are the lines that are no rows,
-    which are counted and never scored.
+    `metrics` are those of `evaluation.runner.summarise_items`, for the scorer alone; `bad` are the lines that are no
+    rows, which are counted and never scored.
     """
 
     metrics: dict[str, Any]

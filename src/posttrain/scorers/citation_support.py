@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from posttrain.scorers.final_text import split_sentences
+from posttrain.scorers.claim_sentences import split_sentences
 from posttrain.scorers.typed_values import Date, Quantity, make_plain, read_date, read_quantity
 
 Support = Literal["supported", "unsupported", "undecided"]

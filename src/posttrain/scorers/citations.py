@@ -28,10 +28,11 @@ from typing import Any
 from posttrain.core.errors import DataError
 from posttrain.core.records import Completion, Outcome, Problem
 from posttrain.scorers.citation_support import Passage, Support, Term, read_terms
+from posttrain.scorers.claim_sentences import split_sentences
 from posttrain.scorers.claims import extract_claims, judge_claim
 from posttrain.scorers.endings import judge_ending
-from posttrain.scorers.final_text import ReasoningTags, drop_reasoning, split_sentences
 from posttrain.scorers.knowledge_base import KnowledgeBase, build_knowledge_base
+from posttrain.scorers.reasoning import ANSWER_ONLY, ReasoningBlock, strip_reasoning
 
 DEFAULT_PATTERN = r"\[((?:[A-Za-z]+[-_]?)?\d+(?:\s*[,;]\s*(?:[A-Za-z]+[-_]?)?\d+)*)\](?!\()"
 """`[1]`, `[doc-3]`, `[1, 2]`; a Markdown link `[1](address)` is none."""
@@ -79,7 +80,7 @@ class CitationScorer:
         pattern: A regular expression for a citation, with one group that holds the id, or ids between commas.
         knowledge_base: What sources of the form `{entity: ...}` speak of.
         undecided_value: What a citation that the rules cannot judge is worth, in [0, 1].
-        reasoning: Tags of a block that is no part of the answer; an unfinished one is unparsed.
+        reasoning: The block that is no part of the answer; an unfinished one is unparsed.
 
     A sentence said twice counts once; questions, headings and sentences of fewer than two terms do not count. A
     citation after a full stop belongs to the sentence before it.
@@ -93,7 +94,7 @@ class CitationScorer:
         pattern: str = DEFAULT_PATTERN,
         knowledge_base: KnowledgeBase | None = None,
         undecided_value: float = 0.0,
-        reasoning: ReasoningTags | None = ("<think>", "</think>"),
+        reasoning: ReasoningBlock | None = ANSWER_ONLY,
     ) -> None:
         if re.compile(pattern).groups != 1:
             raise ValueError(f"pattern must have one group, the id; found {re.compile(pattern).groups} in {pattern!r}")
@@ -122,7 +123,7 @@ class CitationScorer:
         failure = judge_ending(completion)
         if failure is not None:
             return failure
-        text = drop_reasoning(completion.text, self.reasoning)
+        text = strip_reasoning(completion.text, self.reasoning)
         if text is None:
             return Outcome("unparsed", 0.0, why="unfinished reasoning", fault="policy")
         count = _Count()

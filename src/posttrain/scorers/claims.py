@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from posttrain.scorers.final_text import MAX_SENTENCE_CHARACTERS, split_sentences
+from posttrain.scorers.claim_sentences import MAX_SENTENCE_CHARACTERS, split_sentences
 from posttrain.scorers.knowledge_base import KnowledgeBase, Verdict
 from posttrain.scorers.typed_values import normalise_answer
 

@@ -1,7 +1,6 @@
 """The program in a completion's text.
 
-1. Reasoning is left out: everything up to a `</think>` that no `<think>` precedes, and every `<think>...</think>`.
-   Reasoning that never ends leaves nothing.
+1. Reasoning is left out (`reasoning.ANSWER_ONLY`); reasoning that never ends leaves nothing.
 2. Of the fenced blocks that remain (``` or ~~~, at any indentation), the last one marked as Python counts
    (`python`, `py`, `python3`), or, where none is, the last unmarked one. An unclosed last block runs to the end.
 3. Without a block the whole text is the program, if it is Python at all.
@@ -18,10 +17,11 @@ import ast
 import re
 from dataclasses import dataclass
 
+from posttrain.scorers.reasoning import ANSWER_ONLY, strip_reasoning
+
 MAX_CHARACTERS = 262_144
 _PYTHON = ("python", "py", "python3")
 _FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([^\n]*)$")
-_THINK = re.compile(r"<think>|</think>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,9 @@ def extract_program(text: str, prompt: PromptCode | None = None) -> str | None:
         text: What the policy wrote.
         prompt: The beginning that it may continue.
     """
-    visible = strip_reasoning(text)
+    visible = strip_reasoning(text, ANSWER_ONLY)
+    if visible is None:
+        return None
     block = _take_block(visible)
     source = visible if block is None else block
     if not source.strip() or len(source) > MAX_CHARACTERS:
@@ -71,23 +73,6 @@ def extract_program(text: str, prompt: PromptCode | None = None) -> str | None:
     if block is None and parse_python(source) is None:
         return None
     return source if prompt is None else _put_first(prompt.preamble, source)
-
-
-def strip_reasoning(text: str) -> str:
-    """Return what a completion says outside its reasoning; reasoning that never ends takes all that follows it."""
-    kept: list[str] = []
-    position, is_inside, is_first = 0, False, True
-    for match in _THINK.finditer(text):
-        if match.group() == "<think>" and not is_inside:
-            kept.append(text[position : match.start()])
-            is_inside = True
-        elif match.group() == "</think>" and (is_inside or is_first):
-            is_inside = False
-            position = match.end()
-        is_first = False
-    if not is_inside:
-        kept.append(text[position:])
-    return "".join(kept)
 
 
 def parse_python(source: str) -> ast.Module | None:

@@ -27,12 +27,11 @@ from posttrain.core.errors import DataError
 from posttrain.core.records import Completion, Outcome, Problem
 from posttrain.scorers.claims import JudgedClaim, extract_claims, judge_claim
 from posttrain.scorers.endings import judge_ending
-from posttrain.scorers.final_text import ReasoningTags, drop_reasoning
 from posttrain.scorers.knowledge_base import KnowledgeBase
+from posttrain.scorers.reasoning import ANSWER_ONLY, ReasoningBlock, strip_reasoning
 from posttrain.scorers.typed_values import Value, is_near, normalise_answer, read_value
 
 GOLD_COLUMNS = ("answers", "gold", "answer")
-DEFAULT_TAGS: ReasoningTags = ("<think>", "</think>")
 Items = Sequence[tuple[Problem, Completion]]
 Required = list[tuple[str, str, str | None]]
 
@@ -45,7 +44,7 @@ class ShortAnswerFacts:
             completion without one, or with differing ones, is unparsed. None: the whole text is the answer.
         ignore_accents: `Pele` is `Pelé`.
         relative_tolerance: Share of the gold number by which a number may differ.
-        reasoning: Tags of a block that is no part of the answer; an unfinished one is unparsed.
+        reasoning: The block that is no part of the answer; an unfinished one is unparsed.
     """
 
     name = "facts"
@@ -56,7 +55,7 @@ class ShortAnswerFacts:
         answer_marker: str | None = None,
         ignore_accents: bool = False,
         relative_tolerance: float = 0.0,
-        reasoning: ReasoningTags | None = DEFAULT_TAGS,
+        reasoning: ReasoningBlock | None = ANSWER_ONLY,
     ) -> None:
         if not 0.0 <= relative_tolerance < 1.0:
             raise ValueError(f"relative_tolerance must be in [0, 1), found {relative_tolerance!r}")
@@ -103,7 +102,7 @@ class ShortAnswerFacts:
         return Outcome("scored", 0.0, why=f"{shown!r} is not {gold[0].text!r} nor one of {len(gold) - 1} others")
 
     def _find_answer(self, text: str) -> str | Outcome:
-        answer = drop_reasoning(text, self.reasoning)
+        answer = strip_reasoning(text, self.reasoning)
         if answer is None:
             return Outcome("unparsed", 0.0, why="unfinished reasoning", fault="policy")
         if self.answer_marker is not None:
@@ -169,7 +168,7 @@ class ClaimFacts:
         unknown_weight: What an unknown claim counts in precision's denominator beside a contradicted one, in [0, 1].
         count_negations: Whether a supported denial (`The capital is not Sydney`) counts as supported. Such claims are
             endless, so by default they are only counted apart; one that is contradicted always counts.
-        reasoning: Tags of a block that is no part of the answer; an unfinished one is unparsed.
+        reasoning: The block that is no part of the answer; an unfinished one is unparsed.
 
     A completion without a claim that the grammar reads is unparsed; without a decidable one its value is 0.
     """
@@ -183,7 +182,7 @@ class ClaimFacts:
         value: ValueRule = "precision",
         unknown_weight: float = 0.0,
         count_negations: bool = False,
-        reasoning: ReasoningTags | None = DEFAULT_TAGS,
+        reasoning: ReasoningBlock | None = ANSWER_ONLY,
     ) -> None:
         if value not in ("precision", "all_or_nothing", "f1"):
             raise ValueError(f"value must be precision, all_or_nothing or f1, found {value!r}")
@@ -208,7 +207,7 @@ class ClaimFacts:
         failure = judge_ending(completion)
         if failure is not None:
             return failure
-        text = drop_reasoning(completion.text, self.reasoning)
+        text = strip_reasoning(completion.text, self.reasoning)
         if text is None:
             return Outcome("unparsed", 0.0, why="unfinished reasoning", fault="policy")
         extraction = extract_claims(text, self.knowledge_base)

@@ -22,9 +22,9 @@ from typing import Protocol
 from posttrain.core.errors import DataError
 from posttrain.core.records import Completion, Outcome, Problem
 from posttrain.scorers.endings import judge_ending
-from posttrain.scorers.final_text import ReasoningTags, drop_reasoning
 from posttrain.scorers.proof_formulas import Formula, FormulaError, parse_formula
 from posttrain.scorers.proof_kernel import Logic, ProofError, check_proof
+from posttrain.scorers.reasoning import ANSWER_ONLY, ReasoningBlock, strip_reasoning
 
 _FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
 
@@ -47,10 +47,10 @@ class ProofScorer:
 
     Args:
         checker: Who decides.
-        reasoning: Tags of a block that is no part of the answer; an unfinished one is unparsed.
+        reasoning: The block that is no part of the answer; an unfinished one is unparsed.
     """
 
-    def __init__(self, *, checker: ProofChecker, reasoning: ReasoningTags | None = ("<think>", "</think>")) -> None:
+    def __init__(self, *, checker: ProofChecker, reasoning: ReasoningBlock | None = ANSWER_ONLY) -> None:
         self.checker = checker
         self.reasoning = reasoning
         self.name = f"proof/{checker.name}"
@@ -75,7 +75,7 @@ class ProofScorer:
         failure = judge_ending(completion)
         if failure is not None:
             return failure
-        text = drop_reasoning(completion.text, self.reasoning)
+        text = strip_reasoning(completion.text, self.reasoning)
         if text is None:
             return Outcome("unparsed", 0.0, why="unfinished reasoning", fault="policy")
         blocks = _FENCE.findall(text)

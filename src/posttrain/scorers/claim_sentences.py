@@ -1,11 +1,10 @@
-"""What of a completion's text is its answer, and the sentences that a text has."""
+"""The sentences of a line whose every character a claim or citation may need."""
 
 from __future__ import annotations
 
 import re
 
 MAX_SENTENCE_CHARACTERS = 1000
-ReasoningTags = tuple[str, str]
 _ABBREVIATIONS = frozenset(
     (
         "st", "dr", "mr", "mrs", "ms", "jr", "sr", "prof", "gen", "col", "lt", "capt", "sgt", "rev", "hon", "mt", "ft",
@@ -15,21 +14,6 @@ _ABBREVIATIONS = frozenset(
 _INITIALS = re.compile(r"[^\W\d_](?:\.[^\W\d_])*")
 _END = re.compile(r"(?<![.!?])([.!?]++[\"'\u201d\u2019)]*+)\s++(?=[^\sa-z])")
 """Possessive, and begun only where a run of marks begins: a long run costs its length, not its square."""
-
-
-def drop_reasoning(text: str, tags: ReasoningTags | None) -> str | None:
-    """Return what follows the last reasoning block, or None where one was opened and not closed.
-
-    Args:
-        text: The completion's text. Where the template opens the block itself, the closing tag stands alone.
-        tags: The opening and closing tag, or None where there are none.
-    """
-    if tags is None:
-        return text
-    opening, closing = tags
-    _, closed, rest = text.rpartition(closing)
-    answer = rest if closed else text
-    return None if opening in answer else answer
 
 
 def split_sentences(line: str) -> list[str]:
