@@ -27,6 +27,7 @@ from benchmarks.math_rows import (
     CONTESTED,
     Pair,
     build_crossed,
+    build_full_stops,
     build_rewrites,
     read_gsm8k,
     read_hostile,
@@ -177,6 +178,7 @@ def main() -> None:
     parser.add_argument("--peer-python", help="the Python of an environment with trl and math-verify; none: no peers")
     parser.add_argument("--hang-seconds", type=float, default=30.0)
     parser.add_argument("--peer-crossed", type=int, default=40, help="peers judge every so-manieth crossed pair")
+    parser.add_argument("--sets", nargs="+", help="judge these only; default: all")
     arguments = parser.parse_args()
     golds = read_math500(arguments.data)
     sets = {
@@ -185,8 +187,10 @@ def main() -> None:
         "gsm8k_boxed": read_gsm8k(arguments.data, is_boxed=True),
         "math_samples": read_math_samples(arguments.data),
         "math500": build_rewrites(golds),
+        "math500_full_stop": build_full_stops(golds),
         "math500_crossed": build_crossed(golds),
     }
+    sets = {name: pairs for name, pairs in sets.items() if name in (arguments.sets or sets)}
     rows, notes = [], []
     for name, pairs in sets.items():
         verdicts = judge_own(pairs)

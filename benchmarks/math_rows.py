@@ -4,6 +4,7 @@
 * `gsm8k_boxed`: the same with the answer after `A:` written in a box as well, for judges that read LaTeX alone.
 * `math_samples`: 800 sampled solutions of 100 problems of MATH, with the verdicts that came with them.
 * `math500`: every gold answer against itself and against other spellings of it: all right.
+* `math500_full_stop`: the same with a full stop inside the box.
 * `math500_crossed`: every gold answer against every other one. What is equal as mathematics is right.
 * `hostile`: hostile answers and controls.
 """
@@ -93,7 +94,6 @@ def rewrite(gold: str) -> list[str]:
         gold.replace(r"\left", "").replace(r"\right", ""),
         gold.replace("+", " + ").replace(",", ", ") if re.fullmatch(r"[^\\]*\w\+[^\\]*", gold) else gold,
         rf"\displaystyle {gold}",
-        f"{gold}.",
         re.sub(r"(?<=\d)(?=(\d{3})+$)", "{,}", gold) if re.fullmatch(r"[1-9]\d{3,}", gold) else gold,
         _write_decimal(gold) or gold,
     ]
@@ -115,6 +115,11 @@ def build_rewrites(golds: list[str]) -> list[Pair]:
         for number, gold in enumerate(golds)
         for place, text in enumerate(rewrite(gold))
     ]
+
+
+def build_full_stops(golds: list[str]) -> list[Pair]:
+    """Return each gold answer against itself with a full stop inside the box, as sentences end."""
+    return [Pair(str(number), gold, f"Thus $\\boxed{{{gold}.}}$", True) for number, gold in enumerate(golds)]
 
 
 def _is_same(gold: str, other: str) -> bool:

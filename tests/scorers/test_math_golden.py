@@ -3,7 +3,15 @@
 import pytest
 
 from benchmarks.math_golden import judge_own
-from benchmarks.math_rows import CONTESTED, build_crossed, build_rewrites, read_gsm8k, read_math500, read_math_samples
+from benchmarks.math_rows import (
+    CONTESTED,
+    build_crossed,
+    build_full_stops,
+    build_rewrites,
+    read_gsm8k,
+    read_math500,
+    read_math_samples,
+)
 
 pytestmark = pytest.mark.real_data
 
@@ -35,7 +43,8 @@ def test_sampled_solutions_of_math_are_judged_as_they_are_labelled_but_for_conte
 
 
 def test_every_gold_answer_of_math500_is_right_in_every_spelling(real_data):
-    missed, num_right, _, _ = count_mistakes(build_rewrites(read_math500(real_data)))
+    golds = read_math500(real_data)
+    missed, num_right, _, _ = count_mistakes([*build_rewrites(golds), *build_full_stops(golds)])
     assert num_right > 1700
     assert missed == 0
 
