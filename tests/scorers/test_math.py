@@ -14,6 +14,7 @@ from posttrain.core.errors import DataError
 from posttrain.sandbox.limits import Limits
 from posttrain.scorers.calling import score_async
 from posttrain.scorers.math import MathScorer
+from posttrain.scorers.reasoning import ReasoningBlock
 from tests.scorers.math_cases import CASES, complete
 from tests.scorers.math_items import build_completion, build_item
 
@@ -119,8 +120,8 @@ def test_a_setting_that_does_not_exist_is_refused_by_name(settings):
         ({"is_comma_decimal": True}, "\\boxed{1,5}", "3/2", 1.0),
         ({"is_comma_decimal": True}, "\\boxed{1.000}", "1000", 1.0),
         ({"is_comma_decimal": True}, "\\boxed{1{,}500}", "3/2", 1.0),
-        ({"must_close_thinking": True}, "\\boxed{5}", "5", 0.0),
-        ({"must_close_thinking": True}, "so</think>\\boxed{5}", "5", 1.0),
+        ({"reasoning": ReasoningBlock(is_opened_by_prompt=True)}, "\\boxed{5}", "5", 0.0),
+        ({"reasoning": ReasoningBlock(is_opened_by_prompt=True)}, "so</think>\\boxed{5}", "5", 1.0),
         ({"answer_form": "by_gold"}, "\\boxed{2 < x}", "(2,\\infty)", 1.0),
         ({"answer_form": "by_gold"}, "\\boxed{2x}", "x+x", 1.0),
     ],

@@ -3,6 +3,7 @@
 import pytest
 
 from posttrain.scorers.math_answers import EXTRACTIONS, Found, NotFound, find_answer
+from posttrain.scorers.reasoning import ReasoningBlock
 
 DEFAULT = ("boxed", "hashes", "phrase")
 
@@ -91,8 +92,8 @@ def test_the_last_number_is_read_where_that_is_asked_for(text, number):
 
 
 def test_reasoning_that_the_prompt_opened_must_be_closed_where_that_is_declared():
-    assert isinstance(find("hm \\boxed{5}", must_close_thinking=True), NotFound)
-    assert find("hm</think>\\boxed{5}", must_close_thinking=True) == Found("5", "boxed")
+    assert isinstance(find("hm \\boxed{5}", reasoning=ReasoningBlock(is_opened_by_prompt=True)), NotFound)
+    assert find("hm</think>\\boxed{5}", reasoning=ReasoningBlock(is_opened_by_prompt=True)) == Found("5", "boxed")
 
 
 @pytest.mark.parametrize("piece", ["\\boxed{", "<think>", "answer is ", "```\n", "#### ", "{", "$", "A: 1\n", "1,"])

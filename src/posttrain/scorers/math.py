@@ -52,6 +52,7 @@ from posttrain.scorers.math_objects import Object, match
 from posttrain.scorers.math_text import make_literal, write_plainly
 from posttrain.scorers.math_units import PERCENT, name_unit
 from posttrain.scorers.math_values import evaluate, show
+from posttrain.scorers.reasoning import ANSWER_ONLY, ReasoningBlock
 
 ALGEBRA_LIMITS = Limits(cpu_seconds=1.0, wall_seconds=30.0, memory_bytes=512 << 20, output_bytes=1 << 16)
 ALGEBRA_ENTRY = "posttrain.scorers.math_algebra:decide"
@@ -88,7 +89,7 @@ class MathScorer:
             answer has by its looks (`math_forms.suggest_form`).
         extraction: Ways of declaring an answer, in order; the first that is present decides (`math_answers`).
         is_comma_decimal: Whether `1,5` is one and a half and `1.000` a thousand, in single numbers.
-        must_close_thinking: Whether the prompt opened the reasoning, so that only what follows `</think>` counts.
+        reasoning: The block that is no part of the answer; an unfinished one leaves none.
         num_workers: Processes for algebra; they start with the first answer that needs one.
         limits: What one comparison in such a process may use.
         entry: The function that decides there, for a comparison of one's own.
@@ -105,7 +106,7 @@ class MathScorer:
         answer_form: str = "value",
         extraction: Sequence[Extraction] = ("boxed", "hashes", "phrase"),
         is_comma_decimal: bool = False,
-        must_close_thinking: bool = False,
+        reasoning: ReasoningBlock | None = ANSWER_ONLY,
         num_workers: int = 1,
         limits: Limits = ALGEBRA_LIMITS,
         entry: str = ALGEBRA_ENTRY,
@@ -118,7 +119,7 @@ class MathScorer:
             "answer_form": answer_form,
             "extraction": tuple(extraction),
             "is_comma_decimal": is_comma_decimal,
-            "must_close_thinking": must_close_thinking,
+            "reasoning": reasoning,
             "num_workers": num_workers,
             "limits": limits,
             "entry": entry,
@@ -126,7 +127,7 @@ class MathScorer:
         self.answer_form = answer_form
         self.extraction = tuple(extraction)
         self.is_comma_decimal = is_comma_decimal
-        self.must_close_thinking = must_close_thinking
+        self.reasoning = reasoning
         self._pool = Pool(entry, num_workers=num_workers, limits=limits)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -192,7 +193,7 @@ class MathScorer:
         failure = judge_ending(completion)
         if failure is not None:
             return failure
-        found = find_answer(completion.text, self.extraction, must_close_thinking=self.must_close_thinking)
+        found = find_answer(completion.text, self.extraction, reasoning=self.reasoning)
         if isinstance(found, NotFound):
             return _wrong(found.why) if found.is_hedge else _unparsed(found.why)
         said = f"read {show(found.text)} ({found.how})"

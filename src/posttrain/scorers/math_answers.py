@@ -10,7 +10,7 @@ not made good by a sentence):
   evaluation of base models.
 * `whole`: all of the text.
 
-Reasoning between `<think>` and `</think>` is never read, nor is a fenced block of code.
+Reasoning (`reasoning.ReasoningBlock`) is never read, nor is a fenced block of code.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from posttrain.scorers.reasoning import ANSWER_ONLY, ReasoningBlock, strip_reasoning
+
 Extraction = Literal["boxed", "hashes", "phrase", "last_number", "whole"]
 EXTRACTIONS: tuple[Extraction, ...] = ("boxed", "hashes", "phrase", "last_number", "whole")
 MAX_DIFFERING = 3
 """Boxes (or other declarations) with different content; more is a spray of guesses."""
 MAX_TEXT_CHARACTERS = 1_000_000
-_THINKING = re.compile(r"<\s*(/?)\s*(?:think|thinking|thought|reasoning)\s*>", re.IGNORECASE)
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.MULTILINE)
@@ -55,37 +56,26 @@ class NotFound:
 
 
 def find_answer(
-    text: str, extraction: tuple[Extraction, ...], *, must_close_thinking: bool = False
+    text: str, extraction: tuple[Extraction, ...], *, reasoning: ReasoningBlock | None = ANSWER_ONLY
 ) -> Found | NotFound:
     """Return the answer that a completion declares, or why there is none.
 
     Args:
         text: The completion's text.
         extraction: Ways of declaring an answer, the first that is present decides.
-        must_close_thinking: Whether the prompt opened the reasoning, so that only what follows `</think>` counts.
+        reasoning: The block that is no part of the answer.
     """
     if len(text) > MAX_TEXT_CHARACTERS:
         return NotFound(f"{len(text)} characters, more than {MAX_TEXT_CHARACTERS}")
-    spoken = _drop_reasoning(text, must_close_thinking)
-    if isinstance(spoken, NotFound):
-        return spoken
+    spoken = strip_reasoning(text, reasoning)
+    if spoken is None:
+        return NotFound("the reasoning does not end, or not once, so nothing after it is an answer")
     spoken = _drop_code(spoken)
     for how in extraction:
         found = _FINDERS[how](spoken)
         if found is not None:
             return found
     return NotFound(f"no answer declared (looked for: {', '.join(extraction)})")
-
-
-def _drop_reasoning(text: str, must_close: bool) -> str | NotFound:
-    is_open, end, was_closed = must_close, 0, False
-    for mark in _THINKING.finditer(text):
-        is_open = not mark[1]
-        was_closed = was_closed or not is_open
-        end = mark.end()
-    if is_open:
-        return NotFound("the reasoning does not end, so nothing after it is an answer")
-    return text[end:]
 
 
 def _drop_code(text: str) -> str:
