@@ -21,6 +21,7 @@ MAX_THREADS = 64
 MAX_DESCRIPTORS = 64
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 LIBRARY_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
+_BASE_LIBRARIES = ("ld-", "libc.", "libc-", "libm.", "libm-", "libdl", "libpthread", "librt", "libutil", "libpython")
 _SET_SIGNAL_ON_PARENT_DEATH, _SET_DUMPABLE, _SET_NO_NEW_PRIVILEGES = 1, 4, 38
 _CAPABILITY_VERSION_3 = 0x20080522
 _MS_BIND = 0x1000
@@ -48,7 +49,8 @@ def list_readable() -> list[str]:
     folders = (*own, *LIBRARY_FOLDERS)
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
         mapped = {line[line.index("/") :].rstrip("\n") for line in file if "/" in line}
-    libraries = sorted(path for path in mapped if ".so" in os.path.basename(path))
+    # Where the system's libraries lie elsewhere (Nix, say), those that any interpreter has mapped.
+    libraries = sorted(path for path in mapped if os.path.basename(path).startswith(_BASE_LIBRARIES))
     known = tuple(f"{folder}/" for folder in folders)
     return [path for path in (*folders, *libraries) if not path.startswith(known) and os.path.exists(path)]
 

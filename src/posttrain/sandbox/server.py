@@ -56,7 +56,7 @@ class Server:
         self.num_processors = os.cpu_count() or 1
 
     def serve(self) -> None:
-        """Run one program after another."""
+        """Run one program after another, until the pool closes its end or its process ends."""
         waiting = select.poll()
         waiting.register(self.control, select.POLLIN)
         waiting.register(self.owner, select.POLLIN)
@@ -68,11 +68,11 @@ class Server:
             if not message:
                 return
             if len(message) == REQUEST.size:
-                try:
-                    self.run(REQUEST.unpack(message), descriptors)
-                finally:
-                    for descriptor in descriptors:
-                        os.close(descriptor)
+                goes_on = self.run(REQUEST.unpack(message), descriptors)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                if not goes_on:
+                    return
 
     def receive(self) -> tuple[bytes, list[int]]:
         """Return the next message with its descriptors."""
@@ -83,14 +83,13 @@ class Server:
                 descriptors.frombytes(content[: len(content) - len(content) % 4])
         return message, descriptors.tolist()
 
-    def run(self, request: tuple[Any, ...], descriptors: list[int]) -> None:
-        """Make a child for one program, watch it to its end, and report."""
+    def run(self, request: tuple[Any, ...], descriptors: list[int]) -> bool:
+        """Make a child for one program, watch it to its end, and report; return whether to go on."""
         number, cpu_seconds, wall_seconds = request[:3]
         try:
             process, pidfd = self.maker.fork()
         except OSError:
-            self.control.send(REPORT.pack(number, ENDINGS.index("no_child"), ctypes.get_errno(), 0.0))
-            return
+            return self.report(number, "no_child", ctypes.get_errno(), 0.0)
         if process == 0:
             become_program(self.cage, request, descriptors, self.null)
         try:
@@ -98,7 +97,18 @@ class Server:
         finally:
             os.close(pidfd)
         _, status, usage = os.wait4(process, 0)
-        self.control.send(REPORT.pack(number, ENDINGS.index(ending), status, usage.ru_utime + usage.ru_stime))
+        if not self.cage.filter:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process, signal.SIGKILL)  # without a filter a program may have started others
+        return ending != "abandoned" and self.report(number, ending, status, usage.ru_utime + usage.ru_stime)
+
+    def report(self, number: int, ending: str, status: int, cpu_seconds: float) -> bool:
+        """Tell the pool how a program ended; return whether it listens."""
+        try:
+            self.control.send(REPORT.pack(number, ENDINGS.index(ending), status, cpu_seconds))
+        except OSError:
+            return False
+        return True
 
     # many parameters: a child is its number, its handle and its two clocks
     def watch(self, number: int, process: int, pidfd: int, cpu_seconds: float, wall_seconds: float) -> str:
@@ -108,28 +118,33 @@ class Server:
             waiting.register(descriptor, select.POLLIN)
         start = time.monotonic()
         ending = "ended"
-        pause = _LEAST_WAIT_SECONDS
         while True:
-            cpu_left = cpu_seconds - read_cpu_seconds(process)
-            wall_left = wall_seconds - (time.monotonic() - start)
-            if cpu_left > 0 and wall_left <= 0:
-                wall_left += read_waiting_seconds(process)
-            if ending == "ended" and min(cpu_left, wall_left) <= 0:
-                ending = "cpu" if cpu_left <= 0 else "wall"
+            pause = _LONGEST_WAIT_SECONDS
+            if ending == "ended":
+                cpu_left = cpu_seconds - read_cpu_seconds(process)
+                wall_left = wall_seconds - (time.monotonic() - start)
+                if wall_left <= 0:
+                    wall_left += read_waiting_seconds(process)
+                if min(cpu_left, wall_left) <= 0:
+                    ending = "cpu" if cpu_left <= 0 else "wall"
+                pause = min(pause, max(_LEAST_WAIT_SECONDS, min(cpu_left / self.num_processors, wall_left)))
+            if ending != "ended":
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            pause = max(_LEAST_WAIT_SECONDS, min(cpu_left / self.num_processors, wall_left, _LONGEST_WAIT_SECONDS))
             ready = dict(waiting.poll(1000 * pause))
             if pidfd in ready:
                 return ending
-            if self.owner in ready or self.control.fileno() in ready:
-                message, descriptors = (b"", []) if self.owner in ready else self.receive()
+            if self.owner in ready:
+                waiting.unregister(self.owner)
+                ending = "abandoned"
+            elif self.control.fileno() in ready:
+                message, descriptors = self.receive()
                 for descriptor in descriptors:
                     os.close(descriptor)
-                if not message or message == KILL.pack(number):
+                if message == KILL.pack(number):
                     ending = "killed"
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                if not message:
-                    os._exit(0)  # the pool is gone, and with it whoever could want the outcome
+                elif not message:
+                    waiting.unregister(self.control)
+                    ending = "abandoned"
 
 
 class ChildMaker:
