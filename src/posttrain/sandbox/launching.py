@@ -21,21 +21,23 @@ import time
 from pathlib import Path
 
 from posttrain.core.errors import SandboxError
-from posttrain.sandbox import confinement, execution, landlock, plain_data, seccomp, server, syscalls
+from posttrain.sandbox import confinement, execution, landlock, plain_data, seccomp, server, syscalls, tasks
 from posttrain.sandbox.verdicts import Report
 
 TIERS = ("bubblewrap", "landlock", "unsafe")
 START_SECONDS = 60.0
 """How long a server may take to be ready: generous, a loaded machine is no failure."""
 _END_SECONDS = 5.0
-_START_CURES = {
-    "bubblewrap": "the package `bubblewrap`, where namespaces may be made: unprivileged user namespaces "
-    "(`user.max_user_namespaces`, no AppArmor restriction), or root with CAP_SYS_ADMIN",
-    "landlock": "Linux from 5.13 on with Landlock (CONFIG_SECURITY_LANDLOCK, and `landlock` in the list of `lsm=`), "
-    "on x86_64 or aarch64",
-    "unsafe": "Linux from 5.3 on, on x86_64 or aarch64",
-}
-_MODULES = (syscalls, landlock, seccomp, plain_data, confinement, execution, server)  # each before those that import it
+_MODULES = (
+    syscalls,
+    tasks,
+    landlock,
+    seccomp,
+    plain_data,
+    confinement,
+    execution,
+    server,
+)  # each before those that import it
 _BOOT = """
 import json, sys, types
 with open(int(sys.argv[1]), 'rb') as file:
@@ -85,7 +87,7 @@ class ServerHandle:
             self._wait_until_ready(errors)
         except OSError as error:
             self.control.close()
-            raise ServerStartError(f"the fork server cannot be started: {error}", cure=_START_CURES[tier]) from error
+            raise ServerStartError(f"the fork server cannot be started: {error}") from error
         finally:
             theirs.close()
             for descriptor in (owner, errors, program):
@@ -105,7 +107,7 @@ class ServerHandle:
             self.end()
             said = os.pread(errors, 4096, 0).decode("utf-8", "replace").strip().splitlines()
             found = answer.decode("utf-8", "replace").removeprefix("failed ") or (said[-1] if said else "it ended")
-            raise ServerStartError(f"the fork server cannot be started: {found}", cure=_START_CURES[self.tier])
+            raise ServerStartError(f"the fork server cannot be started: {found}")
 
     def begin(self, number: int, limits: tuple[float, float, int, int], descriptors: list[int]) -> None:
         """Ask for a program to be run.
@@ -175,11 +177,7 @@ def choose_user() -> int:
             low, high = max(start, least), min(start + count, greatest)
             if high - low > 1000:
                 return low + secrets.randbelow(high - low)
-    raise ServerStartError(
-        "no unprivileged user id is mapped into this container's user namespace",
-        expected="root in a user namespace with a range of ids, or an ordinary user",
-        cure="run as an ordinary user, or map a range of ids (subuid) into the container",
-    )
+    raise ServerStartError("no unprivileged user id is mapped into this container's user namespace")
 
 
 def _list_sources() -> list[tuple[str, str]]:
@@ -201,7 +199,7 @@ def _list_wrapper(tier: str) -> list[str]:
         return []
     program = shutil.which("bwrap")
     if program is None:
-        raise ServerStartError("bubblewrap is not installed", cure=_START_CURES[tier])
+        raise ServerStartError("bubblewrap is not installed")
     arguments = [program, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     if os.geteuid() == 0:
         for capability in ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL"):

@@ -40,7 +40,7 @@ _O_PATH = 0x200000  # a descriptor that Landlock does not ask about
 _CONDITIONAL = {"open", "openat", "clone", "clone3", "kill", "tgkill", "prlimit64", "prctl", "fcntl", "ioctl",
                 "socketpair", "sendto"}  # fmt: skip
 _SETUP_ONLY = {"seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "capset", "mount",
-               "setsid", "setgroups", "setresuid", "setresgid"}  # fmt: skip
+               "setsid", "setgroups", "setresuid", "setresgid", "unshare"}  # fmt: skip
 ANY_PROCESS = 0x7FFFFFF1
 """Stands for the process's own id in a filter that is made before the process; larger than any id."""
 

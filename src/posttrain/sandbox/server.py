@@ -14,6 +14,7 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
+import errno
 import gc
 import math
 import os
@@ -27,7 +28,8 @@ from typing import Any, NoReturn
 
 from posttrain.sandbox import execution, plain_data
 from posttrain.sandbox.confinement import Cage, build_cage, confine
-from posttrain.sandbox.syscalls import ARCHITECTURE, NUMBERS, libc
+from posttrain.sandbox.syscalls import ARCHITECTURE, NUMBERS, call, libc
+from posttrain.sandbox.tasks import TaskBound, enter_user_namespace
 
 REQUEST = struct.Struct("<QddQQ")
 KILL = struct.Struct("<Q")
@@ -47,10 +49,11 @@ threading time types typing"""
 class Server:
     """Serves one control socket until it closes or the pool's process ends."""
 
-    def __init__(self, control: socket.socket, owner: int, cage: Cage) -> None:
+    def __init__(self, control: socket.socket, owner: int, cage: Cage, tasks: TaskBound) -> None:
         self.control = control
         self.owner = owner
         self.cage = cage
+        self.tasks = tasks
         self.maker = ChildMaker(cage.has_namespaces)
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self.num_processors = os.cpu_count() or 1
@@ -86,12 +89,13 @@ class Server:
     def run(self, request: tuple[Any, ...], descriptors: list[int]) -> bool:
         """Make a child for one program, watch it to its end, and report; return whether to go on."""
         number, cpu_seconds, wall_seconds = request[:3]
+        max_tasks = self.tasks.find()
         try:
             process, pidfd = self.maker.fork()
         except OSError:
             return self.report(number, "no_child", ctypes.get_errno(), 0.0)
         if process == 0:
-            become_program(self.cage, request, descriptors, self.null)
+            become_program(self.cage, request, [*descriptors, self.null], max_tasks)
         try:
             ending = self.watch(number, process, pidfd, cpu_seconds, wall_seconds)
         finally:
@@ -194,19 +198,18 @@ def read_waiting_seconds(process: int) -> float:
         return 0.0
 
 
-# many parameters: everything a child takes over
-def become_program(cage: Cage, request: tuple[Any, ...], descriptors: list[int], null: int) -> NoReturn:
+def become_program(cage: Cage, request: tuple[Any, ...], descriptors: list[int], max_tasks: int) -> NoReturn:
     """Turn this child into the program that lies in a descriptor, and end with it."""
     status = 1
     try:
         _, cpu_seconds, _, memory_bytes, record_bytes = request
-        program, standard_input, output, record = descriptors
+        program, standard_input, output, record, null = descriptors
         os.dup2(standard_input, 0)
         os.dup2(output, 1)
         os.dup2(null, 2)
         area = execution.RecordArea(record, record_bytes)
         content = os.pread(program, os.fstat(program).st_size, 0)
-        confine(cage, math.ceil(cpu_seconds) + 1, memory_bytes + record_bytes)
+        confine(cage, math.ceil(cpu_seconds) + 1, memory_bytes + record_bytes, max_tasks)
     except BaseException as error:  # noqa: BLE001 - nothing of the program has run: the pool must hear of any failure
         with contextlib.suppress(OSError):
             os.write(1, execution.FAILED + f"{type(error).__name__}: {error}".encode()[:500])
@@ -219,16 +222,27 @@ def become_program(cage: Cage, request: tuple[Any, ...], descriptors: list[int],
 
 
 def can_reach_library(user: int | None) -> bool:
-    """Return whether a child's user may walk to the interpreter's library by name."""
+    """Return whether a child's user may walk to the interpreter's library by name.
+
+    Raises:
+        OSError: This process cannot become that user.
+    """
     if user is None:
         return True
     process = os.fork()
     if process == 0:
-        os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-        os._exit(0 if os.access(os.__file__, os.R_OK) else 1)
-    return os.waitpid(process, 0)[1] == 0
+        status = 2
+        try:
+            call("setgroups", 0, None)
+            call("setresgid", user, user, user)
+            call("setresuid", user, user, user)
+            status = 0 if os.access(os.__file__, os.R_OK) else 1
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if status not in (0, 1):
+        raise OSError(errno.EPERM, f"setresuid: {os.strerror(errno.EPERM)}")
+    return status == 0
 
 
 def prepare(settings: dict[str, Any]) -> Cage:
@@ -280,10 +294,12 @@ def rehearse() -> None:
 def main(settings: dict[str, Any]) -> None:
     """Prepare, say so, and serve."""
     control = socket.socket(fileno=settings["control"])
+    is_alone = settings["tier"] == "bubblewrap" or settings["user"] is not None
     try:
+        tasks = TaskBound(is_shared=not is_alone and not enter_user_namespace())
         cage = prepare(settings)
     except OSError as error:
         control.send(b"failed " + str(error).encode("utf-8", "replace")[:200])
         return
     control.send(b"ready")
-    Server(control, settings["owner"], cage).serve()
+    Server(control, settings["owner"], cage, tasks).serve()
