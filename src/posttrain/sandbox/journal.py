@@ -56,7 +56,8 @@ class _Place:
 class Journal:
     """Results by key, in a file that one process at a time writes.
 
-    Threads of that process share it; a forked one may read it, and opens another to write. What was written survives the process; `flush` makes it survive the machine.
+    Threads of that process share it; a forked one may read it, and opens another to write. What was written survives
+    the process; `flush` makes it survive the machine.
 
     Raises:
         StorageError: The file cannot be opened, is no journal, or is another process's at the moment.
