@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from posttrain.sandbox import landlock, seccomp
 from posttrain.sandbox.syscalls import Argument, Step, make_call, prepare_call
 
-MAX_THREADS = 64
-"""Threads of one program, itself and whatever else runs under its user in its user namespace included."""
 MAX_DESCRIPTORS = 64
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 LIBRARY_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
+_BASE_LIBRARIES = ("ld-", "libc.", "libc-", "libm.", "libm-", "libdl", "libpthread", "librt", "libutil", "libpython")
 _SET_SIGNAL_ON_PARENT_DEATH, _SET_DUMPABLE, _SET_NO_NEW_PRIVILEGES = 1, 4, 38
 _CAPABILITY_VERSION_3 = 0x20080522
 _MS_BIND = 0x1000
@@ -48,18 +47,10 @@ def list_readable() -> list[str]:
     folders = (*own, *LIBRARY_FOLDERS)
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
         mapped = {line[line.index("/") :].rstrip("\n") for line in file if "/" in line}
-    libraries = sorted(path for path in mapped if ".so" in os.path.basename(path))
+    # Where the system's libraries lie elsewhere (Nix, say), those that any interpreter has mapped.
+    libraries = sorted(path for path in mapped if os.path.basename(path).startswith(_BASE_LIBRARIES))
     known = tuple(f"{folder}/" for folder in folders)
     return [path for path in (*folders, *libraries) if not path.startswith(known) and os.path.exists(path)]
-
-
-def build_ruleset() -> int:
-    """Return a Landlock ruleset that allows reading the interpreter's library and using harmless devices.
-
-    Raises:
-        OSError: The kernel has no Landlock.
-    """
-    return landlock.build_ruleset(list_readable(), DEVICES)
 
 
 def measure_address_space() -> int:
@@ -74,6 +65,7 @@ def build_cage(*, has_namespaces: bool, is_confined: bool, user: int | None) -> 
     Args:
         has_namespaces: They get process and mount namespaces of their own.
         is_confined: They go under Landlock and the filter of system calls; else limits are all that holds them.
+            With namespaces the files that a child may not read are not there, and Landlock may be missing.
         user: The numeric user and group that they become; None where they stay who they are.
 
     Raises:
@@ -84,8 +76,8 @@ def build_cage(*, has_namespaces: bool, is_confined: bool, user: int | None) -> 
         steps.append(("mount", b"/sys", b"/proc", None, _MS_BIND, None))  # an empty folder covers the processes
     steps += _list_bounds()
     steps.append(("prctl", _SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
-    if is_confined:
-        steps.append(("landlock_restrict_self", build_ruleset(), 0))
+    if is_confined and (landlock.find_version() or not has_namespaces):
+        steps.append(("landlock_restrict_self", landlock.build_ruleset(list_readable(), DEVICES), 0))
     if user is not None:
         steps += [("setgroups", 0, None), ("setresgid", user, user, user), ("setresuid", user, user, user)]
     header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
@@ -106,19 +98,21 @@ def build_cage(*, has_namespaces: bool, is_confined: bool, user: int | None) -> 
     )
 
 
-def confine(cage: Cage, cpu_seconds: int, memory_bytes: int) -> None:
+def confine(cage: Cage, cpu_seconds: int, memory_bytes: int, max_tasks: int) -> None:
     """Confine this process for good.
 
     Args:
         cage: What the server has prepared.
         cpu_seconds: CPU time after which the kernel kills.
         memory_bytes: Address space beyond the cage's base.
+        max_tasks: Threads of its user, in its user namespace.
 
     Raises:
         OSError: A step was refused; the process must end without running anything.
     """
     make_call(_bound(resource.RLIMIT_CPU, cpu_seconds))
     make_call(_bound(resource.RLIMIT_AS, cage.base_bytes + memory_bytes))
+    make_call(_bound(resource.RLIMIT_NPROC, max_tasks))
     for step in cage.steps:
         make_call(step)
     if cage.filter is not None:
@@ -131,7 +125,6 @@ def _list_bounds() -> list[tuple[str, *tuple[Argument, ...]]]:
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: MAX_DESCRIPTORS,
-        resource.RLIMIT_NPROC: MAX_THREADS,
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
         resource.RLIMIT_SIGPENDING: MAX_DESCRIPTORS,

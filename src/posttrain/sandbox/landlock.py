@@ -12,7 +12,7 @@ import stat
 import struct
 from collections.abc import Iterable
 
-from posttrain.sandbox.syscalls import Step, call, prepare_call
+from posttrain.sandbox.syscalls import call
 
 _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
 _RIGHTS_BY_VERSION = {1: 13, 2: 14, 3: 15, 4: 15}  # access rights known to each version; 16 from 5 on
@@ -56,8 +56,3 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
             call("landlock_add_rule", ruleset, _PATH_BENEATH, struct.pack("<Qi", rights, descriptor), 0)
         finally:
             os.close(descriptor)
-
-
-def prepare_entry(ruleset: int) -> Step:
-    """Return the call that puts this process under a ruleset for good; it fails unless `no_new_privs` is set."""
-    return prepare_call("landlock_restrict_self", ruleset, 0)

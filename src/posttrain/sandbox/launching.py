@@ -21,13 +21,23 @@ import time
 from pathlib import Path
 
 from posttrain.core.errors import SandboxError
-from posttrain.sandbox import confinement, execution, landlock, plain_data, seccomp, server, syscalls
+from posttrain.sandbox import confinement, execution, landlock, plain_data, seccomp, server, syscalls, tasks
 from posttrain.sandbox.verdicts import Report
 
 TIERS = ("bubblewrap", "landlock", "unsafe")
 START_SECONDS = 60.0
 """How long a server may take to be ready: generous, a loaded machine is no failure."""
-_MODULES = (syscalls, landlock, seccomp, plain_data, confinement, execution, server)  # each before those that import it
+_END_SECONDS = 5.0
+_MODULES = (
+    syscalls,
+    tasks,
+    landlock,
+    seccomp,
+    plain_data,
+    confinement,
+    execution,
+    server,
+)  # each before those that import it
 _BOOT = """
 import json, sys, types
 with open(int(sys.argv[1]), 'rb') as file:
@@ -43,7 +53,7 @@ for name, source in settings.pop('sources'):
         setattr(sys.modules[parent], own, module)
 sys.modules['posttrain.sandbox.server'].main(settings)
 """
-_LEAST_USER, _GREATEST_USER = 200_000, 4_000_000_000
+_LEAST_USER, _GREATEST_USER = 200_000, 2_000_000_000
 _LEAST_SMALL_USER, _GREATEST_SMALL_USER = 20_000, 60_000
 
 
@@ -56,13 +66,12 @@ class ServerHandle:
 
     def __init__(self, tier: str) -> None:
         self.tier = tier
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control = mine
+        user = choose_user() if os.geteuid() == 0 else None
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         owner = os.pidfd_open(os.getpid())
         errors = os.memfd_create("errors")
-        user = choose_user() if os.geteuid() == 0 else None
-        settings = {"tier": tier, "control": theirs.fileno(), "owner": owner, "user": user}
-        program = make_memory_file(json.dumps(settings | {"sources": _list_sources()}).encode())
+        settings = {"tier": tier, "control": theirs.fileno(), "owner": owner, "user": user, "sources": _list_sources()}
+        program = make_memory_file(json.dumps(settings).encode())
         try:
             self.process = subprocess.Popen(
                 [*_list_wrapper(tier), *_list_interpreter(), str(program)],
@@ -74,9 +83,10 @@ class ServerHandle:
                 cwd="/",
                 env={"PYTHONHASHSEED": "0", "LD_BIND_NOW": "1"},  # bound once here, not in every child
             )
+            theirs.close()  # so that the end of a server that cannot start is seen
             self._wait_until_ready(errors)
         except OSError as error:
-            mine.close()
+            self.control.close()
             raise ServerStartError(f"the fork server cannot be started: {error}") from error
         finally:
             theirs.close()
@@ -97,7 +107,7 @@ class ServerHandle:
             self.end()
             said = os.pread(errors, 4096, 0).decode("utf-8", "replace").strip().splitlines()
             found = answer.decode("utf-8", "replace").removeprefix("failed ") or (said[-1] if said else "it ended")
-            raise ServerStartError(f"the fork server of tier '{self.tier}' cannot be started: {found}")
+            raise ServerStartError(f"the fork server cannot be started: {found}")
 
     def begin(self, number: int, limits: tuple[float, float, int, int], descriptors: list[int]) -> None:
         """Ask for a program to be run.
@@ -122,11 +132,14 @@ class ServerHandle:
         return Report(number, server.ENDINGS[ending], status, cpu_seconds)
 
     def end(self) -> None:
-        """End the server and its child, and reap it."""
+        """End the server and its child: by itself, so that nothing is left to another to reap, else by force."""
         self.control.close()
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # PermissionError: a group of zombies only
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        try:
+            self.process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # PermissionError: a group of zombies only
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
 
 def make_memory_file(content: bytes) -> int:
@@ -164,11 +177,7 @@ def choose_user() -> int:
             low, high = max(start, least), min(start + count, greatest)
             if high - low > 1000:
                 return low + secrets.randbelow(high - low)
-    raise ServerStartError(
-        "no unprivileged user id is mapped into this container's user namespace",
-        expected="root in a user namespace with a range of ids, or an ordinary user",
-        cure="run as an ordinary user, or map a range of ids (subuid) into the container",
-    )
+    raise ServerStartError("no unprivileged user id is mapped into this container's user namespace")
 
 
 def _list_sources() -> list[tuple[str, str]]:
@@ -190,7 +199,7 @@ def _list_wrapper(tier: str) -> list[str]:
         return []
     program = shutil.which("bwrap")
     if program is None:
-        raise ServerStartError("bubblewrap is not installed", cure="install the package `bubblewrap`")
+        raise ServerStartError("bubblewrap is not installed")
     arguments = [program, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     if os.geteuid() == 0:
         for capability in ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL"):

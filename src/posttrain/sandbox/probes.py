@@ -14,12 +14,41 @@ _LIMITS = ProgramLimits(cpu_seconds=5.0, wall_seconds=30.0, memory_bytes=256 << 
 _BRIEF = replace(_LIMITS, cpu_seconds=0.03)
 _SMALL = replace(_LIMITS, memory_bytes=32 << 20)
 
-LANDLOCK_CURE = "a kernel from 5.13 on with Landlock (CONFIG_SECURITY_LANDLOCK, and `landlock` in the list of `lsm=`)"
+LANDLOCK_CURE = (
+    "Linux from 5.13 on with Landlock (CONFIG_SECURITY_LANDLOCK, and `landlock` in the list of `lsm=`), in a container "
+    "whose profile permits its calls"
+)
 SECCOMP_CURE = (
     "a kernel with seccomp filters (CONFIG_SECCOMP_FILTER), in a container that permits `seccomp` and `prctl`"
 )
-USER_CURE = "run as an ordinary user, or as root with CAP_SETUID, CAP_SETGID and CAP_KILL"
+USER_CURE = (
+    "an ordinary user, or root with CAP_SETUID, CAP_SETGID and CAP_KILL, in a container with a range of user ids"
+)
 LIMIT_CURE = "a kernel and container that apply resource limits (setrlimit)"
+BUBBLEWRAP_CURE = (
+    "the package `bubblewrap`, where namespaces may be made: unprivileged user namespaces "
+    "(`user.max_user_namespaces`, no AppArmor restriction), or root with CAP_SYS_ADMIN"
+)
+PLATFORM_CURE = "Linux from 5.9 on, on x86_64 or aarch64"
+_CURES = {
+    "landlock": LANDLOCK_CURE,
+    "seccomp": SECCOMP_CURE,
+    "setres": USER_CURE,
+    "setgroups": USER_CURE,
+    "user id": USER_CURE,
+    "no number known": PLATFORM_CURE,
+    "no table": PLATFORM_CURE,
+    "bwrap": BUBBLEWRAP_CURE,
+    "bubblewrap": BUBBLEWRAP_CURE,
+}
+
+
+def find_cure(tier: str, found: str) -> str:
+    """Return what to do about a tier that cannot start, by what was found."""
+    for word, cure in _CURES.items():
+        if word in found:
+            return cure
+    return BUBBLEWRAP_CURE if tier == "bubblewrap" else LANDLOCK_CURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +91,7 @@ def list_probes(secret_path: str) -> list[Probe]:
     """
     probes = [
         _attack("reading a file of the user", f"open({secret_path!r}).read()", LANDLOCK_CURE),
-        _attack("listing the root folder", "import os; os.listdir('/')", LANDLOCK_CURE),
+        _attack("seeing the user's folders", _FOLDERS, LANDLOCK_CURE),
         _attack("listing processes", "import os; os.listdir('/proc/self/fd')", LANDLOCK_CURE),
         _attack("writing files", _WRITE, LANDLOCK_CURE),
         _attack("network sockets", "import socket; socket.socket(socket.AF_INET)", SECCOMP_CURE),
@@ -92,6 +121,8 @@ def list_probes(secret_path: str) -> list[Probe]:
     return probes
 
 
+# Under bubblewrap the root folder holds the way to the library alone, and may be listed.
+_FOLDERS = "import os\nassert {'home', 'tmp', 'var', 'boot', 'srv'} & set(os.listdir('/'))"
 _WRITE = """
 import os, tempfile
 for folder in ("/tmp", "/dev/shm", "/var/tmp", "/", ".", "/run"):

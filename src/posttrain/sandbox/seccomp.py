@@ -29,28 +29,18 @@ _THREAD_FLAGS = 0x003D0F00  # VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, P
 _CLONE_DETACHED = 0x00400000  # without meaning, set by musl
 _WHOLE = 0xFFFFFFFF
 _AF_UNIX, _SOCK_STREAM = 1, 1
-_SIGKILL = 9
-_FCNTL = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    1030,
-    1032,
-)  # F_DUPFD to F_SETLKW, F_DUPFD_CLOEXEC, F_GETPIPE_SZ: nothing that signals
+_FCNTL = (0, 1, 2, 3, 4, 1030, 1032)  # F_DUPFD to F_SETFL, F_DUPFD_CLOEXEC, F_GETPIPE_SZ: no signals, no locks
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
 _PRCTL = (3, 15, 16, 21, 23, 39, 0x53564D41)  # dumpable?, name, name?, seccomp?, capability?, new privileges?, map name
 
 Condition = tuple[int, int, int]
 """Argument (0 to 5), mask, value: `low word of the argument & mask == value`. The kernel reads ints as low words."""
 
-_CONDITIONAL = {"clone", "clone3", "kill", "tgkill", "prlimit64", "prctl", "fcntl", "ioctl", "socketpair", "sendto"}
+_O_PATH = 0x200000  # a descriptor that Landlock does not ask about
+_CONDITIONAL = {"open", "openat", "clone", "clone3", "kill", "tgkill", "prlimit64", "prctl", "fcntl", "ioctl",
+                "socketpair", "sendto"}  # fmt: skip
 _SETUP_ONLY = {"seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "capset", "mount",
-               "setsid", "setgroups", "setresuid", "setresgid"}  # fmt: skip
+               "setsid", "setgroups", "setresuid", "setresgid", "unshare"}  # fmt: skip
 ANY_PROCESS = 0x7FFFFFF1
 """Stands for the process's own id in a filter that is made before the process; larger than any id."""
 
@@ -72,10 +62,13 @@ def build_filter(process_id: int) -> bytes:
         "prctl": [[(0, _WHOLE, option)] for option in _PRCTL],
         "fcntl": [[(1, _WHOLE, command)] for command in _FCNTL],
         "ioctl": [[(1, _WHOLE, request)] for request in _IOCTL],
+        "openat": [[(2, _O_PATH, 0)]],
         # An unnamed connected pair reaches nobody else: asyncio wakes itself with one.
         "socketpair": [[(0, _WHOLE, _AF_UNIX), (1, 0xF, _SOCK_STREAM)]],
         "sendto": [[(4, _WHOLE, 0), (5, _WHOLE, 0)]],
     }
+    if "open" in NUMBERS:
+        conditional["open"] = [[(1, _O_PATH, 0)]]
     program = [
         *_load(4),
         _instruction(_JUMP_EQUAL, 1, 0, _AUDIT_ARCHITECTURES[ARCHITECTURE]),

@@ -11,8 +11,8 @@ from typing import Any
 
 from posttrain.core.errors import SandboxError
 from posttrain.sandbox.fleet import Fleet
-from posttrain.sandbox.launching import ServerStartError
-from posttrain.sandbox.probes import list_probes
+from posttrain.sandbox.landlock import find_version
+from posttrain.sandbox.probes import find_cure, list_probes
 from posttrain.sandbox.programs import Program, ProgramLimits
 
 SAFE_TIERS = ("bubblewrap", "landlock")
@@ -42,7 +42,7 @@ class SelfCheck:
     """What the probes found when a pool chose its tier, those of tiers that failed included.
 
     Made by `choose_tier`; recorded beside whatever was scored. `is_safe` is False for programs that run without a
-    sandbox, by the user's explicit wish.
+    sandbox, by the user's explicit wish. `landlock` is the version of the kernel's interface, 0 for none.
     """
 
     tier: str
@@ -50,6 +50,7 @@ class SelfCheck:
     seconds: float
     python: str
     kernel: str
+    landlock: int
     probes: tuple[ProbeResult, ...]
 
     @property
@@ -78,7 +79,7 @@ def choose_tier(wanted: str, *, allow_unsafe: bool) -> tuple[Fleet, SelfCheck]:
     def record(tier: str) -> SelfCheck:
         seconds = time.monotonic() - start
         python = f"{platform.python_implementation()} {platform.python_version()}"
-        return SelfCheck(tier, tier != UNSAFE_TIER, seconds, python, platform.release(), tuple(found))
+        return SelfCheck(tier, tier != UNSAFE_TIER, seconds, python, platform.release(), find_version(), tuple(found))
 
     for tier in SAFE_TIERS if wanted == "auto" else (wanted,):
         fleet = Fleet(tier, 1)
@@ -99,12 +100,10 @@ def choose_tier(wanted: str, *, allow_unsafe: bool) -> tuple[Fleet, SelfCheck]:
 
 def probe_tier(fleet: Fleet) -> list[ProbeResult]:
     """Return what the probes of a tier find; one failure alone if its server cannot be started."""
-    try:
-        server = fleet.lend(should_wait=True, is_fresh=False)
-    except ServerStartError as error:
-        return [ProbeResult(fleet.tier, "start", passed=False, found=error.found, cure=error.cure)]
-    assert server is not None
-    fleet.give_back(server, is_whole=True)
+    (first,) = fleet.run([Program("print('fine')")], [ProgramLimits()])
+    if first.stdout != "fine\n":
+        cure = find_cure(fleet.tier, first.why)
+        return [ProbeResult(fleet.tier, "start", passed=False, found=first.why or first.status, cure=cure)]
     with tempfile.NamedTemporaryFile(prefix="posttrain-probe-") as secret:
         probes = list_probes(secret.name)
         results = fleet.run([probe.program for probe in probes], [probe.limits for probe in probes])

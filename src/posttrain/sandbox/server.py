@@ -14,6 +14,7 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
+import errno
 import gc
 import math
 import os
@@ -27,7 +28,8 @@ from typing import Any, NoReturn
 
 from posttrain.sandbox import execution, plain_data
 from posttrain.sandbox.confinement import Cage, build_cage, confine
-from posttrain.sandbox.syscalls import ARCHITECTURE, NUMBERS, libc
+from posttrain.sandbox.syscalls import ARCHITECTURE, NUMBERS, call, libc
+from posttrain.sandbox.tasks import TaskBound, enter_user_namespace
 
 REQUEST = struct.Struct("<QddQQ")
 KILL = struct.Struct("<Q")
@@ -47,16 +49,17 @@ threading time types typing"""
 class Server:
     """Serves one control socket until it closes or the pool's process ends."""
 
-    def __init__(self, control: socket.socket, owner: int, cage: Cage) -> None:
+    def __init__(self, control: socket.socket, owner: int, cage: Cage, tasks: TaskBound) -> None:
         self.control = control
         self.owner = owner
         self.cage = cage
+        self.tasks = tasks
         self.maker = ChildMaker(cage.has_namespaces)
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self.num_processors = os.cpu_count() or 1
 
     def serve(self) -> None:
-        """Run one program after another."""
+        """Run one program after another, until the pool closes its end or its process ends."""
         waiting = select.poll()
         waiting.register(self.control, select.POLLIN)
         waiting.register(self.owner, select.POLLIN)
@@ -68,11 +71,11 @@ class Server:
             if not message:
                 return
             if len(message) == REQUEST.size:
-                try:
-                    self.run(REQUEST.unpack(message), descriptors)
-                finally:
-                    for descriptor in descriptors:
-                        os.close(descriptor)
+                goes_on = self.run(REQUEST.unpack(message), descriptors)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                if not goes_on:
+                    return
 
     def receive(self) -> tuple[bytes, list[int]]:
         """Return the next message with its descriptors."""
@@ -83,22 +86,33 @@ class Server:
                 descriptors.frombytes(content[: len(content) - len(content) % 4])
         return message, descriptors.tolist()
 
-    def run(self, request: tuple[Any, ...], descriptors: list[int]) -> None:
-        """Make a child for one program, watch it to its end, and report."""
+    def run(self, request: tuple[Any, ...], descriptors: list[int]) -> bool:
+        """Make a child for one program, watch it to its end, and report; return whether to go on."""
         number, cpu_seconds, wall_seconds = request[:3]
+        max_tasks = self.tasks.find()
         try:
             process, pidfd = self.maker.fork()
         except OSError:
-            self.control.send(REPORT.pack(number, ENDINGS.index("no_child"), ctypes.get_errno(), 0.0))
-            return
+            return self.report(number, "no_child", ctypes.get_errno(), 0.0)
         if process == 0:
-            become_program(self.cage, request, descriptors, self.null)
+            become_program(self.cage, request, [*descriptors, self.null], max_tasks)
         try:
             ending = self.watch(number, process, pidfd, cpu_seconds, wall_seconds)
         finally:
             os.close(pidfd)
         _, status, usage = os.wait4(process, 0)
-        self.control.send(REPORT.pack(number, ENDINGS.index(ending), status, usage.ru_utime + usage.ru_stime))
+        if not self.cage.filter:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process, signal.SIGKILL)  # without a filter a program may have started others
+        return ending != "abandoned" and self.report(number, ending, status, usage.ru_utime + usage.ru_stime)
+
+    def report(self, number: int, ending: str, status: int, cpu_seconds: float) -> bool:
+        """Tell the pool how a program ended; return whether it listens."""
+        try:
+            self.control.send(REPORT.pack(number, ENDINGS.index(ending), status, cpu_seconds))
+        except OSError:
+            return False
+        return True
 
     # many parameters: a child is its number, its handle and its two clocks
     def watch(self, number: int, process: int, pidfd: int, cpu_seconds: float, wall_seconds: float) -> str:
@@ -108,28 +122,33 @@ class Server:
             waiting.register(descriptor, select.POLLIN)
         start = time.monotonic()
         ending = "ended"
-        pause = _LEAST_WAIT_SECONDS
         while True:
-            cpu_left = cpu_seconds - read_cpu_seconds(process)
-            wall_left = wall_seconds - (time.monotonic() - start)
-            if cpu_left > 0 and wall_left <= 0:
-                wall_left += read_waiting_seconds(process)
-            if ending == "ended" and min(cpu_left, wall_left) <= 0:
-                ending = "cpu" if cpu_left <= 0 else "wall"
+            pause = _LONGEST_WAIT_SECONDS
+            if ending == "ended":
+                cpu_left = cpu_seconds - read_cpu_seconds(process)
+                wall_left = wall_seconds - (time.monotonic() - start)
+                if wall_left <= 0:
+                    wall_left += read_waiting_seconds(process)
+                if min(cpu_left, wall_left) <= 0:
+                    ending = "cpu" if cpu_left <= 0 else "wall"
+                pause = min(pause, max(_LEAST_WAIT_SECONDS, min(cpu_left / self.num_processors, wall_left)))
+            if ending != "ended":
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            pause = max(_LEAST_WAIT_SECONDS, min(cpu_left / self.num_processors, wall_left, _LONGEST_WAIT_SECONDS))
             ready = dict(waiting.poll(1000 * pause))
             if pidfd in ready:
                 return ending
-            if self.owner in ready or self.control.fileno() in ready:
-                message, descriptors = (b"", []) if self.owner in ready else self.receive()
+            if self.owner in ready:
+                waiting.unregister(self.owner)
+                ending = "abandoned"
+            elif self.control.fileno() in ready:
+                message, descriptors = self.receive()
                 for descriptor in descriptors:
                     os.close(descriptor)
-                if not message or message == KILL.pack(number):
+                if message == KILL.pack(number):
                     ending = "killed"
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                if not message:
-                    os._exit(0)  # the pool is gone, and with it whoever could want the outcome
+                elif not message:
+                    waiting.unregister(self.control)
+                    ending = "abandoned"
 
 
 class ChildMaker:
@@ -179,19 +198,18 @@ def read_waiting_seconds(process: int) -> float:
         return 0.0
 
 
-# many parameters: everything a child takes over
-def become_program(cage: Cage, request: tuple[Any, ...], descriptors: list[int], null: int) -> NoReturn:
+def become_program(cage: Cage, request: tuple[Any, ...], descriptors: list[int], max_tasks: int) -> NoReturn:
     """Turn this child into the program that lies in a descriptor, and end with it."""
     status = 1
     try:
         _, cpu_seconds, _, memory_bytes, record_bytes = request
-        program, standard_input, output, record = descriptors
+        program, standard_input, output, record, null = descriptors
         os.dup2(standard_input, 0)
         os.dup2(output, 1)
         os.dup2(null, 2)
         area = execution.RecordArea(record, record_bytes)
         content = os.pread(program, os.fstat(program).st_size, 0)
-        confine(cage, math.ceil(cpu_seconds) + 1, memory_bytes + record_bytes)
+        confine(cage, math.ceil(cpu_seconds) + 1, memory_bytes + record_bytes, max_tasks)
     except BaseException as error:  # noqa: BLE001 - nothing of the program has run: the pool must hear of any failure
         with contextlib.suppress(OSError):
             os.write(1, execution.FAILED + f"{type(error).__name__}: {error}".encode()[:500])
@@ -204,16 +222,27 @@ def become_program(cage: Cage, request: tuple[Any, ...], descriptors: list[int],
 
 
 def can_reach_library(user: int | None) -> bool:
-    """Return whether a child's user may walk to the interpreter's library by name."""
+    """Return whether a child's user may walk to the interpreter's library by name.
+
+    Raises:
+        OSError: This process cannot become that user.
+    """
     if user is None:
         return True
     process = os.fork()
     if process == 0:
-        os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-        os._exit(0 if os.access(os.__file__, os.R_OK) else 1)
-    return os.waitpid(process, 0)[1] == 0
+        status = 2
+        try:
+            call("setgroups", 0, None)
+            call("setresgid", user, user, user)
+            call("setresuid", user, user, user)
+            status = 0 if os.access(os.__file__, os.R_OK) else 1
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if status not in (0, 1):
+        raise OSError(errno.EPERM, f"setresuid: {os.strerror(errno.EPERM)}")
+    return status == 0
 
 
 def prepare(settings: dict[str, Any]) -> Cage:
@@ -265,10 +294,12 @@ def rehearse() -> None:
 def main(settings: dict[str, Any]) -> None:
     """Prepare, say so, and serve."""
     control = socket.socket(fileno=settings["control"])
+    is_alone = settings["tier"] == "bubblewrap" or settings["user"] is not None
     try:
+        tasks = TaskBound(is_shared=not is_alone and not enter_user_namespace())
         cage = prepare(settings)
     except OSError as error:
         control.send(b"failed " + str(error).encode("utf-8", "replace")[:200])
         return
     control.send(b"ready")
-    Server(control, settings["owner"], cage).serve()
+    Server(control, settings["owner"], cage, tasks).serve()

@@ -43,7 +43,7 @@ _TABLE: dict[str, tuple[int, int]] = {
     "prctl": (157, 167), "fcntl": (72, 25), "ioctl": (16, 29), "seccomp": (317, 277),
     "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445), "landlock_restrict_self": (446, 446),
     "capset": (126, 91), "mount": (165, 40), "setsid": (112, 157), "setgroups": (116, 159), "setresuid": (117, 147),
-    "setresgid": (119, 149),
+    "setresgid": (119, 149), "unshare": (272, 97),
 }  # fmt: skip
 
 if ARCHITECTURE == "x86_64":
