@@ -200,7 +200,16 @@ def _list_wrapper(tier: str) -> list[str]:
     program = shutil.which("bwrap")
     if program is None:
         raise ServerStartError("bubblewrap is not installed")
-    arguments = [program, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    # As the namespace's first process the server is reaped by bubblewrap, and that by this process: no orphan is left.
+    arguments = [
+        program,
+        "--as-pid-1",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+    ]
     if os.geteuid() == 0:
         for capability in ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL"):
             arguments += ["--cap-add", capability]
