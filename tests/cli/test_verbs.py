@@ -74,7 +74,7 @@ def test_the_schema_is_printed_without_a_recipe(capsys: pytest.CaptureFixture[st
 def test_a_run_gets_the_recipe_with_its_overrides_and_says_where_the_report_is(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, install: Callable[..., None]
 ) -> None:
-    def run_recipe(recipe: Any, *, progress: Any, should_stop: Callable[[], bool]) -> Path:
+    def run_recipe(recipe: Any, *, progress: Any, should_stop: Callable[[], bool], allow_unsafe: bool) -> Path:
         assert recipe.stages[0].config.learning_rate == 1e-4 and not should_stop()
         recipe.folder.mkdir()
         (recipe.folder / "report.html").write_text("")

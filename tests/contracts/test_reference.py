@@ -20,6 +20,7 @@ from posttrain.pipeline.plugins import GROUPS
 from posttrain.pipeline.recipe import read_recipe
 from posttrain.pipeline.recipe_checks import configs_in
 from posttrain.pipeline.recipe_settings import RecipeHead, StageKeys
+from posttrain.pipeline.scorer_settings import SCORERS, ComponentSettings
 from posttrain.pipeline.stage_types import BUILT_IN_STAGES
 from posttrain.stages.sft import SftConfig
 from tests.contracts.reference import describe_key
@@ -56,6 +57,18 @@ def column(path: Path, title: str) -> list[str]:
     """Return the code words in the first column of the table that has this title there."""
     (table,) = re.findall(rf"^\| {re.escape(title)} \|.*\n\|[- |]+\n((?:\|.*\n)+)", path.read_text(), re.MULTILINE)
     return [word for line in table.splitlines() for word in re.findall(r"`([^`]+)`", line.split("|")[1])]
+
+
+@pytest.mark.parametrize("kind", [*SCORERS.values(), ComponentSettings], ids=lambda kind: kind.__name__)
+def test_every_key_of_a_scorer_is_documented_with_its_real_range_and_default(kind: type[BaseModel]) -> None:
+    rows = read_tables(DOCS / "scorers.md").get(kind.__name__, [])
+    expected = [list(describe_key(name, field)) for name, field in kind.model_fields.items() if name != "type"]
+    assert [row[:3] for row in rows] == expected
+
+
+def test_every_scorer_has_a_section() -> None:
+    titles = re.findall(r"^## `(\w+)`$", (DOCS / "scorers.md").read_text(), re.MULTILINE)
+    assert titles == list(SCORERS)
 
 
 @pytest.mark.parametrize("kind", reachable_configs(), ids=lambda kind: kind.__name__)

@@ -259,7 +259,7 @@ def test_what_is_known_of_a_cached_stage_outlives_a_start_that_never_reaches_it(
     first = workshop.run(evaluate=[task()])
     entry = first.record["stages"][0]
     with monkeypatch.context() as patch:
-        patch.setattr("posttrain.pipeline.run.measure_policy", lambda *arguments: 1 / 0)
+        patch.setattr("posttrain.pipeline.run.measure_policy", lambda *arguments, **named: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             workshop.run(evaluate=[task()])
     record = json.loads(first.folder.run_json.read_text())
@@ -283,3 +283,13 @@ def test_the_labs_model_and_rows_need_nothing_but_the_recipe(workshop: Workshop)
     check_record(done.record)
     assert build_plan(done.recipe).base_hash == done.record["artifacts"][0]["hash"]
     assert done.record["artifacts"][0]["folder"].startswith("cache/models/seedling-")
+
+
+def test_the_sandbox_that_programs_ran_in_is_part_of_the_record(workshop: Workshop) -> None:
+    rows = [{"prompt": f"Write f{n}.", "completion": "x", "entry": f"f{n}", "tests": [[[1], 1]]} for n in range(3)]
+    (workshop.folder / "programs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = workshop.run(evaluate=[task(data={"source": "programs.jsonl"}, scorer={"type": "code", "scoring": "all"})])
+    check_record(done.record)
+    assert done.record["machine"]["sandbox"] in ("bubblewrap", "landlock")
+    (figures,) = (entry for entry in done.record["metrics"] if entry["stage"] == "base" and entry["name"] == "code")
+    assert (figures["value"], figures["n"]) == (0.0, 3)

@@ -60,6 +60,12 @@ SetOption = Annotated[
 FolderOption = Annotated[
     Path | None, typer.Option("--folder", metavar="FOLDER", help="The run folder, in place of the recipe's own.")
 ]
+UnsafeOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unsafe-execution", help="Run programs without a sandbox where none passes its check; reports say so."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program, errors too.")]
 
 MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Most tokens of a completion.")]

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 
-from posttrain.cli.options import FolderOption, JsonOption, RecipeArgument, SetOption, show_example
+from posttrain.cli.options import FolderOption, JsonOption, RecipeArgument, SetOption, UnsafeOption, show_example
 
 EXAMPLE = show_example(
     "posttrain run recipes/demo.yaml", "posttrain run recipes/demo.yaml --set sft.learning_rate=1e-4"
 )
 
 
-def run(recipe: RecipeArgument, set_: SetOption = None, folder: FolderOption = None, json: JsonOption = False) -> None:
+def run(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    folder: FolderOption = None,
+    allow_unsafe_execution: UnsafeOption = False,
+    json: JsonOption = False,
+) -> None:
     """Carry out a recipe: train, evaluate, report.
 
     Stages that are done already, with the same configuration and inputs, are not done again. A run that
@@ -32,7 +38,9 @@ def run(recipe: RecipeArgument, set_: SetOption = None, folder: FolderOption = N
 
     RUN_FOLDER.set(read.folder)
     with StopFlag() as should_stop:
-        finished = run_recipe(read, progress=build_progress(json), should_stop=should_stop)
+        finished = run_recipe(
+            read, progress=build_progress(json), should_stop=should_stop, allow_unsafe=allow_unsafe_execution
+        )
     if not is_first_process():
         return
     page = RunFolder(finished).report

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from posttrain.cli.options import JsonOption, show_example
+from posttrain.cli.options import JsonOption, UnsafeOption, show_example
 
 if TYPE_CHECKING:
     from posttrain.pipeline.verification import Verified
@@ -46,13 +46,10 @@ def verify(
         Path | None, typer.Option("--out", metavar="FILE", help="Write each row's outcome; what is there is kept.")
     ] = None,
     show: Annotated[int, typer.Option("--show", metavar="N", min=0, help="Rows below the full score to print.")] = 10,
-    allow_unsafe_execution: Annotated[
-        bool,
-        typer.Option("--allow-unsafe-execution", help="Run programs without a sandbox where none passes its check."),
-    ] = False,
+    allow_unsafe_execution: UnsafeOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Check that an artifact is as it was written, or judge completions by a scorer.
+    """Check an artifact's files, or judge completions in a file.
 
     Of an artifact every file is hashed again; a difference is named, and the exit code is 4. Completions are judged
     row by row; the same command goes on with an --out file that was stopped.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from posttrain.models.loading import load_policy
 from posttrain.pipeline.plan import hash_model_config
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.sampling import build_sampler
-from posttrain.pipeline.scorers import build_scorer, hash_scorer
+from posttrain.pipeline.scorers import build_scorer, find_tier, hash_scorer
 from posttrain.pipeline.wiring import build_scorer_context, load_problems
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import find_device
@@ -31,10 +32,26 @@ def compute_measuring_key(recipe: Recipe, folder: Path, renderer: Renderer) -> s
     return hash_json([renderer.format.hash, choose_dtype(recipe), hash_model_config(folder), scorers])
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The metrics of a policy on a recipe's tasks, for `run.json`, and the sandbox tier of programs, if any ran."""
+
+    metrics: list[dict[str, Any]]
+    sandbox: str | None = None
+
+
+# many parameters: what is measured, where it goes, and how
 def measure_policy(
-    recipe: Recipe, folder: Path, stage_folder: StageFolder, label: str, renderer: Renderer, progress: Progress
-) -> list[dict[str, Any]]:
-    """Return the metrics of a policy on every task of the recipe, for `run.json`.
+    recipe: Recipe,
+    folder: Path,
+    stage_folder: StageFolder,
+    label: str,
+    renderer: Renderer,
+    progress: Progress,
+    *,
+    allow_unsafe: bool = False,
+) -> Measured:
+    """Return what a policy scores on every task of the recipe.
 
     Args:
         recipe: Names the tasks.
@@ -43,32 +60,36 @@ def measure_policy(
         label: What the metrics' `stage` says.
         renderer: Turns problems into prompts.
         progress: Shows how far it has come.
+        allow_unsafe: Whether programs may run without a sandbox where none passes its self-check.
 
     Raises:
         RefusedError: The harness failed on too many items.
         DataError: A task's rows cannot be used.
     """
     if not recipe.evaluate:
-        return []
+        return Measured([])
     policy = load_policy(folder, dtype=choose_dtype(recipe), device=find_device())
     sampler, notes = build_sampler(policy, renderer)
     for note in notes:
         progress.note(note)
-    context = build_scorer_context(recipe)
-    metrics = []
+    context = build_scorer_context(recipe, allow_unsafe=allow_unsafe)
+    metrics: list[dict[str, Any]] = []
+    sandbox: str | None = None
     for task in recipe.evaluate:
+        scorer = build_scorer(task.scorer, context)
+        sandbox = find_tier(scorer) or sandbox
         found = run_task(
             task,
             load_problems(recipe, task),
             sampler,
-            build_scorer(task.scorer, context),
+            scorer,
             items_path=stage_folder.items(task.name),
             progress=progress,
             policy_hash=policy.hash,
         )
         metrics += [{"stage": label, **figures} for figures in found]
     sampler.close()
-    return metrics
+    return Measured(metrics, sandbox)
 
 
 def choose_dtype(recipe: Recipe) -> str:

@@ -40,7 +40,11 @@ from posttrain.training.distributed import Ranks, find_device, join_ranks
 
 
 def run_recipe(
-    recipe: Recipe, *, progress: Progress | None = None, should_stop: Callable[[], bool] | None = None
+    recipe: Recipe,
+    *,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    allow_unsafe: bool = False,
 ) -> Path:
     """Carry out a recipe and return its run folder.
 
@@ -48,6 +52,7 @@ def run_recipe(
         recipe: What to do.
         progress: Shows how far it has come; silent if None.
         should_stop: Asked after every step; a run that is asked to stop saves first.
+        allow_unsafe: Whether programs that a model wrote may run without a sandbox where none passes its self-check.
 
     Raises:
         LockedError: Another process works in the folder.
@@ -61,7 +66,8 @@ def run_recipe(
         _on_writer(ranks, lambda: _open_folder(recipe, folder, stack))
         base = ranks.first(lambda: find_base(recipe))
         renderer = stack.enter_context(open_renderer(recipe, base))
-        _Run(recipe, folder, base, renderer, ranks, shown, should_stop or (lambda: False)).carry_out()
+        stop = should_stop or (lambda: False)
+        _Run(recipe, folder, base, renderer, ranks, shown, stop, allow_unsafe).carry_out()
     return folder.root
 
 
@@ -96,6 +102,7 @@ class _Run:
     ranks: Ranks
     progress: Progress
     should_stop: Callable[[], bool]
+    allow_unsafe: bool = False
     outputs: dict[str, Artifact] = field(default_factory=dict)
 
     @property
@@ -225,7 +232,11 @@ class _Run:
         policy = Path(artifact.folder)
         self._claim(folder.items_folder, compute_measuring_key(self.recipe, policy, self.renderer))
         shown = StoppableProgress(self.progress, self.should_stop)
-        record.metrics += measure_policy(self.recipe, policy, folder, label, self.renderer, shown)
+        measured = measure_policy(
+            self.recipe, policy, folder, label, self.renderer, shown, allow_unsafe=self.allow_unsafe
+        )
+        record.metrics += measured.metrics
+        record.sandbox = measured.sandbox or record.sandbox
         self._write(record)
 
     def _write(self, record: RunRecord) -> None:

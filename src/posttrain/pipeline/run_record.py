@@ -30,6 +30,7 @@ class RunRecord:
     stages: list[dict[str, Any]] = field(default_factory=list)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
+    sandbox: str | None = None
 
     def add_stage(self, name: str, round_number: int, kind: str) -> dict[str, Any]:
         """Add a stage that is yet to run and return its entry, to be filled in.
@@ -80,7 +81,8 @@ class RunRecord:
                 "seed": self.seed,
                 "status": self.status,
                 "versions": list_versions(),
-                "machine": {**describe_machine(), "cpus": os.cpu_count(), "system": platform.platform()},
+                "machine": {**describe_machine(), "cpus": os.cpu_count(), "system": platform.platform()}
+                | ({} if self.sandbox is None else {"sandbox": self.sandbox}),
                 "stages": self.stages,
                 "metrics": self.metrics,
                 "artifacts": self.artifacts,

@@ -84,6 +84,15 @@ def list_files(value: ScorerValue, context: ScorerContext) -> list[Path]:
     return [context.locate(name) for name in names if name]
 
 
+def find_tier(scorer: Scorer) -> str | None:
+    """Return the sandbox tier that a scorer's programs run in, None for a scorer that runs none."""
+    if isinstance(scorer, CodeScorer) and isinstance(scorer.runner, ProgramPool):
+        return scorer.runner.tier
+    inner = [part.scorer for part in scorer.components] if isinstance(scorer, WeightedScorer) else []
+    inner += [scorer.correctness] if isinstance(scorer, CosineLength) else []
+    return next((tier for part in inner if (tier := find_tier(part)) is not None), None)
+
+
 def hash_scorer(value: ScorerValue, context: ScorerContext) -> list[Any]:
     """Return what decides a scorer's outcomes: its settings, its files by content, the user's code by content."""
     parts = list(settings.list_parts(value, place=context.place))

@@ -179,6 +179,8 @@ def _list_facts(files: RunFiles) -> list[str]:
         facts.append(f"{format_compact(sum(tokens))} tokens")
     if run.get("seed") is not None:
         facts.append(f"seed {text_of(run.get('seed'))}")
+    if mapping_of(run.get("machine")).get("sandbox") == "unsafe":
+        facts.append("programs ran WITHOUT A SANDBOX")
     return facts
 
 

@@ -79,7 +79,7 @@ class CodeScorer:
         scoring: Literal["all", "fraction"] = "all",
         comparison: Comparison | None = None,
     ) -> None:
-        self._runner = runner
+        self.runner = runner
         self._scoring = scoring
         self._comparison = comparison or Comparison()
 
@@ -95,7 +95,7 @@ class CodeScorer:
             if id(problem) not in tasks:
                 tasks[id(problem)] = read_task(problem, self._comparison)
         judges = [self._judge(problem, completion, tasks[id(problem)]) for problem, completion in items]
-        return run_judges(judges, self._runner)
+        return run_judges(judges, self.runner)
 
     def _judge(self, problem: Problem, completion: Completion, task: CodeTask) -> Judging[Outcome]:
         failure = judge_ending(completion)

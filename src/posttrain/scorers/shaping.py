@@ -147,7 +147,7 @@ class CosineLength:
             raise ValueError(
                 f"a positive max_length and finite values, found {max_length}, {right}, {wrong}, {exceeded}"
             )
-        self._correctness = correctness
+        self.correctness = correctness
         self._max_length, self._unit, self._threshold = max_length, unit, threshold
         self._right, self._wrong, self._exceeded = right, wrong, exceeded
 
@@ -157,7 +157,7 @@ class CosineLength:
         Raises:
             DataError: `correctness` raised it.
         """
-        judged = self._correctness.score(items)
+        judged = self.correctness.score(items)
         return [self._score(item[1], outcome) for item, outcome in zip(items, judged, strict=True)]
 
     def _score(self, completion: Completion, judged: Outcome) -> Outcome:
