@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from posttrain.core.config import Config
 from posttrain.core.errors import RecipeError
+from posttrain.pipeline.plugins import find_plugin
+from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.scorer_settings import SCORERS, list_parts, read_scorer
 from posttrain.pipeline.scorers import ScorerContext, build_scorer, hash_scorer, list_references
 from posttrain.sandbox.running import ProgramPool
@@ -18,6 +19,7 @@ from tests.scorers.making import make_item
 NEEDED: dict[str, dict[str, Any]] = {
     "facts": {"knowledge_base": "world.json"},
     "length": {"high": 5},
+    "function": {"reference": "own.py:score"},
     "overlong": {"max_length": 9, "cache": 3},
     "cosine_length": {"max_length": 9, "correctness": "exact_match"},
     "weighted": {"components": [{"name": "right", "scorer": {"type": "math", "answer_form": "integer"}}]},
@@ -28,7 +30,12 @@ WORLD = {"facts": [{"entity": "Aland", "attribute": "capital", "value": "Bton"}]
 @pytest.fixture
 def context(tmp_path: Path) -> ScorerContext:
     (tmp_path / "world.json").write_text(json.dumps(WORLD))
-    return ScorerContext(lambda reference: tmp_path / reference)
+    (tmp_path / "own.py").write_text(
+        "import time\n\ndef score(completions, **columns):\n    time.sleep(0.2)\n    return [1.0] * len(completions)\n"
+    )
+    plugin = find_plugin("scorer", "own.py:score", Roots(tmp_path, (tmp_path,), tmp_path), place="scorer")
+    assert plugin is not None
+    return ScorerContext(lambda reference: tmp_path / reference, {"own.py:score": plugin})
 
 
 @pytest.mark.parametrize("name", SCORERS)
@@ -74,10 +81,8 @@ def test_the_references_of_the_users_own_scorers_are_found_at_any_depth() -> Non
     inner = {"type": "cosine_length", "max_length": 5, "correctness": "own.py:right"}
     value = {"type": "weighted", "components": [{"name": "a", "scorer": inner}, {"name": "b", "scorer": "b.py:f"}]}
     assert list_references(value, place="x") == ["own.py:right", "b.py:f"]
-    assert [part.type for part in list_parts(value, place="x") if isinstance(part, Config)] == [  # type: ignore[attr-defined]
-        "weighted",
-        "cosine_length",
-    ]
+    kinds = [type(part).__name__ for part in list_parts(value, place="x")]
+    assert kinds == ["WeightedSettings", "CosineLengthSettings", "FunctionSettings", "FunctionSettings"]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +114,16 @@ def test_settings_that_do_not_fit_are_refused_with_the_cure(value: dict[str, Any
 def test_what_only_the_scorer_can_refuse_is_refused_by_name(value: dict[str, Any], context: ScorerContext) -> None:
     with pytest.raises(RecipeError):
         build_scorer(value, context)
+
+
+def test_a_users_function_has_so_much_time_for_a_call(context: ScorerContext) -> None:
+    item = make_item("x")
+    value = {"type": "function", "reference": "own.py:score", "timeout_seconds": 0.05}
+    (outcome,) = build_scorer(value, context).score([item])
+    assert (outcome.status, outcome.fault) == ("errored", "harness")
+    assert "did not return within 0.05 s" in outcome.why
+    for patient in ("own.py:score", {**value, "timeout_seconds": 30}, {**value, "timeout_seconds": None}):
+        assert build_scorer(patient, context).score([item])[0].value == 1.0
 
 
 def test_programs_run_unsafely_only_where_that_is_allowed(

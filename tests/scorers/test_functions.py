@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from posttrain.core.records import Completion, Outcome, Problem
 from posttrain.scorers.functions import FunctionScorer, GuardedScorer
+from tests.scorers.making import make_item
 
 
 def items(*texts: str, **columns: list[Any]) -> list[tuple[Problem, Completion]]:
@@ -179,3 +181,36 @@ def test_a_scorer_object_gives_outcomes_and_its_mistakes_are_faults() -> None:
 
     assert GuardedScorer("own", later).score(items("a", "b")) == good
     assert whys(GuardedScorer("own", lambda given: good).score(items("a"))) == {"own returned 2 values for 1 items"}
+
+
+def test_a_call_that_hangs_costs_its_deadline_and_those_after_it_nothing() -> None:
+    release = threading.Event()
+    calls = []
+
+    def hang(completions: list[str], **columns: Any) -> list[float]:
+        calls.append(len(completions))
+        release.wait()
+        return [1.0] * len(completions)
+
+    scorer = FunctionScorer("hang", hang, timeout_seconds=0.05)
+    items = [make_item("a"), make_item("b")]
+    for _ in range(3):
+        outcomes = scorer.score(items)
+        assert [outcome.fault for outcome in outcomes] == ["harness", "harness"]
+        assert "did not return within 0.05 s" in outcomes[0].why
+    assert calls == [2]
+    release.set()
+    hung = scorer._hung
+    assert hung is not None
+    hung.join(5)
+    patient = FunctionScorer("hang", hang, timeout_seconds=5.0)
+    assert [outcome.value for outcome in patient.score(items)] == [1.0, 1.0]
+
+
+def test_what_is_raised_within_the_time_is_reported_as_ever() -> None:
+    def fail(**columns: Any) -> list[float]:
+        raise KeyError("gold")
+
+    (outcome,) = FunctionScorer("fail", fail, timeout_seconds=5.0).score([make_item("a")])
+    assert (outcome.status, outcome.fault) == ("errored", "harness")
+    assert "raised KeyError" in outcome.why

@@ -15,7 +15,7 @@ from posttrain.data.sources import DataSource
 from posttrain.pipeline.plugins import Plugin, PluginKind, find_plugin, list_plugin_names
 from posttrain.pipeline.recipe_settings import STAGE_KEYS, TOP_KEYS, ChatSettings, RecipeHead
 from posttrain.pipeline.roots import Roots
-from posttrain.pipeline.scorer_settings import SCORERS, list_parts
+from posttrain.pipeline.scorer_settings import SCORERS, FunctionSettings, list_parts
 from posttrain.pipeline.stage_types import BUILT_IN_STAGES
 from posttrain.pipeline.yaml_reader import MAX_BYTES, KeyPath, Positions
 
@@ -203,8 +203,8 @@ def find_scorer_plugins(value: str | Mapping[str, Any], roots: Roots, place: str
     """
     found = {}
     for part in list_parts(value, place=place):
-        if isinstance(part, str):
-            found[part] = require_plugin("scorer", part, roots, place)
+        if isinstance(part, FunctionSettings):
+            found[part.reference] = require_plugin("scorer", part.reference, roots, place)
         elif (base := getattr(part, "knowledge_base", None)) is not None:
             roots.resolve(base, place=place)
     return found

@@ -1,7 +1,7 @@
 """What a recipe may say of a scorer: a name, or a mapping with `type` and the keys of that type.
 
 Every class here is the keys of one scorer, with the defaults and ranges of its constructor; `pipeline/scorers.py`
-builds it. A reference to a user's own scorer (`rewards.py:brevity`) has no keys.
+builds it. A reference to a user's own scorer (`rewards.py:brevity`) may stand alone, or under the type `function`.
 """
 
 from __future__ import annotations
@@ -222,20 +222,32 @@ class WeightedSettings(Config):
         return value
 
 
+class FunctionSettings(Config):
+    """The user's own function or scorer, as `file.py:name` or an entry point; its reference alone will do.
+
+    A call that takes longer than `timeout_seconds` is given up and counts as the harness's failure. Such calls run in a
+    thread; a function that must be called in this one, since it sets signals, needs `timeout_seconds: null`.
+    """
+
+    type: Literal["function"] = "function"
+    reference: str = Field(min_length=1)
+    timeout_seconds: float | None = Field(600.0, gt=0)
+
+
 SCORERS: dict[str, type[Config]] = {
     kind.model_fields["type"].default: kind
     for kind in (
         ExactMatchSettings, MathSettings, CodeSettings, ShortAnswerSettings, FactsSettings, CitationsSettings,
         ProofSettings, InstructionsSettings, StructureSettings, ToolCallsSettings, RefusalsSettings,
         PersonalDataSettings, LengthSettings, OverlongSettings, CosineLengthSettings, LanguageSettings,
-        RepetitionSettings, WeightedSettings,
+        RepetitionSettings, WeightedSettings, FunctionSettings,
     )
 }  # fmt: skip
 """The keys of every built-in scorer, by its type."""
 
 
-def read_scorer(value: str | Mapping[str, Any], *, place: str) -> Config | str:
-    """Return a built-in scorer's settings, or the reference of a user's own scorer as it is.
+def read_scorer(value: str | Mapping[str, Any], *, place: str) -> Config:
+    """Return a scorer's settings; a text that names no built-in scorer is the reference of a user's own.
 
     Raises:
         RecipeError: No such type, an unknown key, or a value out of its range.
@@ -243,7 +255,7 @@ def read_scorer(value: str | Mapping[str, Any], *, place: str) -> Config | str:
     values = {"type": value} if isinstance(value, str) else dict(value)
     name = values.get("type")
     if isinstance(value, str) and value not in SCORERS:
-        return value
+        return FunctionSettings(reference=value)
     if not isinstance(name, str) or name not in SCORERS:
         raise RecipeError(
             f"a scorer of the type {name!r}" if "type" in values else "a scorer without a type",
@@ -254,7 +266,7 @@ def read_scorer(value: str | Mapping[str, Any], *, place: str) -> Config | str:
     return parse_config(SCORERS[name], values, place=place)
 
 
-def list_parts(value: str | Mapping[str, Any], *, place: str) -> Iterator[Config | str]:
+def list_parts(value: str | Mapping[str, Any], *, place: str) -> Iterator[Config]:
     """Yield a scorer's settings, and those of the scorers inside it."""
     found = read_scorer(value, place=place)
     yield found

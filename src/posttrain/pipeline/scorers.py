@@ -70,8 +70,6 @@ def build_scorer(value: ScorerValue, context: ScorerContext) -> Scorer:
         SandboxError: A checker that is asked for is not installed.
     """
     found = settings.read_scorer(value, place=context.place)
-    if isinstance(found, str):
-        return _build_plugin(context.plugins[found], context.place)
     try:
         return _BUILDERS[type(found)](found, context)
     except ValueError as error:
@@ -96,13 +94,17 @@ def find_tier(scorer: Scorer) -> str | None:
 def hash_scorer(value: ScorerValue, context: ScorerContext) -> list[Any]:
     """Return what decides a scorer's outcomes: its settings, its files by content, the user's code by content."""
     parts = list(settings.list_parts(value, place=context.place))
-    own = [context.plugins[part].content_hash if isinstance(part, str) else part.identity() for part in parts]
+    own = [
+        context.plugins[part.reference].content_hash if isinstance(part, settings.FunctionSettings) else part.identity()
+        for part in parts
+    ]
     return [own, [hash_file(path) for path in list_files(value, context)]]
 
 
 def list_references(value: ScorerValue, *, place: str) -> list[str]:
     """Return the references of the user's own scorers in a scorer's settings."""
-    return [part for part in settings.list_parts(value, place=place) if isinstance(part, str)]
+    parts = settings.list_parts(value, place=place)
+    return [part.reference for part in parts if isinstance(part, settings.FunctionSettings)]
 
 
 def name_scorer(value: ScorerValue) -> str:
@@ -110,19 +112,22 @@ def name_scorer(value: ScorerValue) -> str:
     return value if isinstance(value, str) else str(value.get("type"))
 
 
-def _build_plugin(plugin: Plugin, place: str) -> Scorer:
+def _build_function(chosen: settings.FunctionSettings, context: ScorerContext) -> Scorer:
+    plugin, place = context.plugins[chosen.reference], context.place
     found = load_object(plugin, place=place)
     if isinstance(found, type):
         found = call_plugin(plugin, found, place=place)
     if callable(getattr(found, "score", None)):
-        return GuardedScorer(str(getattr(found, "name", plugin.attribute)), found.score)
+        return GuardedScorer(
+            str(getattr(found, "name", plugin.attribute)), found.score, timeout_seconds=chosen.timeout_seconds
+        )
     if not callable(found):
         raise RecipeError(
             f"the scorer {plugin.reference} is {found!r}"[:300],
             expected="a function f(prompts, completions, completion_ids, **columns), or an object with score(items)",
             place=place,
         )
-    return FunctionScorer(plugin.attribute, found)
+    return FunctionScorer(plugin.attribute, found, timeout_seconds=chosen.timeout_seconds)
 
 
 def _block(chosen: settings.ReasoningSettings) -> ReasoningBlock | None:
@@ -268,4 +273,5 @@ _BUILDERS: dict[type[Config], Callable[[Any, ScorerContext], Scorer]] = {
         measure=chosen.measure, allowed=chosen.allowed, n=chosen.n, unit=chosen.unit
     ),
     settings.WeightedSettings: _build_weighted,
+    settings.FunctionSettings: _build_function,
 }

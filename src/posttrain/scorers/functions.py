@@ -27,24 +27,48 @@ class GuardedScorer:
     """Scores by a user's own scorer object (`core.protocols.Scorer`).
 
     What it raises, or returns in a shape that cannot be used, is a fault of the harness: an outcome that
-    is retried and then left out, and never a score.
+    is retried and then left out, and never a score. So is a call that does not return in time; as long as it goes
+    on, later calls fail at once, since nothing in this process can end it.
+
+    Args:
+        name: Of the scorer.
+        score: Called with items; may return an awaitable.
+        timeout_seconds: Wall-clock time of a call, which then runs in a thread of its own; None calls it in place.
     """
 
-    def __init__(self, name: str, score: Callable[[Items], Any]) -> None:
+    def __init__(self, name: str, score: Callable[[Items], Any], *, timeout_seconds: float | None = None) -> None:
         self.name = name
         self._score = score
+        self._timeout = timeout_seconds
+        self._hung: threading.Thread | None = None
 
     def score(self, items: Items) -> list[Outcome]:
         """Return one outcome for each item, in order."""
         if not items:
             return []
         try:
-            values = list(_finish(self._score(items)))
+            values = self._call(items)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's code may raise anything: an outcome
             return [_fault(f"{self.name} raised {type(error).__name__}: {error}")] * len(items)
+        if values is None:
+            return [_fault(f"{self.name} did not return within {self._timeout:g} s")] * len(items)
         if len(values) != len(items):
             return [_fault(f"{self.name} returned {len(values)} values for {len(items)} items")] * len(items)
         return [self._read(value) for value in values]
+
+    def _call(self, items: Items) -> list[Any] | None:
+        """Return what the user's code gives, or None where it does not return in time."""
+
+        def work() -> list[Any]:
+            return list(_finish(self._score(items)))
+
+        if self._timeout is None:
+            return work()
+        if self._hung is not None and self._hung.is_alive():
+            return None
+        done = _InThread(work, self.name)
+        self._hung = None if done.wait(self._timeout) else done.thread
+        return done.result() if self._hung is None else None
 
     def _read(self, value: Any) -> Outcome:
         if isinstance(value, Outcome) and all(map(_is_finite, [value.value, *value.parts.values()])):
@@ -55,8 +79,11 @@ class GuardedScorer:
 class FunctionScorer(GuardedScorer):
     """Scores by a user's function, sync or async (`core.protocols.Scorer`); see `GuardedScorer` for its faults."""
 
-    def __init__(self, name: str, function: Callable[..., Any]) -> None:
-        super().__init__(name, lambda items: function(**_list_columns(items), **_list_arguments(items)))
+    def __init__(self, name: str, function: Callable[..., Any], *, timeout_seconds: float | None = None) -> None:
+        def score(items: Items) -> Any:
+            return function(**_list_columns(items), **_list_arguments(items))
+
+        super().__init__(name, score, timeout_seconds=timeout_seconds)
 
     def _read(self, value: Any) -> Outcome:
         if value is None:
@@ -84,6 +111,34 @@ def _list_columns(items: Items) -> dict[str, list[Any]]:
     return {name: [problem.columns.get(name) for problem, _ in items] for name in names}
 
 
+class _InThread:
+    """A function's call in a thread of its own, which does not keep the process alive."""
+
+    def __init__(self, function: Callable[[], Any], name: str) -> None:
+        self._function = function
+        self._result: Any = None
+        self._failure: BaseException | None = None
+        self.thread = threading.Thread(target=self._work, name=f"scorer {name}", daemon=True)
+        self.thread.start()
+
+    def _work(self) -> None:
+        try:
+            self._result = self._function()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - raised again by `result`, in the caller's thread
+            self._failure = error
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for the call, and return whether it has ended."""
+        self.thread.join(seconds)
+        return not self.thread.is_alive()
+
+    def result(self) -> Any:
+        """Return what the call gave, or raise what it raised."""
+        if self._failure is not None:
+            raise self._failure
+        return self._result
+
+
 def _finish(values: Any) -> Any:
     """Return an awaitable's result, also where an event loop runs in this thread already."""
     if not inspect.isawaitable(values):
@@ -92,21 +147,9 @@ def _finish(values: Any) -> Any:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(_await(values))
-    box: list[Any] = []
-    failures: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            box.append(asyncio.run(_await(values)))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - raised again below, in the caller's thread
-            failures.append(error)
-
-    thread = threading.Thread(target=work, name="scorer")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-    return box[0]
+    done = _InThread(lambda: asyncio.run(_await(values)), "awaitable")
+    done.wait()
+    return done.result()
 
 
 async def _await(values: Any) -> Any:

@@ -7,6 +7,7 @@ denominator of the whole step already (`objectives.reduction`).
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import os
 from collections.abc import Callable
@@ -98,7 +99,14 @@ def join_ranks(device: str = "cpu") -> Ranks:
         # The others wait while the first rank tokenizes, evaluates and writes.
         timeout = datetime.timedelta(hours=6)
         torch.distributed.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=timeout)
+        if device == "cpu":  # gloo's threads, left to the end of the process, may abort it and hide its exit code
+            atexit.register(_leave_ranks)
     return Ranks(torch.distributed.get_rank(), count)
+
+
+def _leave_ranks() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def shard_policy(policy: nn.Module, layers: list[nn.Module], ranks: Ranks, *, compute_dtype: torch.dtype) -> None:
