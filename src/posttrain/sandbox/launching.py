@@ -133,6 +133,8 @@ class ServerHandle:
 
     def end(self) -> None:
         """End the server and its child: by itself, so that nothing is left to another to reap, else by force."""
+        with contextlib.suppress(OSError):  # shut down: a process that was forked from this one may hold a copy
+            self.control.shutdown(socket.SHUT_RDWR)
         self.control.close()
         try:
             self.process.wait(_END_SECONDS)
