@@ -62,15 +62,21 @@ class ServerStartError(SandboxError):
 
 
 class ServerHandle:
-    """One fork server: its process and the socket that it is spoken to over."""
+    """One fork server: its process, the socket that it is spoken to over, and the user its programs become."""
 
     def __init__(self, tier: str) -> None:
         self.tier = tier
-        user = choose_user() if os.geteuid() == 0 else None
+        self.user = choose_user() if os.geteuid() == 0 else None
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         owner = os.pidfd_open(os.getpid())
         errors = os.memfd_create("errors")
-        settings = {"tier": tier, "control": theirs.fileno(), "owner": owner, "user": user, "sources": _list_sources()}
+        settings = {
+            "tier": tier,
+            "control": theirs.fileno(),
+            "owner": owner,
+            "user": self.user,
+            "sources": _list_sources(),
+        }
         program = make_memory_file(json.dumps(settings).encode())
         try:
             self.process = subprocess.Popen(
