@@ -44,8 +44,8 @@ def fill(source: str, places: dict[str, object]) -> str:
     return source
 
 
-def list_processes() -> set[int]:
-    """Return the processes that this one or a user made for the sandbox has."""
+def list_processes(users: set[int | None]) -> set[int]:
+    """Return this process's children, and the processes of users that only the sandbox's programs have."""
     found = set()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -53,7 +53,7 @@ def list_processes() -> set[int]:
                 text = (folder / "status").read_text()
                 parent = int(text.split("PPid:")[1].split()[0])
                 user = int(text.split("Uid:")[1].split()[0])
-                if parent == os.getpid() or (user == os.getuid() != 0) or user >= 200_000:
+                if parent == os.getpid() or (user in users and int(folder.name) != os.getpid()):
                     found.add(int(folder.name))
     return found
 
@@ -92,7 +92,8 @@ def attack(tier: str, attacks: list[Attack], folder: str) -> None:
     secret.write_text(TOKEN)
     secret.chmod(0o666)
     os.chmod(folder, 0o777)
-    before = list_processes()
+    users: set[int | None] = {os.getuid()} - {0}
+    before = list_processes(users)
     sockets, places = listen(folder)
     places |= {"secret": secret, "folder": folder, "token": TOKEN, "denied": list_denied()}
     programs = [Program(fill(one.source, places), entry=one.entry) for one in attacks]
@@ -101,9 +102,10 @@ def attack(tier: str, attacks: list[Attack], folder: str) -> None:
     for one, result in zip(attacks, results, strict=True):
         line = {"name": one.name, "status": result.status, "stdout": result.stdout[:2000], "why": result.why}
         print(json.dumps(line))
+    users |= {server.user for server in fleet._all}
     fleet.close()
     deadline = time.monotonic() + 30
-    while list_processes() - before and time.monotonic() < deadline:
+    while list_processes(users) - before and time.monotonic() < deadline:
         time.sleep(0.01)  # a namespace that was killed is gone a little later
     is_whole = secret.exists() and secret.read_text() == TOKEN and secret.stat().st_mode & 0o777 == 0o666
     print(json.dumps({
@@ -112,7 +114,7 @@ def attack(tier: str, attacks: list[Attack], folder: str) -> None:
         "is_whole": is_whole,
         "folder": sorted(set(os.listdir(folder)) - {"secret", "socket"}),
         "files": list_files(),
-        "processes": len(list_processes() - before),
+        "processes": len(list_processes(users) - before),
     }))  # fmt: skip
     for one in sockets:
         one.close()

@@ -23,6 +23,9 @@ print("open" if count > 2000 else "bounded", count)
 EXHAUSTION = [
     Attack("memory", "x = []\nwhile True: x.append(bytearray(1 << 20))", ("memory",)),
     Attack("memory at once", "x = 'a' * (1 << 40)", ("memory",)),
+    Attack("memory in small pieces", "x = []\nwhile True: x.append([])", ("memory", "timeout")),
+    Attack("memory in a chain", "x = []\nwhile True: x = [x]", ("memory", "timeout")),
+    Attack("memory in a table", "x = {}\nwhile True: x[len(x)] = str(x)[:9]", ("memory", "timeout")),
     Attack("shared memory", "import mmap\nx = []\nwhile True: x.append(mmap.mmap(-1, 1 << 24))", ("raised", "memory")),
     Attack("memory in C", "import ctypes\nmalloc = ctypes.CDLL(None).malloc\nmalloc.restype = ctypes.c_void_p\n"
            "while True:\n    place = malloc(1 << 20)\n    assert place\n    ctypes.memset(place, 1, 1 << 20)", ("raised", "memory")),
@@ -39,7 +42,7 @@ EXHAUSTION = [
     Attack("spin in a regular expression", "import re\nre.match('(x+x+)+y', 'x' * 60)", ("timeout",)),
     Attack("spin in a product", "5 ** (5 ** 12)", ("timeout", "memory")),
     Attack("spin in threads", "import threading\ndef spin():\n    while True: pass\n"
-           "for _ in range(20): threading.Thread(target=spin).start()", ("timeout",)),
+           "for _ in range(20): threading.Thread(target=spin).start()", ("timeout", "raised")),
     Attack("spin that swallows everything", "while True:\n    try:\n        while True: pass\n    except BaseException: continue",
            ("timeout",)),
     Attack("ignored signals", "import signal\nfor number in range(1, 65):\n    try: signal.signal(number, signal.SIG_IGN)\n"

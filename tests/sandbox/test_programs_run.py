@@ -244,3 +244,23 @@ def test_a_value_of_the_allowed_size_comes_back_whole(pool: ProgramPool) -> None
     value = "x" * (LIMITS.output_bytes - 16)
     result = call(pool, "def f(n): return 'x' * n", len(value))
     assert (result.status, result.value == value) == ("ok", True)
+
+
+@pytest.mark.parametrize("tier", ["landlock", "bubblewrap"])
+def test_a_program_that_waits_for_a_processor_is_not_timed_out_by_the_clock_on_the_wall(tier: str) -> None:
+    """Sixteen programs compute 0.2 s each on few processors: all need longer than 0.3 s, and none sleeps."""
+    if tier == "bubblewrap" and shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed")
+    alone = "import time\nwhile time.process_time() < start + 0.2: pass\nprint('done')"
+    in_thread = "import threading\ndef work():\n    " + alone.replace("\n", "\n    ")
+    sources = [
+        f"import time\nstart = time.process_time()\n{alone}",
+        f"import time\nstart = time.process_time()\n{in_thread}\n"
+        "t = threading.Thread(target=work)\nt.start()\nt.join()",
+    ]
+    limits = ProgramLimits(cpu_seconds=5.0, wall_seconds=0.3, memory_bytes=128 << 20)
+    with ProgramPool(16, tier=tier, limits=limits) as pool:
+        pool.run([Program("print(1)")] * 16, LIMITS)
+        results = pool.run([Program(source) for source in sources * 8])
+        assert [result.stdout for result in results] == ["done\n"] * 16, [result.why for result in results]
+        assert pool.run([Program("import time\ntime.sleep(60)")])[0].status == "timeout"

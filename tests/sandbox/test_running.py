@@ -8,6 +8,8 @@ import gc
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -277,3 +279,41 @@ def test_the_user_that_root_chooses_is_nobodys() -> None:
     users = {choose_user() for _ in range(20)}
     assert len(users) > 1
     assert all(20_000 <= user < 2_000_000_000 and user != 65_534 for user in users)
+
+
+INHERITED = """
+import os, resource, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGCHLD})
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.umask(0o777)
+from posttrain.sandbox.programs import Program
+from posttrain.sandbox.running import ProgramPool
+program = Program('''
+import os, resource, signal, time
+def f():
+    caught = []
+    signal.signal(signal.SIGALRM, lambda *_: caught.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    time.sleep(0.1)
+    return [caught, signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, len(os.sched_getaffinity(0)),
+            resource.getrlimit(resource.RLIMIT_NOFILE), os.WIFEXITED(0)]
+''', entry="f")
+with ProgramPool(tier="landlock") as pool:
+    result = pool.run([program])[0]
+    print(result.status, result.value, pool.num_servers)
+"""
+
+
+def test_what_the_pools_process_has_set_for_itself_does_not_reach_programs() -> None:
+    """Ignored and blocked signals, a lower limit on descriptors, one processor, a strict umask."""
+    done = subprocess.run([sys.executable, "-c", INHERITED], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "ok [[1], True, 1, (50, 50), True] 1\n", done.stderr
+
+
+def test_the_example_in_the_documentation_works(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "sandbox.md").read_text(encoding="utf-8")
+    exec(text.split("```python\n")[1].split("```")[0], {})
+    assert capsys.readouterr().out.split()[:2] == ["3", "hello"]

@@ -7,6 +7,7 @@ it is ready, so that nothing is computed there that can be computed before.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import struct
@@ -14,7 +15,7 @@ import sys
 from dataclasses import dataclass
 
 from posttrain.sandbox import landlock, seccomp
-from posttrain.sandbox.syscalls import Argument, Step, make_call, prepare_call
+from posttrain.sandbox.syscalls import Argument, Step, call, libc, make_call, prepare_call
 
 MAX_DESCRIPTORS = 64
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
@@ -25,6 +26,9 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _MS_BIND = 0x1000
 _SIGKILL = 9
 _GREATEST_DESCRIPTOR = 0xFFFFFFFF
+
+
+Call = tuple[str, *tuple[Argument, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def build_cage(*, has_namespaces: bool, is_confined: bool, user: int | None) -> 
     Raises:
         OSError: The kernel lacks Landlock, or there is no table of system calls for this architecture.
     """
-    steps: list[tuple[str, *tuple[Argument, ...]]] = [("setsid",)]
+    steps: list[Call] = [("setsid",)]
     if has_namespaces:
         steps.append(("mount", b"/sys", b"/proc", None, _MS_BIND, None))  # an empty folder covers the processes
     steps += _list_bounds()
@@ -110,9 +114,11 @@ def confine(cage: Cage, cpu_seconds: int, memory_bytes: int, max_tasks: int) -> 
     Raises:
         OSError: A step was refused; the process must end without running anything.
     """
-    make_call(_bound(resource.RLIMIT_CPU, cpu_seconds))
-    make_call(_bound(resource.RLIMIT_AS, cage.base_bytes + memory_bytes))
-    make_call(_bound(resource.RLIMIT_NPROC, max_tasks))
+    with contextlib.suppress(OSError):  # a courtesy to its neighbours: no bomb of threads fills all processors
+        os.sched_setaffinity(0, (libc.sched_getcpu(),))
+    call(*_bound(resource.RLIMIT_CPU, cpu_seconds))
+    call(*_bound(resource.RLIMIT_AS, cage.base_bytes + memory_bytes))
+    call(*_bound(resource.RLIMIT_NPROC, max_tasks))
     for step in cage.steps:
         make_call(step)
     if cage.filter is not None:
@@ -120,7 +126,7 @@ def confine(cage: Cage, cpu_seconds: int, memory_bytes: int, max_tasks: int) -> 
         make_call(seccomp.prepare_installation(own_filter))
 
 
-def _list_bounds() -> list[tuple[str, *tuple[Argument, ...]]]:
+def _list_bounds() -> list[Call]:
     bounds = {
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
@@ -129,8 +135,12 @@ def _list_bounds() -> list[tuple[str, *tuple[Argument, ...]]]:
         resource.RLIMIT_MSGQUEUE: 0,
         resource.RLIMIT_SIGPENDING: MAX_DESCRIPTORS,
     }
-    return [("prlimit64", 0, kind, struct.pack("<QQ", bound, bound), None) for kind, bound in bounds.items()]
+    return [_bound(kind, bound) for kind, bound in bounds.items()]
 
 
-def _bound(kind: int, bound: int) -> Step:
-    return prepare_call("prlimit64", 0, kind, struct.pack("<QQ", bound, bound), None)
+def _bound(kind: int, bound: int) -> Call:
+    """Return the call that sets a resource limit, or keeps one that is lower already, for good."""
+    greatest = resource.getrlimit(kind)[1]
+    if greatest != resource.RLIM_INFINITY:
+        bound = min(bound, greatest)
+    return "prlimit64", 0, kind, struct.pack("<QQ", bound, bound), None

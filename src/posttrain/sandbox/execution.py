@@ -21,7 +21,7 @@ from importlib import machinery
 from typing import Any
 
 from posttrain.sandbox import plain_data
-from posttrain.sandbox.syscalls import call
+from posttrain.sandbox.syscalls import call, libc, prepare_call
 
 RECORD_HEADER_BYTES = 4
 RECORD_SLACK_BYTES = 4096
@@ -30,7 +30,10 @@ READY = b"R"
 FAILED = b"E"
 _FILE_NAME = "program.py"
 _WHY_CHARACTERS = 500
-_READABLE, _WRITABLE, _SHARED = 1, 2, 1
+_BALLAST_BYTES = 1 << 20
+"""Address space reserved before a program runs, so that there is room to say that memory ran out."""
+_READABLE, _WRITABLE = 1, 2
+_SHARED, _PRIVATE, _ANONYMOUS = 0x01, 0x02, 0x20
 
 Leave = Callable[[str, Any], None]
 
@@ -110,13 +113,17 @@ def look_ordinary() -> None:
     random.seed(0)  # a verdict does not depend on chance, or on which server a program meets
 
 
-def run_program(request: dict[str, Any], leave: Leave) -> int:
-    """Run a program, leave its record, and return the status that the process must end with."""
+def run_program(content: bytes, leave: Leave) -> int:
+    """Run a program (`fleet.pack_request`), leave its record, and return the status that the process must end with."""
+    ballast = call("mmap", 0, _BALLAST_BYTES, 0, _PRIVATE | _ANONYMOUS, -1, 0)
+    drop_ballast = prepare_call("munmap", ballast, _BALLAST_BYTES)[1]
     try:
+        request = plain_data.decode(content)
         if request["entry"] is None:
             return _run_script(request["source"], leave)
         _run_function(request, leave)
     except MemoryError:
+        libc.syscall(*drop_ballast)
         _flush()
         leave("memory", "memory ran out")
     except SystemExit as end:

@@ -66,7 +66,7 @@ class Check:
         self.output = bytearray()
         self.is_flooded = False
         self.record_bytes = limits.output_bytes + execution.RECORD_HEADER_BYTES + execution.RECORD_SLACK_BYTES
-        self.pipe = self.record = -1
+        self.control = self.pipe = self.record = -1
         # The server watches the clocks; this is for one that hangs itself. A loaded machine stretches wall-clock time.
         self.deadline = time.monotonic() + 10 * limits.wall_seconds + 60
 
@@ -271,7 +271,7 @@ class _Run:
                 server = self.by_descriptor.get(descriptor)
                 if server is None:
                     continue
-                if descriptor == server.control.fileno():
+                if descriptor != self.checks[server].pipe:
                     self.finish(server, server.read_report())
                 elif not self.checks[server].read_output():
                     self.stop_reading(server)
@@ -303,7 +303,8 @@ class _Run:
         except OSError:
             self.finish(server, None)
             return
-        for descriptor in (server.control.fileno(), check.pipe):
+        check.control = server.control.fileno()
+        for descriptor in (check.control, check.pipe):
             self.by_descriptor[descriptor] = server
             self.poll.register(descriptor, select.POLLIN)
 
@@ -325,7 +326,7 @@ class _Run:
         if report is not None and report.number != check.number:
             report = None
         result = check.finish(report, self.fleet.memory)
-        self.forget(server.control.fileno())
+        self.forget(check.control)
         self.forget(check.pipe)
         check.close()
         is_whole = result.status != "sandbox_error"

@@ -62,15 +62,21 @@ class ServerStartError(SandboxError):
 
 
 class ServerHandle:
-    """One fork server: its process and the socket that it is spoken to over."""
+    """One fork server: its process, the socket that it is spoken to over, and the user its programs become."""
 
     def __init__(self, tier: str) -> None:
         self.tier = tier
-        user = choose_user() if os.geteuid() == 0 else None
+        self.user = choose_user() if os.geteuid() == 0 else None
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         owner = os.pidfd_open(os.getpid())
         errors = os.memfd_create("errors")
-        settings = {"tier": tier, "control": theirs.fileno(), "owner": owner, "user": user, "sources": _list_sources()}
+        settings = {
+            "tier": tier,
+            "control": theirs.fileno(),
+            "owner": owner,
+            "user": self.user,
+            "sources": _list_sources(),
+        }
         program = make_memory_file(json.dumps(settings).encode())
         try:
             self.process = subprocess.Popen(
@@ -133,6 +139,8 @@ class ServerHandle:
 
     def end(self) -> None:
         """End the server and its child: by itself, so that nothing is left to another to reap, else by force."""
+        with contextlib.suppress(OSError):  # shut down: a process that was forked from this one may hold a copy
+            self.control.shutdown(socket.SHUT_RDWR)
         self.control.close()
         try:
             self.process.wait(_END_SECONDS)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 ProgramStatus = Literal["ok", "raised", "timeout", "memory", "crash", "output", "bad_record", "sandbox_error"]
-"""`ok`: it ran to its end. `raised`: an exception of its own, a syntax error too. `timeout`, `memory`, `output`:
-a limit. `crash`: its process ended otherwise, exit included. `bad_record`: its value is no plain data.
-`sandbox_error`: the harness's own failure, after retries on fresh servers; every other one is the program's."""
+"""`ok`: it ran to its end; a script that exits with status 0 did. `raised`: an exception of its own, a syntax error
+too. `timeout`, `memory`, `output`: a limit. `crash`: its process ended otherwise, any exit before a function returned
+included. `bad_record`: its value is no plain data. `sandbox_error`: the harness's own failure, after retries on fresh
+servers; every other one is the program's."""
 
 PROGRAM_FAULTS: tuple[ProgramStatus, ...] = ("raised", "timeout", "memory", "crash", "output", "bad_record")
 
@@ -41,7 +42,8 @@ class ProgramResult:
     """What became of a program.
 
     `value` is what the entry returned, rebuilt from plain data of exact built-in types (int, float, str, bytes,
-    bool, None, complex, list, tuple, dict, set, frozenset; bounded depth and size). `stdout` is what was written,
+    bool, None, complex, list, tuple, dict, set, frozenset; bounded depth and size; an `OrderedDict`, `defaultdict` or
+    `Counter` comes as the dict it holds). `stdout` is what was written,
     cut at its limit. `why` is for a person. `cpu_seconds` were used.
     """
 

@@ -40,6 +40,7 @@ _CLONE_NEWNS, _CLONE_NEWPID = 0x00020000, 0x20000000
 _CLONE_PIDFD, _CLONE_CHILD_SETTID = 0x1000, 0x01000000
 _GET_TID_ADDRESS = 40
 _M_ARENA_MAX = -8
+_OUT_OF_MEMORY_SCORE = 500  # of 1000: where the machine runs out, programs are killed before whoever scores them
 _LEAST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.002, 1.0
 _PREIMPORTED = """abc array bisect cmath collections collections.abc contextlib copy dataclasses datetime decimal enum
 fractions functools heapq io itertools json math numbers operator queue random re statistics string struct textwrap
@@ -190,12 +191,13 @@ def read_cpu_seconds(process: int) -> float:
 
 
 def read_waiting_seconds(process: int) -> float:
-    """Return how long a child's main thread was ready to run and waited for a processor: load is not its fault."""
-    try:
-        with open(f"/proc/{process}/schedstat", encoding="ascii") as file:
-            return int(file.read().split()[1]) / 1e9
-    except (OSError, IndexError, ValueError):
-        return 0.0
+    """Return how long a child's threads were ready to run and waited for a processor: load is not their fault."""
+    waited = 0
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        for thread in os.listdir(f"/proc/{process}/task"):
+            with open(f"/proc/{process}/task/{thread}/schedstat", encoding="ascii") as file:
+                waited += int(file.read().split()[1])
+    return waited / 1e9
 
 
 def become_program(cage: Cage, request: tuple[Any, ...], descriptors: list[int], max_tasks: int) -> NoReturn:
@@ -216,7 +218,7 @@ def become_program(cage: Cage, request: tuple[Any, ...], descriptors: list[int],
         os._exit(status)
     try:
         os.write(1, execution.READY)
-        status = execution.run_program(plain_data.decode(content), area.leave)
+        status = execution.run_program(content, area.leave)
     finally:
         os._exit(status)
 
@@ -251,6 +253,7 @@ def prepare(settings: dict[str, Any]) -> Cage:
     Raises:
         OSError: The kernel lacks what the tier needs.
     """
+    forget_surroundings()
     for name in _PREIMPORTED.split():
         __import__(name)
     with contextlib.suppress(AttributeError):
@@ -265,6 +268,16 @@ def prepare(settings: dict[str, Any]) -> Cage:
     gc.collect()
     gc.freeze()  # so that a child's collections do not copy the server's pages
     return cage
+
+
+def forget_surroundings() -> None:
+    """Undo what was inherited from the process that started this one: ignored and blocked signals, its worth."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # which the interpreter ignores itself
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(str(_OUT_OF_MEMORY_SCORE))
 
 
 def open_like_a_child() -> None:
@@ -287,7 +300,7 @@ def rehearse() -> None:
         plain_data.encode((kind, value), 1 << 20)
 
     for _ in range(20):
-        execution.run_program(plain_data.decode(content), leave)
+        execution.run_program(content, leave)
     sys.modules.pop("program")
 
 
