@@ -27,7 +27,7 @@ from posttrain.sandbox.syscalls import NUMBERS
 from tests.sandbox.attacks import ATTACKS, Attack
 from tests.sandbox.exhaustion import EXHAUSTION, RECORD
 
-LIMITS = ProgramLimits(cpu_seconds=0.3, wall_seconds=1.0, memory_bytes=128 << 20, output_bytes=1 << 18)
+LIMITS = ProgramLimits(cpu_seconds=0.5, wall_seconds=1.0, memory_bytes=128 << 20, output_bytes=1 << 18)
 TOKEN = f"hidden-word-{os.getpid()}"
 
 
