@@ -58,6 +58,7 @@ def test_a_mutant_survives_only_where_the_published_tests_cannot_tell(
     assert sum(map(len, survivors.values())) <= 0.02 * len(problems) * len(MUTANTS)
 
 
+@pytest.mark.invariants  # tens of seconds
 def test_the_published_bugs_of_humanevalpack_are_rejected_and_its_references_accepted(real_data: Path) -> None:
     lines = gzip.decompress((real_data / "code" / "humanevalpack_python.jsonl.gz").read_bytes()).splitlines()
     rows = [json.loads(line) for line in lines]

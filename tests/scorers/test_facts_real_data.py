@@ -41,6 +41,7 @@ def read_set(real_data: Path, name: str) -> list[dict[str, Any]]:
     return [{ours: row[theirs] for ours, theirs in columns.items()} for row in rows]
 
 
+@pytest.mark.invariants  # tens of seconds
 @pytest.mark.parametrize("name", SETS)
 def test_every_gold_answer_is_accepted_as_itself_and_for_its_question_only(name: str, real_data: Path) -> None:
     rows = read_set(real_data, name)

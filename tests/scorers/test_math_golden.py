@@ -49,6 +49,7 @@ def test_every_gold_answer_of_math500_is_right_in_every_spelling(real_data):
     assert missed == 0
 
 
+@pytest.mark.invariants  # tens of seconds
 def test_no_gold_answer_of_math500_is_right_for_another_problem_unless_it_is_equal(real_data):
     missed, _, passed, num_wrong = count_mistakes(build_crossed(read_math500(real_data)))
     assert num_wrong > 90_000
