@@ -147,8 +147,11 @@ static void score(const floats query[GROUP][KEY_SIZE / LANES], const element *ke
         int64_t tokens = count - begin < LANES ? count - begin : LANES;
         floats block[LANES][KEY_SIZE / LANES];
         for (int64_t t = 0; t < tokens; t++)
-            for (int c = 0; c < KEY_SIZE / LANES; c++)
-                block[t][c] = read_lanes(keys + (begin + t) * KEY_SIZE + c * LANES);
+            for (int c = 0; c < KEY_SIZE / LANES; c++) {
+                const element *from = keys + (begin + t) * KEY_SIZE + c * LANES;
+                block[t][c] = read_lanes(from);
+                __builtin_prefetch(from + 2 * LANES * KEY_SIZE); /* sequences are too short for the hardware to see */
+            }
         for (int64_t t = tokens; t < LANES; t++)
             for (int c = 0; c < KEY_SIZE / LANES; c++) block[t][c] = (floats){0};
         for (int g = 0; g < GROUP; g++) {
@@ -170,8 +173,11 @@ static void weigh(const float *weights, const element *values, int64_t count, in
         int64_t tokens = count - begin < LANES ? count - begin : LANES;
         floats block[LANES][VALUE_SIZE / LANES];
         for (int64_t t = 0; t < tokens; t++)
-            for (int c = 0; c < VALUE_SIZE / LANES; c++)
-                block[t][c] = read_lanes(values + (begin + t) * VALUE_SIZE + c * LANES);
+            for (int c = 0; c < VALUE_SIZE / LANES; c++) {
+                const element *from = values + (begin + t) * VALUE_SIZE + c * LANES;
+                block[t][c] = read_lanes(from);
+                __builtin_prefetch(from + 2 * LANES * VALUE_SIZE); /* sequences are too short for the hardware to see */
+            }
         for (int g = 0; g < GROUP; g++) {
             const float *w = weights + g * stride + begin;
             floats even[VALUE_SIZE / LANES], odd[VALUE_SIZE / LANES];
