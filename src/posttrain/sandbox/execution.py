@@ -21,19 +21,19 @@ from importlib import machinery
 from typing import Any
 
 from posttrain.sandbox import plain_data
-from posttrain.sandbox.syscalls import call, libc, prepare_call
+from posttrain.sandbox.syscalls import call
 
 RECORD_HEADER_BYTES = 4
 RECORD_SLACK_BYTES = 4096
 """Room in a record beyond that of the value: for the words about a failure."""
 READY = b"R"
 FAILED = b"E"
+OUT_OF_MEMORY_STATUS = 77
+"""What a process exits with, without a record, where there may be no room for one."""
 _FILE_NAME = "program.py"
 _WHY_CHARACTERS = 500
-_BALLAST_BYTES = 1 << 20
-"""Address space reserved before a program runs, so that there is room to say that memory ran out."""
 _READABLE, _WRITABLE = 1, 2
-_SHARED, _PRIVATE, _ANONYMOUS = 0x01, 0x02, 0x20
+_SHARED = 1
 
 Leave = Callable[[str, Any], None]
 
@@ -115,17 +115,13 @@ def look_ordinary() -> None:
 
 def run_program(content: bytes, leave: Leave) -> int:
     """Run a program (`fleet.pack_request`), leave its record, and return the status that the process must end with."""
-    ballast = call("mmap", 0, _BALLAST_BYTES, 0, _PRIVATE | _ANONYMOUS, -1, 0)
-    drop_ballast = prepare_call("munmap", ballast, _BALLAST_BYTES)[1]
     try:
         request = plain_data.decode(content)
         if request["entry"] is None:
             return _run_script(request["source"], leave)
         _run_function(request, leave)
     except MemoryError:
-        libc.syscall(*drop_ballast)
-        _flush()
-        leave("memory", "memory ran out")
+        return OUT_OF_MEMORY_STATUS
     except SystemExit as end:
         status = end.code if type(end.code) is int else 0 if end.code is None else 1
         leave("exit", status)

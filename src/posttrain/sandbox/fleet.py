@@ -14,6 +14,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 from posttrain.sandbox import execution, plain_data
 from posttrain.sandbox.launching import ServerHandle, ServerStartError, make_memory_file
@@ -22,6 +23,8 @@ from posttrain.sandbox.verdicts import Evidence, Report, judge_evidence
 
 MAX_ATTEMPTS = 3
 """Runs of one program whose sandbox fails, each on a fresh server, before `sandbox_error` is its result."""
+_PATIENCE, _START_SECONDS = 10, 60.0
+"""When a server itself is given up: it watches the clocks, starts in a second, and a loaded machine stretches both."""
 _READ_BYTES = 1 << 16
 _MAX_REQUEST_BYTES = 1 << 30
 
@@ -67,8 +70,7 @@ class Check:
         self.is_flooded = False
         self.record_bytes = limits.output_bytes + execution.RECORD_HEADER_BYTES + execution.RECORD_SLACK_BYTES
         self.control = self.pipe = self.record = -1
-        # The server watches the clocks; this is for one that hangs itself. A loaded machine stretches wall-clock time.
-        self.deadline = time.monotonic() + 10 * limits.wall_seconds + 60
+        self.deadline = time.monotonic() + _PATIENCE * limits.wall_seconds + _START_SECONDS
 
     def begin(self, server: ServerHandle, request: bytes) -> None:
         """Open the descriptors and hand the program over.
@@ -272,7 +274,7 @@ class _Run:
                 if server is None:
                     continue
                 if descriptor != self.checks[server].pipe:
-                    self.finish(server, server.read_report())
+                    self.listen(server)
                 elif not self.checks[server].read_output():
                     self.stop_reading(server)
             for server, check in list(self.checks.items()):
@@ -308,6 +310,12 @@ class _Run:
             self.by_descriptor[descriptor] = server
             self.poll.register(descriptor, select.POLLIN)
 
+    def listen(self, server: ServerHandle) -> None:
+        """Take what a server says."""
+        report = server.read_message()
+        if report is not None or server.is_gone:
+            self.finish(server, report)
+
     def stop_reading(self, server: ServerHandle) -> None:
         """Look no longer at a program's output, which has ended or broken its limit; there its process is killed."""
         check = self.checks[server]
@@ -326,6 +334,8 @@ class _Run:
         if report is not None and report.number != check.number:
             report = None
         result = check.finish(report, self.fleet.memory)
+        if server.failure:
+            result = replace(result, why=server.failure)
         self.forget(check.control)
         self.forget(check.pipe)
         check.close()

@@ -10,14 +10,11 @@ import contextlib
 import json
 import os
 import secrets
-import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from posttrain.core.errors import SandboxError
@@ -25,8 +22,6 @@ from posttrain.sandbox import confinement, execution, landlock, plain_data, secc
 from posttrain.sandbox.verdicts import Report
 
 TIERS = ("bubblewrap", "landlock", "unsafe")
-START_SECONDS = 60.0
-"""How long a server may take to be ready: generous, a loaded machine is no failure."""
 _END_SECONDS = 5.0
 _MODULES = (
     syscalls,
@@ -62,58 +57,44 @@ class ServerStartError(SandboxError):
 
 
 class ServerHandle:
-    """One fork server: its process, the socket that it is spoken to over, and the user its programs become."""
+    """One fork server: its process, the socket that it is spoken to over, and the user its programs become.
+
+    It can be spoken to at once; it begins when it is ready. `failure` says why it could not start.
+
+    Raises:
+        ServerStartError: There is no process to start, or none can be started.
+    """
 
     def __init__(self, tier: str) -> None:
         self.tier = tier
+        self.failure = ""
+        self.is_ready = self.is_gone = False
         self.user = choose_user() if os.geteuid() == 0 else None
+        command = [*_list_wrapper(tier), *_list_interpreter()]
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._errors = os.memfd_create("errors")
         owner = os.pidfd_open(os.getpid())
-        errors = os.memfd_create("errors")
-        settings = {
-            "tier": tier,
-            "control": theirs.fileno(),
-            "owner": owner,
-            "user": self.user,
-            "sources": _list_sources(),
-        }
-        program = make_memory_file(json.dumps(settings).encode())
+        settings = {"tier": tier, "control": theirs.fileno(), "owner": owner, "user": self.user}
+        program = make_memory_file(json.dumps(settings | {"sources": _list_sources()}).encode())
         try:
             self.process = subprocess.Popen(
-                [*_list_wrapper(tier), *_list_interpreter(), str(program)],
+                [*command, str(program)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=errors,
+                stderr=self._errors,
                 pass_fds=[theirs.fileno(), owner, program],
                 start_new_session=True,
                 cwd="/",
                 env={"PYTHONHASHSEED": "0", "LD_BIND_NOW": "1"},  # bound once here, not in every child
             )
-            theirs.close()  # so that the end of a server that cannot start is seen
-            self._wait_until_ready(errors)
         except OSError as error:
             self.control.close()
+            os.close(self._errors)
             raise ServerStartError(f"the fork server cannot be started: {error}") from error
         finally:
-            theirs.close()
-            for descriptor in (owner, errors, program):
-                os.close(descriptor)
-
-    def _wait_until_ready(self, errors: int) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        answer = b""
-        waiting = select.poll()
-        waiting.register(self.control, select.POLLIN)
-        if waiting.poll(1000 * max(0.0, deadline - time.monotonic())):
-            with contextlib.suppress(OSError):
-                answer = self.control.recv(256)
-        else:
-            answer = f"failed: not ready after {START_SECONDS:g} s".encode()
-        if answer != b"ready":
-            self.end()
-            said = os.pread(errors, 4096, 0).decode("utf-8", "replace").strip().splitlines()
-            found = answer.decode("utf-8", "replace").removeprefix("failed ") or (said[-1] if said else "it ended")
-            raise ServerStartError(f"the fork server cannot be started: {found}")
+            theirs.close()  # so that the end of a server that cannot start is seen
+            os.close(owner)
+            os.close(program)
 
     def begin(self, number: int, limits: tuple[float, float, int, int], descriptors: list[int]) -> None:
         """Ask for a program to be run.
@@ -129,13 +110,27 @@ class ServerHandle:
         with contextlib.suppress(OSError):
             self.control.send(server.KILL.pack(number))
 
-    def read_report(self) -> Report | None:
-        """Return the report on a program that has ended, or None if the server is gone."""
+    def read_message(self) -> Report | None:
+        """Return the report on a program that has ended; None for the word that the server is ready, or if it is gone.
+
+        `is_gone` tells these two apart.
+        """
         try:
-            number, ending, status, cpu_seconds = server.REPORT.unpack(self.control.recv(256))
-        except (OSError, struct.error):
+            message = self.control.recv(256)
+        except OSError:
+            message = b""
+        if len(message) == server.REPORT.size:
+            number, ending, status, cpu_seconds = server.REPORT.unpack(message)
+            return Report(number, server.ENDINGS[ending], status, cpu_seconds)
+        if message == server.READY and not self.is_ready:
+            self.is_ready = True
             return None
-        return Report(number, server.ENDINGS[ending], status, cpu_seconds)
+        self.is_gone = True
+        if not self.is_ready:
+            said = os.pread(self._errors, 4096, 0).decode("utf-8", "replace").strip().splitlines()
+            words = message.decode("utf-8", "replace").removeprefix("failed ") or (said[-1] if said else "it ended")
+            self.failure = f"the fork server cannot be started: {words}"
+        return None
 
     def end(self) -> None:
         """End the server and its child: by itself, so that nothing is left to another to reap, else by force."""
@@ -148,6 +143,9 @@ class ServerHandle:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # PermissionError: a group of zombies only
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        if self._errors >= 0:
+            os.close(self._errors)
+            self._errors = -1
 
 
 def make_memory_file(content: bytes) -> int:

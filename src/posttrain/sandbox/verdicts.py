@@ -17,7 +17,6 @@ from posttrain.sandbox.programs import Program, ProgramLimits, ProgramResult, Pr
 
 _STATUS_OF_RECORD: dict[str, ProgramStatus] = {
     "raised": "raised",
-    "memory": "memory",
     "bad_record": "bad_record",
     "output": "output",
 }
@@ -91,6 +90,8 @@ def _judge_record(evidence: Evidence, status: int, end: Callable[..., ProgramRes
         record = plain_data.decode(evidence.record) if evidence.record else None
     except plain_data.PlainDataError as error:
         return end("bad_record", f"its record cannot be read: {error}")
+    if record is None and status == execution.OUT_OF_MEMORY_STATUS:
+        return end("memory", f"more than {evidence.limits.memory_bytes >> 20} MB of memory")
     if record is None or (type(record) is tuple and record[:1] == ("exit",)):
         if is_script and status == 0:
             return end("ok", "")
