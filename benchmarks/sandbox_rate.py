@@ -2,8 +2,8 @@
 
     python -m benchmarks.sandbox_rate [--tiers bubblewrap landlock] [--programs 2000] [--servers N] [--rounds 3]
 
-Rates are wall-clock and mean little on a busy machine, so the load is printed beside them; CPU time includes this
-process, the servers and every child.
+Rates are wall-clock and mean little on a busy machine, so what other processes took is printed beside them; CPU time
+includes this process, the servers (their start too) and every child.
 """
 
 from __future__ import annotations
@@ -41,33 +41,43 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
+def idle_seconds() -> float:
+    """Return the seconds that this machine's processors have been idle, summed."""
+    with open("/proc/stat", encoding="ascii") as file:
+        fields = file.readline().split()
+    return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(tier: str, kind: str, count: int, num_servers: int | None) -> dict[str, float]:
-    """Return the rate of a batch (programs a second), CPU milliseconds a program, and latencies one by one."""
+    """Return the rate of a batch (programs a second), CPU milliseconds a program, and latencies one by one.
+
+    `others %` is the share of the machine that other processes took meanwhile.
+    """
     programs = make_programs(kind, count)
-    before = cpu_seconds()
-    pool = ProgramPool(num_servers, tier=tier)
-    with pool:
-        pool.run(programs[:20])
+    with ProgramPool(num_servers, tier=tier) as pool:
+        pool.run(programs[:100])
         pool.close()
         start_cpu = cpu_seconds()
-        start = time.perf_counter()
+        pool.run(programs[:100])  # the servers are warm
+        start, start_idle = time.perf_counter(), idle_seconds()
         results = pool.run(programs)
-        elapsed = time.perf_counter() - start
-        pool.close()  # the servers' own time counts once they are reaped
-        used = cpu_seconds() - start_cpu
-        assert all(result.status == "ok" for result in results), {result.status for result in results}
-        child = statistics.mean(result.cpu_seconds for result in results)
+        elapsed, idle = time.perf_counter() - start, idle_seconds() - start_idle
         latencies = []
+        pool.close()  # the servers' own time counts once they are reaped
+        used = (cpu_seconds() - start_cpu) / (count + 100) * count
+        pool.run(programs[:100])
         for program in programs[: max(200, count // 10)]:
-            start = time.perf_counter()
+            begin = time.perf_counter()
             pool.run([program])
-            latencies.append(time.perf_counter() - start)
-    del before
-    cuts = statistics.quantiles(latencies[5:], n=100)
+            latencies.append(time.perf_counter() - begin)
+    assert all(result.status == "ok" for result in results), {result.status for result in results}
+    cuts = statistics.quantiles(latencies, n=100)
+    processors = os.cpu_count() or 1
     return {
         "programs/s": count / elapsed,
+        "others %": 100 * max(0.0, processors * elapsed - idle - used) / (processors * elapsed),
         "CPU ms": 1000 * used / count,
-        "child CPU ms": 1000 * child,
+        "child CPU ms": 1000 * statistics.mean(result.cpu_seconds for result in results),
         "p50 ms": 1000 * cuts[49],
         "p95 ms": 1000 * cuts[94],
         "p99 ms": 1000 * cuts[98],
@@ -86,10 +96,9 @@ def main() -> None:
     for number in range(arguments.rounds):
         for tier in arguments.tiers:
             for kind in ("trivial", "ordinary"):
-                load = os.getloadavg()[0]
                 figures = measure(tier, kind, arguments.programs, arguments.servers)
                 shown = "  ".join(f"{name} {value:.2f}" for name, value in figures.items())
-                print(f"round {number + 1}  {tier:10}  {kind:8}  {shown}  load {load:.1f}", flush=True)
+                print(f"round {number + 1}  {tier:10}  {kind:8}  {shown}", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from posttrain.sandbox import fleet as fleet_module
 from posttrain.sandbox.fleet import MAX_ATTEMPTS, Fleet
 from posttrain.sandbox.launching import ServerHandle, ServerStartError, choose_user
 from posttrain.sandbox.plain_data import PlainDataError
-from posttrain.sandbox.programs import Program, ProgramLimits
+from posttrain.sandbox.programs import Program, ProgramLimits, ProgramResult
 from posttrain.sandbox.running import ProgramPool
 from tests.sandbox.test_pool import children
 
@@ -244,6 +244,31 @@ def test_a_server_that_hangs_is_given_up() -> None:
         run.go()
         assert run.results[0].value == 0
         assert server.process.poll() is not None
+
+
+def test_a_program_that_was_stopped_together_with_its_server_is_not_timed_out() -> None:
+    """As where a machine sleeps, or a debugger or a scheduler of batch jobs stops everything."""
+    limits = ProgramLimits(cpu_seconds=5.0, wall_seconds=1.0, memory_bytes=1 << 27, output_bytes=1 << 12)
+    with make_pool(1, limits) as pool:
+        pool.run(squares(1))
+        (server,) = pool._fleet._all  # type: ignore[union-attr]
+        source = "import os, time\nos.write(1, b'x')\nfor _ in range(10): time.sleep(0.05)\nprint('done')"
+        run = threading.Thread(target=lambda: results.extend(pool.run([Program(source)])))
+        results: list[ProgramResult] = []
+        run.start()
+        time.sleep(0.2)
+        (child,) = list_children(server.process.pid)
+        for process in (server.process.pid, child):
+            os.kill(process, signal.SIGSTOP)
+        time.sleep(1.5)
+        for process in (child, server.process.pid):
+            os.kill(process, signal.SIGCONT)
+        run.join()
+    assert [(result.status, result.stdout) for result in results] == [("ok", "xdone\n")]
+
+
+def list_children(process: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 def test_hangs_cost_their_deadline_and_leave_no_zombie() -> None:

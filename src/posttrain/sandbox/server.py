@@ -43,7 +43,7 @@ _CLONE_PIDFD, _CLONE_CHILD_SETTID = 0x1000, 0x01000000
 _GET_TID_ADDRESS = 40
 _M_ARENA_MAX = -8
 _OUT_OF_MEMORY_SCORE = 500  # of 1000: where the machine runs out, programs are killed before whoever scores them
-_LEAST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.002, 1.0
+_LEAST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS, _STALL_SECONDS = 0.002, 0.1, 0.1
 _PREIMPORTED = """abc array bisect cmath collections collections.abc contextlib copy dataclasses datetime decimal enum
 fractions functools heapq io itertools json math numbers operator queue random re statistics string struct textwrap
 threading time types typing"""
@@ -123,13 +123,16 @@ class Server:
         waiting = select.poll()
         for descriptor in (pidfd, self.control.fileno(), self.owner):
             waiting.register(descriptor, select.POLLIN)
-        start = time.monotonic()
-        ending = "ended"
+        looked = time.monotonic()
+        awake_seconds, pause, ending = 0.0, 0.0, "ended"
         while True:
-            pause = _LONGEST_WAIT_SECONDS
+            now = time.monotonic()
+            # Where this process itself was not run for longer than it wanted, neither need the child have been.
+            awake_seconds += min(now - looked, pause + _STALL_SECONDS)
+            looked, pause = now, _LONGEST_WAIT_SECONDS
             if ending == "ended":
                 cpu_left = cpu_seconds - read_cpu_seconds(process)
-                wall_left = wall_seconds - (time.monotonic() - start)
+                wall_left = wall_seconds - awake_seconds
                 if wall_left <= 0:
                     wall_left += read_waiting_seconds(process)
                 if min(cpu_left, wall_left) <= 0:
