@@ -11,8 +11,8 @@ import pytest
 from posttrain.core.errors import RecipeError
 from posttrain.pipeline.plugins import find_plugin
 from posttrain.pipeline.roots import Roots
-from posttrain.pipeline.scorer_settings import SCORERS, list_parts, read_scorer
-from posttrain.pipeline.scorers import ScorerContext, build_scorer, hash_scorer, list_references
+from posttrain.pipeline.scorer_settings import SCORERS, FunctionSettings, list_parts, read_scorer
+from posttrain.pipeline.scorers import ScorerContext, build_scorer, hash_scorer
 from posttrain.sandbox.running import ProgramPool
 from tests.scorers.making import make_item
 
@@ -80,8 +80,9 @@ def test_a_weighted_scorer_keeps_the_parts_of_what_is_inside(context: ScorerCont
 def test_the_references_of_the_users_own_scorers_are_found_at_any_depth() -> None:
     inner = {"type": "cosine_length", "max_length": 5, "correctness": "own.py:right"}
     value = {"type": "weighted", "components": [{"name": "a", "scorer": inner}, {"name": "b", "scorer": "b.py:f"}]}
-    assert list_references(value, place="x") == ["own.py:right", "b.py:f"]
-    kinds = [type(part).__name__ for part in list_parts(value, place="x")]
+    parts = list(list_parts(value, place="x"))
+    assert [part.reference for part in parts if isinstance(part, FunctionSettings)] == ["own.py:right", "b.py:f"]
+    kinds = [type(part).__name__ for part in parts]
     assert kinds == ["WeightedSettings", "CosineLengthSettings", "FunctionSettings", "FunctionSettings"]
 
 

@@ -83,22 +83,32 @@ def test_greedy_text_is_that_of_generate_token_by_token(name: str) -> None:
         assert completion.finish_reason == "length"
 
 
+def compute_drawn_logits(model: Any, completion: Completion) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits [T, V] that a completion's tokens were drawn from, by one forward pass, and its ids [T, 1]."""
+    ids = torch.from_numpy(np.concatenate([completion.prompt_ids, completion.ids])).long()
+    with torch.no_grad():
+        logits = model(input_ids=ids[None], use_cache=False).logits[0, len(completion.prompt_ids) - 1 : -1]
+    return logits, ids[len(completion.prompt_ids) :, None]
+
+
+def check_logprobs(model: Any, drawn: list[list[Completion]], temperature: float) -> None:
+    """Both log-probs of every token are those of one forward pass."""
+    model.set_attn_implementation("eager")
+    for completion in (completion for row in drawn for completion in row):
+        logits, chosen = compute_drawn_logits(model, completion)
+        full = logits.double().log_softmax(-1).gather(1, chosen)[:, 0]
+        tempered = (logits.double() / temperature).log_softmax(-1).gather(1, chosen)[:, 0]
+        np.testing.assert_allclose(completion.sampler_logprobs, full, atol=1e-5)
+        np.testing.assert_allclose(completion.drawing_logprobs, tempered, atol=2e-5)
+
+
 @pytest.mark.parametrize("name", MANAGED)
 def test_log_probs_are_those_of_one_forward_pass(name: str) -> None:
     model = make_model(name).eval()
     prompts = make_prompts()
     sampler = make_sampler(model, prompts, max_rows=5)
     drawn = draw(sampler, len(prompts), SamplingSettings(max_new_tokens=20, temperature=0.7, num_samples=3))
-    model.set_attn_implementation("eager")
-    for completion in (completion for row in drawn for completion in row):
-        ids = torch.from_numpy(np.concatenate([completion.prompt_ids, completion.ids])).long()
-        with torch.no_grad():
-            logits = model(input_ids=ids[None], use_cache=False).logits[0, len(completion.prompt_ids) - 1 : -1]
-        chosen = ids[len(completion.prompt_ids) :, None]
-        full = logits.double().log_softmax(-1).gather(1, chosen)[:, 0]
-        tempered = (logits.double() / 0.7).log_softmax(-1).gather(1, chosen)[:, 0]
-        np.testing.assert_allclose(completion.sampler_logprobs, full, atol=1e-5)
-        np.testing.assert_allclose(completion.drawing_logprobs, tempered, atol=2e-5)
+    check_logprobs(model, drawn, 0.7)
 
 
 @pytest.mark.parametrize("name", MANAGED)

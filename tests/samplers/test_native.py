@@ -12,7 +12,7 @@ from posttrain.models.lean_decoding import LeanDecoder
 from posttrain.models.native_decoding import NativeDecoder
 from posttrain.pipeline.sampling import build_engine_model
 from tests.kernels.native import load_or_skip
-from tests.samplers.test_local import draw, generate, make_prompts, make_sampler
+from tests.samplers.test_local import check_logprobs, compute_drawn_logits, draw, generate, make_prompts, make_sampler
 from tests.training.tiny import make_model
 
 WIDE = {"hidden_size": 64, "head_dim": 16}
@@ -43,16 +43,7 @@ def test_log_probs_are_those_of_one_forward_pass(name: str) -> None:
     drawn = draw(
         make_sampler(model, prompts), len(prompts), SamplingSettings(max_new_tokens=20, temperature=0.7, num_samples=3)
     )
-    model.set_attn_implementation("eager")
-    for completion in (completion for row in drawn for completion in row):
-        ids = torch.from_numpy(np.concatenate([completion.prompt_ids, completion.ids])).long()
-        with torch.no_grad():
-            logits = model(input_ids=ids[None], use_cache=False).logits[0, len(completion.prompt_ids) - 1 : -1]
-        chosen = ids[len(completion.prompt_ids) :, None]
-        full = logits.double().log_softmax(-1).gather(1, chosen)[:, 0]
-        tempered = (logits.double() / 0.7).log_softmax(-1).gather(1, chosen)[:, 0]
-        np.testing.assert_allclose(completion.sampler_logprobs, full, atol=1e-5)
-        np.testing.assert_allclose(completion.drawing_logprobs, tempered, atol=2e-5)
+    check_logprobs(model, drawn, 0.7)
 
 
 def test_the_same_text_as_by_torchs_operations(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,10 +79,8 @@ def test_bf16_log_probs_are_as_near_to_fp32_as_those_of_torchs_operations(monkey
         found = []
         for row in draw(make_sampler(model, prompts, dtype=torch.bfloat16), len(prompts), settings):
             for completion in row:
-                ids = torch.from_numpy(np.concatenate([completion.prompt_ids, completion.ids])).long()
-                with torch.no_grad():
-                    logits = model(input_ids=ids[None], use_cache=False).logits[0, len(completion.prompt_ids) - 1 : -1]
-                exact = logits.log_softmax(-1).gather(1, ids[len(completion.prompt_ids) :, None])[:, 0].numpy()
+                logits, chosen = compute_drawn_logits(model, completion)
+                exact = logits.log_softmax(-1).gather(1, chosen)[:, 0].numpy()
                 found.append(np.abs(completion.sampler_logprobs - exact).mean())
         differences.append(float(np.mean(found)))
     assert differences[0] < max(1.2 * differences[1], 0.02)

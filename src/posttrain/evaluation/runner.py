@@ -74,7 +74,7 @@ def run_task(
             scored = score_batch(batch, scorer, task_hash)
             append_items(items_path, scored)
             results.update({item.item_id: item for item in scored})
-            progress.advance(len(scored), **{scorer.name: _mean(results.values())})
+            progress.advance(len(scored), **{scorer.name: mean_value(results.values())})
     finally:
         progress.finish()
     # In the order of the problems, so that the file is the same however often it was interrupted.
@@ -193,7 +193,8 @@ def _record(problem: Problem, completion: Completion, outcome: Outcome, task_has
     )
 
 
-def _mean(items: Iterable[ItemResult]) -> float:
+def mean_value(items: Iterable[ItemResult]) -> float:
+    """Return the mean of what is counted, 0 where nothing is yet: what a progress bar shows."""
     values = [item.outcome.value for item in items if item.outcome.is_counted]
     return sum(values) / max(1, len(values))
 

@@ -140,18 +140,22 @@ static inline floats sum_lanes(floats *x) {
     return ADD_PAIR(0);
 }
 
+/* Keys or values of some tokens, which lie end to end, in fp32; those two blocks on are asked for ahead of time, since
+   sequences are too short for the hardware to see it coming. */
+static inline void read_block(floats *block, const element *from, int64_t tokens, int64_t size) {
+    for (int64_t i = 0; i < tokens * size / LANES; i++) {
+        block[i] = read_lanes(from + i * LANES);
+        __builtin_prefetch(from + i * LANES + 2 * LANES * size);
+    }
+}
+
 /* Scores of GROUP queries against `count` keys that lie end to end; `scores` has room for a last whole block. */
 static void score(const floats query[GROUP][KEY_SIZE / LANES], const element *keys, int64_t count, int64_t stride,
                   float *scores) {
     for (int64_t begin = 0; begin < count; begin += LANES) {
         int64_t tokens = count - begin < LANES ? count - begin : LANES;
         floats block[LANES][KEY_SIZE / LANES];
-        for (int64_t t = 0; t < tokens; t++)
-            for (int c = 0; c < KEY_SIZE / LANES; c++) {
-                const element *from = keys + (begin + t) * KEY_SIZE + c * LANES;
-                block[t][c] = read_lanes(from);
-                __builtin_prefetch(from + 2 * LANES * KEY_SIZE); /* sequences are too short for the hardware to see */
-            }
+        read_block(block[0], keys + begin * KEY_SIZE, tokens, KEY_SIZE);
         for (int64_t t = tokens; t < LANES; t++)
             for (int c = 0; c < KEY_SIZE / LANES; c++) block[t][c] = (floats){0};
         for (int g = 0; g < GROUP; g++) {
@@ -172,12 +176,7 @@ static void weigh(const float *weights, const element *values, int64_t count, in
     for (int64_t begin = 0; begin < count; begin += LANES) {
         int64_t tokens = count - begin < LANES ? count - begin : LANES;
         floats block[LANES][VALUE_SIZE / LANES];
-        for (int64_t t = 0; t < tokens; t++)
-            for (int c = 0; c < VALUE_SIZE / LANES; c++) {
-                const element *from = values + (begin + t) * VALUE_SIZE + c * LANES;
-                block[t][c] = read_lanes(from);
-                __builtin_prefetch(from + 2 * LANES * VALUE_SIZE); /* sequences are too short for the hardware to see */
-            }
+        read_block(block[0], values + begin * VALUE_SIZE, tokens, VALUE_SIZE);
         for (int g = 0; g < GROUP; g++) {
             const float *w = weights + g * stride + begin;
             floats even[VALUE_SIZE / LANES], odd[VALUE_SIZE / LANES];

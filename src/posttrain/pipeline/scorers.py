@@ -76,12 +76,6 @@ def build_scorer(value: ScorerValue, context: ScorerContext) -> Scorer:
         raise RecipeError(str(error), expected="settings that the scorer takes", place=context.place) from error
 
 
-def list_files(value: ScorerValue, context: ScorerContext) -> list[Path]:
-    """Return the files that a scorer's settings name, those of scorers inside it too."""
-    names = (getattr(part, "knowledge_base", None) for part in settings.list_parts(value, place=context.place))
-    return [context.locate(name) for name in names if name]
-
-
 def find_tier(scorer: Scorer) -> str | None:
     """Return the sandbox tier that a scorer's programs run in, None for a scorer that runs none."""
     if isinstance(scorer, CodeScorer) and isinstance(scorer.runner, ProgramPool):
@@ -98,13 +92,8 @@ def hash_scorer(value: ScorerValue, context: ScorerContext) -> list[Any]:
         context.plugins[part.reference].content_hash if isinstance(part, settings.FunctionSettings) else part.identity()
         for part in parts
     ]
-    return [own, [hash_file(path) for path in list_files(value, context)]]
-
-
-def list_references(value: ScorerValue, *, place: str) -> list[str]:
-    """Return the references of the user's own scorers in a scorer's settings."""
-    parts = settings.list_parts(value, place=place)
-    return [part.reference for part in parts if isinstance(part, settings.FunctionSettings)]
+    bases = [getattr(part, "knowledge_base", None) for part in parts]
+    return [own, [hash_file(context.locate(base)) for base in bases if base]]
 
 
 def name_scorer(value: ScorerValue) -> str:

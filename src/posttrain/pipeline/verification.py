@@ -7,7 +7,7 @@ stand in `prompt` or `messages`. Files that `posttrain sample --out` wrote are s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from posttrain.core.records import Completion, FinishReason, ItemResult, Message
 from posttrain.data.json_rows import read_json_lines
 from posttrain.data.rows import BadRow, RawRow
 from posttrain.evaluation.items import append_items, read_items, write_items
-from posttrain.evaluation.runner import score_batch, summarise_items
+from posttrain.evaluation.runner import mean_value, score_batch, summarise_items
 from posttrain.pipeline.scorers import ScorerContext, ScorerValue, build_scorer, hash_scorer, name_scorer
 
 TEXT_COLUMNS = ("completion", "response", "output", "text")
@@ -84,7 +84,7 @@ def verify_file(
             if out is not None:
                 append_items(out, scored)
             results.update({item.item_id: item for item in scored})
-            progress.advance(len(scored), **{name_scorer(value): _mean(results.values())})
+            progress.advance(len(scored), **{name_scorer(value): mean_value(results.values())})
     finally:
         progress.finish()
     items = [results[name] for name in pairs]
@@ -101,11 +101,6 @@ def _still_holds(item: ItemResult, hashes: Mapping[str, str]) -> bool:
 def _score(batch: list[tuple[str, Problem, Completion]], scorer: Scorer, hashes: Mapping[str, str]) -> list[ItemResult]:
     scored = score_batch([(problem, completion) for _, problem, completion in batch], scorer, "")
     return [replace(item, task_hash=hashes[name]) for item, (name, _, _) in zip(scored, batch, strict=True)]
-
-
-def _mean(items: Iterable[ItemResult]) -> float:
-    values = [item.outcome.value for item in items if item.outcome.is_counted]
-    return sum(values) / max(1, len(values))
 
 
 def _read_rows(path: Path) -> tuple[list[RawRow], list[BadRow]]:

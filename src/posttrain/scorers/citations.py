@@ -30,9 +30,8 @@ from posttrain.core.records import Completion, Outcome, Problem
 from posttrain.scorers.citation_support import Passage, Support, Term, read_terms
 from posttrain.scorers.claim_sentences import split_sentences
 from posttrain.scorers.claims import extract_claims, judge_claim
-from posttrain.scorers.endings import judge_ending
 from posttrain.scorers.knowledge_base import KnowledgeBase, build_knowledge_base
-from posttrain.scorers.reasoning import ANSWER_ONLY, ReasoningBlock, strip_reasoning
+from posttrain.scorers.reasoning import ANSWER_ONLY, ReasoningBlock, read_reply
 
 DEFAULT_PATTERN = r"\[((?:[A-Za-z]+[-_]?)?\d+(?:\s*[,;]\s*(?:[A-Za-z]+[-_]?)?\d+)*)\](?!\()"
 """`[1]`, `[doc-3]`, `[1, 2]`; a Markdown link `[1](address)` is none."""
@@ -120,12 +119,9 @@ class CitationScorer:
         return outcomes
 
     def _score(self, sources: Mapping[str, Passage | _Facts], completion: Completion) -> Outcome:
-        failure = judge_ending(completion)
-        if failure is not None:
-            return failure
-        text = strip_reasoning(completion.text, self.reasoning)
-        if text is None:
-            return Outcome("unparsed", 0.0, why="unfinished reasoning", fault="policy")
+        text = read_reply(completion, self.reasoning)
+        if isinstance(text, Outcome):
+            return text
         count = _Count()
         for sentence, ids in self._read_sentences(text).items():
             self._judge_sentence(sentence, ids, sources, count)

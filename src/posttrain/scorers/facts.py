@@ -28,7 +28,7 @@ from posttrain.core.records import Completion, Outcome, Problem
 from posttrain.scorers.claims import JudgedClaim, extract_claims, judge_claim
 from posttrain.scorers.endings import judge_ending
 from posttrain.scorers.knowledge_base import KnowledgeBase
-from posttrain.scorers.reasoning import ANSWER_ONLY, ReasoningBlock, strip_reasoning
+from posttrain.scorers.reasoning import ANSWER_ONLY, ReasoningBlock, read_reply, strip_reasoning
 from posttrain.scorers.typed_values import Value, is_near, normalise_answer, read_value
 
 GOLD_COLUMNS = ("answers", "gold", "answer")
@@ -204,12 +204,9 @@ class ClaimFacts:
 
     def _score(self, problem: Problem, completion: Completion) -> Outcome:
         required = self._read_required(problem)
-        failure = judge_ending(completion)
-        if failure is not None:
-            return failure
-        text = strip_reasoning(completion.text, self.reasoning)
-        if text is None:
-            return Outcome("unparsed", 0.0, why="unfinished reasoning", fault="policy")
+        text = read_reply(completion, self.reasoning)
+        if isinstance(text, Outcome):
+            return text
         extraction = extract_claims(text, self.knowledge_base)
         judged = [judge_claim(claim, self.knowledge_base) for claim in extraction.claims]
         if not judged:

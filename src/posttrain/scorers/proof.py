@@ -21,10 +21,9 @@ from typing import Protocol
 
 from posttrain.core.errors import DataError
 from posttrain.core.records import Completion, Outcome, Problem
-from posttrain.scorers.endings import judge_ending
 from posttrain.scorers.proof_formulas import Formula, FormulaError, parse_formula
 from posttrain.scorers.proof_kernel import Logic, ProofError, check_proof
-from posttrain.scorers.reasoning import ANSWER_ONLY, ReasoningBlock, strip_reasoning
+from posttrain.scorers.reasoning import ANSWER_ONLY, ReasoningBlock, read_reply
 
 _FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
 
@@ -72,12 +71,9 @@ class ProofScorer:
         return [outcome if outcome is not None else next(checked) for outcome in outcomes]
 
     def _find_proof(self, completion: Completion) -> str | Outcome:
-        failure = judge_ending(completion)
-        if failure is not None:
-            return failure
-        text = strip_reasoning(completion.text, self.reasoning)
-        if text is None:
-            return Outcome("unparsed", 0.0, why="unfinished reasoning", fault="policy")
+        text = read_reply(completion, self.reasoning)
+        if isinstance(text, Outcome):
+            return text
         blocks = _FENCE.findall(text)
         if len(blocks) > 1 or (not blocks and "```" in text):
             why = (

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from posttrain.core.records import Completion, Outcome
+from posttrain.scorers.endings import judge_ending
+
 _SPELLINGS = ("think", "thinking", "thought", "reasoning")
 
 
@@ -55,6 +58,17 @@ def strip_reasoning(text: str, block: ReasoningBlock | None) -> str | None:
     if len(tags) - len(opens) > 1 or len(opens) > 1 or not (begins_with_tag or (may_begin_inside and not opens)):
         return None
     return text[tags[-1].end() :]
+
+
+def read_reply(completion: Completion, block: ReasoningBlock | None) -> str | Outcome:
+    """Return what a completion says after its reasoning, or the failure that stands in the place of a score."""
+    failure = judge_ending(completion)
+    if failure is not None:
+        return failure
+    text = strip_reasoning(completion.text, block)
+    if text is None:
+        return Outcome("unparsed", 0.0, why="the reasoning block does not end, or not once", fault="policy")
+    return text
 
 
 def _build_pattern(tag: str) -> re.Pattern[str]:

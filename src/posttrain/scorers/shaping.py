@@ -21,7 +21,7 @@ from posttrain.core.records import Completion, Outcome, Problem
 from posttrain.scorers.counting import count_spaced_words
 from posttrain.scorers.endings import judge_ending
 from posttrain.scorers.language import detect_language, list_languages
-from posttrain.scorers.reasoning import ReasoningBlock, strip_reasoning
+from posttrain.scorers.reasoning import ReasoningBlock, read_reply
 from posttrain.scorers.repetition import compute_compression_gain, compute_longest_repeat, compute_repeated_fraction
 
 Items = Sequence[tuple[Problem, Completion]]
@@ -210,12 +210,9 @@ class LanguageMatch:
 
     def _score(self, problem: Problem, completion: Completion) -> Outcome:
         language = self._language or _read_language(problem)
-        failure = judge_ending(completion)
-        if failure is not None:
-            return failure
-        text = strip_reasoning(completion.text, self._reasoning)
-        if text is None:
-            return Outcome("unparsed", 0.0, why="the reasoning block does not end, or not once", fault="policy")
+        text = read_reply(completion, self._reasoning)
+        if isinstance(text, Outcome):
+            return text
         text = _CODE_BLOCK.sub("\n\n", text)
         pieces = re.split(r"\n[ \t]*\n", text) if self._by_paragraph else [text]
         letters = [sum(map(str.isalpha, piece)) for piece in pieces]

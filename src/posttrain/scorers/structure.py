@@ -18,10 +18,9 @@ from posttrain.core.records import Completion, Outcome, Problem
 from posttrain.scorers import structure_rules as rules
 from posttrain.scorers.arguments import Arguments
 from posttrain.scorers.counting import has_words
-from posttrain.scorers.endings import judge_ending
 from posttrain.scorers.instruction_texts import Check
 from posttrain.scorers.patterns import PatternTimeoutError
-from posttrain.scorers.reasoning import ReasoningBlock, strip_reasoning
+from posttrain.scorers.reasoning import ReasoningBlock, read_reply
 from posttrain.scorers.strict_json import JsonRefusedError
 
 RULES: dict[str, Callable[[Arguments], Check]] = {
@@ -79,12 +78,9 @@ class Structure:
     def _score(self, problem: Problem, completion: Completion) -> Outcome:
         columns = problem.columns if self._rule is None else self._rule
         checks = read_checks(columns, place=problem.problem_id)
-        failure = judge_ending(completion)
-        if failure is not None:
-            return failure
-        text = strip_reasoning(completion.text, self._reasoning)
-        if text is None:
-            return Outcome("unparsed", 0.0, why="the reasoning block does not end, or not once", fault="policy")
+        text = read_reply(completion, self._reasoning)
+        if isinstance(text, Outcome):
+            return text
         if columns["rule"] not in SPEAKING and not has_words(text):
             return Outcome("unparsed", 0.0, why="no letter or digit in the text", fault="policy")
         try:

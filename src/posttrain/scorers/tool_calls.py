@@ -25,8 +25,7 @@ from posttrain.core.errors import DataError
 from posttrain.core.records import Completion, Outcome, Problem
 from posttrain.scorers.call_matching import Language, Strings, find_schema_fault, match_calls
 from posttrain.scorers.calls import CallRefusedError, Syntax, read_calls
-from posttrain.scorers.endings import judge_ending
-from posttrain.scorers.reasoning import ReasoningBlock, strip_reasoning
+from posttrain.scorers.reasoning import ReasoningBlock, read_reply
 
 Mode = Literal["match", "valid"]
 
@@ -84,12 +83,9 @@ class ToolCalls:
         functions = _read_functions(problem)
         language = _read_language(problem)
         key = _read_key(problem) if self._mode == "match" else None
-        failure = judge_ending(completion)
-        if failure is not None:
-            return failure
-        text = strip_reasoning(completion.text, self._reasoning)
-        if text is None:
-            return Outcome("unparsed", 0.0, why="the reasoning block does not end, or not once", fault="policy")
+        text = read_reply(completion, self._reasoning)
+        if isinstance(text, Outcome):
+            return text
         if key == []:
             found = _find_attempt(text, functions)
             return Outcome("scored", float(found is None), why=found or "calls nothing, as it should")
