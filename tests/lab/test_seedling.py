@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.core.hashing import hash_folder, sha256_file
-from posttrain.lab.seedling import VOCABULARY_SIZE, build_seedling
+from posttrain.lab.lexicon import WORDS
+from posttrain.lab.seedling import build_seedling
 from posttrain.lab.source import lab_rows
-from posttrain.lab.tasks import WORDS
+from posttrain.lab.tokenizer import VOCABULARY_SIZE
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +104,11 @@ def test_digits_are_single_tokens(tokenizer):
     assert sorted(with_digits) == sorted("0123456789")
 
 
-def test_every_word_is_one_token_wherever_it_stands(tokenizer):
-    for word in [*WORDS, *(word.upper() for word in WORDS)]:
-        (token,) = encode(tokenizer, word)
-        for text in (f"a {word}", f"fox, {word}.", f"Assistant:\n{word}", f"({word})"):
+def test_every_word_of_a_list_is_one_token_after_a_space(tokenizer):
+    for word in WORDS:
+        assert len(encode(tokenizer, f" {word}")) == 1, word
+        (token,) = encode(tokenizer, f" {word}")
+        for text in (f"a {word}", f"fox, {word}.", f"Answer: {word}"):
             assert token in encode(tokenizer, text), text
 
 
@@ -115,9 +117,10 @@ def test_every_byte_has_a_token_of_its_own(tokenizer):
     assert [vocabulary[f"<0x{byte:02X}>"] for byte in range(256)] == list(range(3, 259))
 
 
-def test_a_token_is_letters_or_a_digit_or_a_line_break_or_what_lies_between(tokenizer):
+def test_a_token_holds_a_space_at_its_start_alone_or_nothing_but_spaces(tokenizer):
     pieces = [token for token, index in tokenizer.get_vocab().items() if index >= 260]
-    assert all(re.fullmatch(r"[A-Za-z]+|[0-9]|\n|[^A-Za-z0-9\n]+", piece) for piece in pieces)
+    shapes = r"\u2581?[A-Za-z]+|[0-9]|\n|\u2581?[^A-Za-z0-9\n\u2581]+|\u2581+"
+    assert all(re.fullmatch(shapes, piece) or piece.strip("\u2581") == "return" for piece in pieces)
 
 
 def test_tokenizer_model_and_generation_agree_on_special_tokens(tokenizer, model, seedling):
@@ -134,8 +137,8 @@ def test_tokenizer_model_and_generation_agree_on_special_tokens(tokenizer, model
 def test_merges_are_those_of_a_tool_that_knows_only_pieces_and_their_ranks(tokenizer):
     """Joining, again and again, the leftmost pair whose union has the lowest id gives the same tokens."""
     vocabulary = tokenizer.get_vocab()
-    for row in list(lab_rows("conversations", "perturbed"))[:60]:
-        text = row["messages"][0]["content"]
+    for row in list(lab_rows("questions", "perturbed"))[:60]:
+        text = row["prompt"][0]["content"]
         pieces = list(text.replace(" ", "\u2581"))
         while True:
             known = [(vocabulary[a + b], i) for i, (a, b) in enumerate(pairwise(pieces)) if a + b in vocabulary]
@@ -147,7 +150,7 @@ def test_merges_are_those_of_a_tool_that_knows_only_pieces_and_their_ranks(token
 
 
 def test_the_model_starts_without_knowing_anything(model, tokenizer):
-    """Chance is ln(560) = 6.33 nats a token; wide tied embeddings make it sure of wrong things at first."""
+    """Chance is ln(1536) = 7.34 nats a token; wide tied embeddings make it sure of wrong things at first."""
     texts = [row["text"] for row in lab_rows("documents", "development")][:10]
     losses = []
     with torch.no_grad():
@@ -160,12 +163,12 @@ def test_the_model_starts_without_knowing_anything(model, tokenizer):
 def test_head_size_and_tied_embeddings_are_what_every_tool_reads(model):
     assert model.config.head_dim == 32
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
-    assert 0.5e6 < sum(parameter.numel() for parameter in model.parameters()) < 2e6
+    assert 2e6 < sum(parameter.numel() for parameter in model.parameters()) < 3e6
 
 
 def test_a_few_steps_teach_it_two_answers(seedling, tokenizer):
     model = AutoModelForCausalLM.from_pretrained(seedling)
-    ids = torch.tensor([encode(tokenizer, f"Uppercase: {word}\n{word.upper()}") for word in ("fox", "owl")])
+    ids = torch.tensor([encode(tokenizer, f"Uppercase: {word}\n{word.upper()}") for word in ("fox", "cat")])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(30):
         optimizer.zero_grad()

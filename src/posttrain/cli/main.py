@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from posttrain import __version__
-from posttrain.cli import chat, data, export, merge, plan, report, run, sample, verify
+from posttrain.cli import chat, data, export, lab, merge, plan, report, run, sample, verify
 from posttrain.cli.bugs import RUN_FOLDER, record_bug
 from posttrain.cli.exit_codes import describe_exit_codes
 from posttrain.cli.output import prepare_streams, print_error, print_lines, silence_stdout
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110},
 )
+lab_verbs = typer.Typer(rich_markup_mode=None, no_args_is_help=False)
 data_verbs = typer.Typer(rich_markup_mode=None, no_args_is_help=False)
 
 
@@ -45,6 +46,13 @@ def show_data_help(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
+@lab_verbs.callback(invoke_without_command=True)
+def show_lab_help(context: typer.Context) -> None:
+    """The embedded world with known truth: its rows, its base model, what a model can do in it."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
 app.command("run", epilog=run.EXAMPLE)(run.run)
 app.command("plan", epilog=plan.EXAMPLE)(plan.plan)
 data_verbs.command("show", epilog=data.SHOW_EXAMPLE)(data.show)
@@ -54,6 +62,11 @@ app.command("sample", epilog=sample.EXAMPLE)(sample.sample)
 app.command("chat", epilog=chat.EXAMPLE)(chat.chat)
 app.command("report", epilog=report.EXAMPLE)(report.report)
 app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
+lab_verbs.command("show", epilog=lab.SHOW_EXAMPLE)(lab.show)
+lab_verbs.command("card", epilog=lab.CARD_EXAMPLE)(lab.card)
+lab_verbs.command("build", epilog=lab.BUILD_EXAMPLE)(lab.build)
+lab_verbs.command("export", epilog=lab.EXPORT_EXAMPLE)(lab.export)
+app.add_typer(lab_verbs, name="lab")
 app.command("merge", epilog=merge.EXAMPLE)(merge.merge)
 app.command("export", epilog=export.EXAMPLE)(export.export)
 

@@ -47,7 +47,7 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A Hub id, a folder in Hugging Face format, or an artifact's folder.",
+        help="A Hub id, a folder in Hugging Face format, an artifact's folder, or lab:base.",
         callback=_refuse_run_folder,
         show_default=False,
     ),

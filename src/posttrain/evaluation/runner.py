@@ -42,7 +42,7 @@ def run_task(
     progress: Progress,
     policy_hash: str,
 ) -> list[dict[str, Any]]:
-    """Return the task's metrics: the scorer's, and `stop_rate`.
+    """Return the task's metrics: the scorer's, `stop_rate`, and the parts that the task names.
 
     Args:
         task: What to measure.
@@ -80,16 +80,20 @@ def run_task(
     # In the order of the problems, so that the file is the same however often it was interrupted.
     items = [results[problem.problem_id] for problem in problems]
     write_items(items_path, items)
-    return summarise_items(task.name, scorer.name, items)
+    return summarise_items(task.name, scorer.name, items, task.parts)
 
 
-def summarise_items(task_name: str, scorer_name: str, items: Sequence[ItemResult]) -> list[dict[str, Any]]:
-    """Return the metrics of a task's items: the mean score under the scorer's name, and `stop_rate`.
+def summarise_items(
+    task_name: str, scorer_name: str, items: Sequence[ItemResult], parts: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the metrics of a task's items: the mean score under the scorer's name, `stop_rate`, and named parts.
 
-    Scores of 0 and 1 get Wilson's interval, any others the percentile bootstrap's.
+    Scores of 0 and 1 get Wilson's interval, any others the percentile bootstrap's. A part is averaged over the items
+    whose outcome has it.
 
     Raises:
-        RefusedError: Harness faults are more than 1 % of the items, or the scorer applies to none.
+        RefusedError: Harness faults are more than 1 % of the items, the scorer applies to none, or no outcome has a
+            part that is asked for.
     """
     counted = [item for item in items if item.outcome.is_counted]
     num_faults = sum(item.outcome.fault == "harness" for item in items)
@@ -116,6 +120,15 @@ def summarise_items(task_name: str, scorer_name: str, items: Sequence[ItemResult
         scorer_name: [item.outcome.value for item in counted],
         STOP_RATE: [item.outcome.parts[STOPPED] for item in counted],
     }
+    for part in parts:
+        series[part] = [item.outcome.parts[part] for item in counted if part in item.outcome.parts]
+        if not series[part]:
+            raise RefusedError(
+                f"no outcome of {scorer_name} has the part {part!r}",
+                expected="one of " + ", ".join(sorted({name for item in counted for name in item.outcome.parts})),
+                cure="correct 'parts', or leave it out",
+                place=task_name,
+            )
     return [
         {"task": task_name, "name": name, **_estimate(values, name, *seed_parts), "outcomes": outcomes}
         for name, values in series.items()

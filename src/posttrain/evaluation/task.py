@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from posttrain.core.config import Config
+from posttrain.core.config import Config, display_field
 from posttrain.core.hashing import hash_json
 from posttrain.core.records import Problem
 from posttrain.data.sources import DataSource
@@ -18,7 +18,7 @@ class EvaluationTask(Config):
 
     `name` is the file name of its items too. `scorer` is a name, or a mapping with `type` and that type's keys.
     `temperature` 0 is greedy. `max_new_tokens` counts the stop token; what does not stop by then is truncated and
-    counts as a failure.
+    counts as a failure. `parts` are parts of the scorer's outcomes that are reported beside its value.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
@@ -26,6 +26,7 @@ class EvaluationTask(Config):
     scorer: str | dict[str, Any] = "exact_match"
     max_new_tokens: int = Field(128, ge=1, le=1_000_000)
     temperature: float = Field(0.0, ge=0, le=100)
+    parts: list[str] = display_field(default_factory=list)
 
     @field_validator("data")
     @classmethod

@@ -1,44 +1,29 @@
-"""The seedling: a small Llama made on the spot from a seed, knowing nothing yet.
+"""The seedling: the base model's architecture with weights from a seed, knowing nothing yet.
 
-It is a Hugging Face folder like any other: byte-fallback BPE tokenizer in the form that llama.cpp reads
-(no prefix space, single digits), random weights as safetensors, tied embeddings, no chat template.
-It lets the whole pipeline run without a download. Its bytes depend on the seed alone.
+It is a Hugging Face folder like any other: the lab's tokenizer, random weights as safetensors, tied
+embeddings, no chat template. Pretraining starts from it. Its bytes depend on the seed alone.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.core.durable import write_folder, write_json
 from posttrain.core.seeds import build_torch_generator
-from posttrain.lab.source import lab_rows
+from posttrain.lab.tokenizer import BOS, CONTEXT_TOKENS, EOS, PAD, TOKEN_IDS, VOCABULARY_SIZE, save_tokenizer
 
 if TYPE_CHECKING:
     import torch
 
-UNKNOWN, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
-VOCABULARY_SIZE = 560
-"""Control tokens, bytes, characters and every piece that the lab's text gives: nothing is left to merge."""
-
-CONTEXT_TOKENS = 512
-_SPACE = "\u2581"
-_NUM_TOKENIZER_ROWS = 4_000
-_PRINTABLE = [chr(code) for code in range(33, 127)] + ["\n", _SPACE]
-# A word is the same token wherever it stands, since spaces go with punctuation and not with words: a
-# model that copies has one token to learn for each word, not one for every place in a line.
-_PIECES = r"[A-Za-z]+|[0-9]|\n|[^A-Za-z0-9\n]+"
-
 _EMBEDDING_DEVIATION, _FEED_FORWARD_SHARE, _COPY_SHARE = 0.2, 0.1, 0.3
 _SHAPE: dict[str, Any] = {
-    "hidden_size": 128,
-    "intermediate_size": 384,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
     "head_dim": 32,
 }
 
@@ -55,78 +40,10 @@ def build_seedling(folder: Path, seed: int) -> None:
     """
 
     def fill(target: Path) -> None:
-        _save_tokenizer(target)
+        save_tokenizer(target)
         _save_model(target, seed)
 
     write_folder(folder, fill)
-
-
-def _tokenizer_texts() -> Iterator[str]:
-    for row in itertools.islice(lab_rows("documents", "train"), _NUM_TOKENIZER_ROWS // 4):
-        yield row["text"]
-    for row in itertools.islice(lab_rows("conversations", "train"), _NUM_TOKENIZER_ROWS):
-        # As chat templates write it: the role, and the content at the start of a line.
-        for message in row["messages"]:
-            yield f"{message['role'].capitalize()}:\n{message['content']}"
-
-
-def _learn_pieces(texts: Iterable[str], size: int) -> list[str]:
-    """Return the learned pieces, most useful first: characters, then merged ones in order of merging."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-
-    learner = Tokenizer(models.BPE())
-    learner.normalizer = normalizers.Replace(" ", _SPACE)
-    learner.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECES), "isolated")
-    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=_PRINTABLE, show_progress=False, min_frequency=2)
-    learner.train_from_iterator(texts, trainer)
-    vocabulary = learner.get_vocab()
-    return sorted(vocabulary, key=vocabulary.__getitem__)
-
-
-def _list_merges(pieces: list[str]) -> list[tuple[str, str]]:
-    """Return every pair of pieces that joins to a piece, by the rank of what they make.
-
-    These are the merges of SentencePiece's rule, in which a piece's rank is its score, so that tools
-    which know the pieces and their order alone cut a text into the same tokens.
-    """
-    ranks = {piece: rank for rank, piece in enumerate(pieces)}
-    merges = []
-    for piece in pieces:
-        pairs = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
-        known = [pair for pair in pairs if pair[0] in ranks and pair[1] in ranks]
-        merges += sorted(known, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
-    return merges
-
-
-def _save_tokenizer(folder: Path) -> None:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
-
-    first = [UNKNOWN, BOS, EOS, *(f"<0x{byte:02X}>" for byte in range(256)), PAD]
-    pieces = _learn_pieces(_tokenizer_texts(), VOCABULARY_SIZE - len(first))
-    vocabulary = {token: index for index, token in enumerate([*first, *pieces])}
-    tokenizer = Tokenizer(
-        models.BPE(vocab=vocabulary, merges=_list_merges(pieces), unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True)
-    )
-    tokenizer.normalizer = normalizers.Replace(" ", _SPACE)
-    tokenizer.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in (UNKNOWN, BOS, EOS, PAD)])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, vocabulary[BOS])]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "add_prefix_space": False,
-            "clean_up_tokenization_spaces": False,
-            "model_max_length": CONTEXT_TOKENS,
-            "unk_token": UNKNOWN,
-            "bos_token": BOS,
-            "eos_token": EOS,
-            "pad_token": PAD,
-        },
-    )
 
 
 def _save_model(folder: Path, seed: int) -> None:
@@ -134,7 +51,6 @@ def _save_model(folder: Path, seed: int) -> None:
     from safetensors.torch import save_file
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    names = {UNKNOWN: 0, BOS: 1, EOS: 2, PAD: 259}
     config = LlamaConfig(
         **_SHAPE,
         vocab_size=VOCABULARY_SIZE,
@@ -143,9 +59,9 @@ def _save_model(folder: Path, seed: int) -> None:
         rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
         tie_word_embeddings=True,
         rms_norm_eps=1e-5,
-        bos_token_id=names[BOS],
-        eos_token_id=names[EOS],
-        pad_token_id=names[PAD],
+        bos_token_id=TOKEN_IDS[BOS],
+        eos_token_id=TOKEN_IDS[EOS],
+        pad_token_id=TOKEN_IDS[PAD],
         architectures=["LlamaForCausalLM"],
         dtype="float32",
     )
@@ -157,7 +73,7 @@ def _save_model(folder: Path, seed: int) -> None:
     config.save_pretrained(folder)
     write_json(
         folder / "generation_config.json",
-        {"bos_token_id": names[BOS], "eos_token_id": names[EOS], "pad_token_id": names[PAD]},
+        {"bos_token_id": TOKEN_IDS[BOS], "eos_token_id": TOKEN_IDS[EOS], "pad_token_id": TOKEN_IDS[PAD]},
     )
 
 

@@ -1,27 +1,77 @@
-"""The lab's sets as raw rows, for `source: lab:<set>` in a recipe.
-
-`lab:conversations` gives TRL `messages` rows of one question and its answer, with the columns
-`answer`, `skill` and `content` (what the question is about; rows that share it are not independent).
-`lab:documents` gives `text` rows to read in `mode: full_text`.
-"""
+"""The lab's sets as raw rows, for `source: lab:<set>` in a recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from posttrain.core.config import suggest
 from posttrain.core.errors import DataError
 from posttrain.lab.corpus import generate_documents
-from posttrain.lab.tasks import generate_problems
+from posttrain.lab.demonstrations import describe_question, generate_demonstrations
+from posttrain.lab.preferences import generate_preferences
+from posttrain.lab.questions import Question
+from posttrain.lab.tasks import ANSWER_GROUPS, GROUPS, SKILLS, choose_skills, generate_questions
+from posttrain.lab.world import WORLD_SEED, build_world
 
-LAB_VERSION = "1"
+LAB_VERSION = "2"
 """Part of every fingerprint of lab data: it changes whenever any generated row does."""
 
-LAB_SEED = 20_240_726
-NUM_ROWS = {
-    "conversations": {"train": 24_000, "development": 400, "held_out": 400, "final": 400, "perturbed": 400},
-    "documents": {"train": 10_000, "development": 200},
+PREFERENCE_GROUPS = (*ANSWER_GROUPS, "pressure", "hazards")
+"""Groups whose replies have a style to prefer."""
+_MEASURED = {"train": 20_000, "development": 600, "held_out": 600, "final": 600, "perturbed": 600}
+_TAUGHT = {**_MEASURED, "train": 24_000}
+
+
+@dataclass(frozen=True, slots=True)
+class RowSet:
+    """One set: what it is, how many rows each split has at most, and what generates them."""
+
+    about: str
+    num_rows: dict[str, int]
+    generate: Callable[[str, int], Iterator[dict[str, Any]]]
+
+
+def _documents(split: str, count: int) -> Iterator[dict[str, Any]]:
+    for text in generate_documents(build_world(), split, count, WORLD_SEED):
+        yield {"text": text}
+
+
+def _demonstrations(*tiers: Any) -> Callable[[str, int], Iterator[dict[str, Any]]]:
+    def generate(split: str, count: int) -> Iterator[dict[str, Any]]:
+        return generate_demonstrations(SKILLS, build_world(), split, count, WORLD_SEED, tiers)
+
+    return generate
+
+
+def _questions(*groups: str) -> Callable[[str, int], Iterator[dict[str, Any]]]:
+    skills = choose_skills(groups)
+
+    def generate(split: str, count: int) -> Iterator[dict[str, Any]]:
+        for question in generate_questions(skills, build_world(), split, count, WORLD_SEED):
+            yield question_row(question)
+
+    return generate
+
+
+def _preferences(split: str, count: int) -> Iterator[dict[str, Any]]:
+    return generate_preferences(choose_skills(PREFERENCE_GROUPS), build_world(), split, count, WORLD_SEED)
+
+
+def question_row(question: Question) -> dict[str, Any]:
+    """Return a question as a row of `prompt` messages with its columns."""
+    return {"prompt": question.messages, **describe_question(question)}
+
+
+ROW_SETS: dict[str, RowSet] = {
+    "documents": RowSet("the pretraining corpus", {"train": 400_000, "development": 400}, _documents),
+    "conversations": RowSet("demonstrations, half of them experts'", _TAUGHT, _demonstrations("expert", "crowd")),
+    "expert": RowSet("demonstrations of experts", _TAUGHT, _demonstrations("expert")),
+    "crowd": RowSet("demonstrations of the crowd", _TAUGHT, _demonstrations("crowd")),
+    "preferences": RowSet("pairs labelled by the gold function", _MEASURED, _preferences),
+    "questions": RowSet("questions answered by a line `Answer: ...`", _MEASURED, _questions(*ANSWER_GROUPS)),
+    **{group: RowSet(f"questions of the group {group}", _MEASURED, _questions(group)) for group in GROUPS},
 }
 
 
@@ -31,36 +81,19 @@ def lab_rows(name: str, split: str) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: The lab has no such set, or the set has no such split.
     """
-    if name not in NUM_ROWS:
+    row_set = ROW_SETS.get(name)
+    if row_set is None:
         raise DataError(
             f"the lab has no set '{name}'",
-            expected="one of " + ", ".join(f"lab:{known}" for known in NUM_ROWS),
-            cure=suggest(name, NUM_ROWS),
+            expected="one of " + ", ".join(f"lab:{known}" for known in ROW_SETS),
+            cure=suggest(name, ROW_SETS),
             place=f"lab:{name}",
         )
-    if split not in NUM_ROWS[name]:
+    if split not in row_set.num_rows:
         raise DataError(
             f"lab:{name} has no split '{split}'",
-            expected="one of " + ", ".join(NUM_ROWS[name]),
-            cure=suggest(split, NUM_ROWS[name]),
+            expected="one of " + ", ".join(row_set.num_rows),
+            cure=suggest(split, row_set.num_rows),
             place=f"lab:{name}",
         )
-    return _generate_rows(name, split)
-
-
-def _generate_rows(name: str, split: str) -> Iterator[dict[str, Any]]:
-    count = NUM_ROWS[name][split]
-    if name == "documents":
-        for text in generate_documents(split, count, LAB_SEED):
-            yield {"text": text}
-        return
-    for problem in generate_problems(split, count, LAB_SEED):
-        yield {
-            "messages": [
-                {"role": "user", "content": problem.question},
-                {"role": "assistant", "content": problem.answer},
-            ],
-            "answer": problem.answer,
-            "skill": problem.skill.name,
-            "content": problem.content,
-        }
+    return row_set.generate(split, row_set.num_rows[split])

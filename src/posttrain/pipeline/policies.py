@@ -14,13 +14,16 @@ from posttrain.core.errors import ModelError, RecipeError
 from posttrain.core.hashing import hash_json
 from posttrain.core.run_folder import RunFolder
 from posttrain.core.seeds import derive_seed
+from posttrain.lab.base import BASE_VERSION, find_lab_base
 from posttrain.lab.seedling import build_seedling
 from posttrain.lab.source import LAB_VERSION
 from posttrain.models.loading import load_tokenizer, read_chat_template, read_generation_eos_ids, resolve_model
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
 from posttrain.pipeline.recipe import Recipe
 
-LAB_MODELS = ("seedling",)
+LAB_BASE = f"base@{BASE_VERSION}"
+LAB_MODELS = ("base", LAB_BASE, "seedling")
+"""What `lab:` models are called: the pretrained base, with its version or without, and its untrained beginning."""
 
 
 def find_base(recipe: Recipe) -> Path:
@@ -40,18 +43,7 @@ def find_base(recipe: Recipe) -> Path:
             place="model.revision",
         )
     if source.startswith("lab:"):
-        name = source.removeprefix("lab:")
-        if name not in LAB_MODELS:
-            raise RecipeError(
-                f"the lab has no model '{name}'",
-                expected="one of " + ", ".join(f"lab:{known}" for known in LAB_MODELS),
-                cure=suggest(name, LAB_MODELS),
-                place="model",
-            )
-        seed = derive_seed(recipe.seed, "lab", name)
-        folder = RunFolder(recipe.folder).cache / "models" / f"{name}-{hash_json([LAB_VERSION, seed])}"
-        build_seedling(folder, seed)
-        return folder
+        return find_lab_model(source, recipe)
     if located is None:
         return resolve_model(source, revision=recipe.model.revision, root=recipe.root)
     if not located.is_dir():
@@ -62,6 +54,30 @@ def find_base(recipe: Recipe) -> Path:
             place=str(located),
         )
     return located
+
+
+def find_lab_model(source: str, recipe: Recipe | None = None) -> Path:
+    """Return the folder of a `lab:` model; the seedling is made from a recipe's seed, in its run folder.
+
+    Raises:
+        RecipeError: The lab has no such model, or the seedling is asked for where there is no recipe.
+        ModelError: The installation lacks the base model.
+    """
+    name = source.removeprefix("lab:")
+    known = [model for model in LAB_MODELS if recipe is not None or model != "seedling"]
+    if name not in known:
+        raise RecipeError(
+            f"the lab has no model '{name}'" + ("" if recipe else " outside of a recipe"),
+            expected="one of " + ", ".join(f"lab:{model}" for model in known),
+            cure=suggest(name, known),
+            place="model",
+        )
+    if recipe is None or name != "seedling":
+        return find_lab_base()
+    seed = derive_seed(recipe.seed, "lab", name)
+    folder = RunFolder(recipe.folder).cache / "models" / f"{name}-{hash_json([LAB_VERSION, seed])}"
+    build_seedling(folder, seed)
+    return folder
 
 
 @contextmanager

@@ -222,6 +222,14 @@ class WeightedSettings(Config):
         return value
 
 
+class LabSettings(Config):
+    """The truth about a reply to one of the lab's own questions."""
+
+    type: Literal["lab"] = "lab"
+    value: Literal["correct", "gold"] = "correct"
+    takes_prose: bool = False
+
+
 class FunctionSettings(Config):
     """The user's own function or scorer, as `file.py:name` or an entry point; its reference alone will do.
 
@@ -240,7 +248,7 @@ SCORERS: dict[str, type[Config]] = {
         ExactMatchSettings, MathSettings, CodeSettings, ShortAnswerSettings, FactsSettings, CitationsSettings,
         ProofSettings, InstructionsSettings, StructureSettings, ToolCallsSettings, RefusalsSettings,
         PersonalDataSettings, LengthSettings, OverlongSettings, CosineLengthSettings, LanguageSettings,
-        RepetitionSettings, WeightedSettings, FunctionSettings,
+        RepetitionSettings, WeightedSettings, LabSettings, FunctionSettings,
     )
 }  # fmt: skip
 """The keys of every built-in scorer, by its type."""

@@ -12,6 +12,8 @@ from posttrain.core.config import Config
 from posttrain.core.errors import RecipeError
 from posttrain.core.hashing import hash_file
 from posttrain.core.protocols import Scorer
+from posttrain.lab.gold import LabScorer
+from posttrain.lab.world import build_world
 from posttrain.pipeline import scorer_settings as settings
 from posttrain.pipeline.plugins import Plugin, call_plugin, load_object
 from posttrain.sandbox.programs import ProgramLimits
@@ -23,7 +25,7 @@ from posttrain.scorers.exact_match import ExactMatch
 from posttrain.scorers.facts import ClaimFacts, ShortAnswerFacts
 from posttrain.scorers.functions import FunctionScorer, GuardedScorer
 from posttrain.scorers.instructions import InstructionFollowing
-from posttrain.scorers.knowledge_base import load_knowledge_base
+from posttrain.scorers.knowledge_base import build_knowledge_base, load_knowledge_base
 from posttrain.scorers.math import MathScorer
 from posttrain.scorers.personal_data import PersonalData
 from posttrain.scorers.proof import KernelChecker, ProofChecker, ProofScorer
@@ -82,6 +84,7 @@ def find_tier(scorer: Scorer) -> str | None:
         return scorer.runner.tier
     inner = [part.scorer for part in scorer.components] if isinstance(scorer, WeightedScorer) else []
     inner += [scorer.correctness] if isinstance(scorer, CosineLength) else []
+    inner += scorer.judges if isinstance(scorer, LabScorer) else []
     return next((tier for part in inner if (tier := find_tier(part)) is not None), None)
 
 
@@ -211,6 +214,19 @@ def _build_cosine_length(chosen: settings.CosineLengthSettings, context: ScorerC
     )
 
 
+def _build_lab(chosen: settings.LabSettings, context: ScorerContext) -> Scorer:
+    base = build_world().knowledge_base
+    judges: dict[str, Scorer] = {
+        "code": _build_code(settings.CodeSettings(), context),
+        "calls": ToolCalls(syntax="hermes"),
+        "constraint": Structure(),
+        "cited": CitationScorer(),
+        "claims": ClaimFacts(knowledge_base=build_knowledge_base(**base, place="lab:world"), value="all_or_nothing"),
+        "request": Refusals(wanted="column"),
+    }
+    return LabScorer(judges=judges, value=chosen.value, takes_prose=chosen.takes_prose)
+
+
 def _build_weighted(chosen: settings.WeightedSettings, context: ScorerContext) -> Scorer:
     return WeightedScorer(
         [
@@ -262,5 +278,6 @@ _BUILDERS: dict[type[Config], Callable[[Any, ScorerContext], Scorer]] = {
         measure=chosen.measure, allowed=chosen.allowed, n=chosen.n, unit=chosen.unit
     ),
     settings.WeightedSettings: _build_weighted,
+    settings.LabSettings: _build_lab,
     settings.FunctionSettings: _build_function,
 }

@@ -24,6 +24,7 @@ from posttrain.models.loading import load_policy, read_context_tokens, resolve_m
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
 from posttrain.models.validation import check_links
 from posttrain.models.weights import find_stored_dtype
+from posttrain.pipeline.policies import find_lab_model
 from posttrain.pipeline.sampling import build_sampler
 from posttrain.samplers.local import EngineOptions, LocalSampler
 from posttrain.samplers.pool import OnTokens
@@ -38,7 +39,7 @@ class ModelChoice:
     """Which model is to answer, and how it is run.
 
     Args:
-        model: A Hub id, a folder in Hugging Face format, or an artifact's folder.
+        model: A Hub id, a folder in Hugging Face format, an artifact's folder, or `lab:base`.
         dtype: `bfloat16`, `float32`, or `auto`: what the weights are stored in.
         device: Where it computes; None is the GPU if there is one, else the CPU.
         is_raw: Prompts are plain text, without a chat template.
@@ -125,8 +126,7 @@ def open_talker(choice: ModelChoice) -> Iterator[Talker]:
     """
     device = check_device(choice.device)
     check_dtype(choice.dtype)
-    folder = resolve_model(choice.model, root=Path.cwd())
-    check_links(folder)
+    folder = find_model(choice.model)
     dtype = choose_dtype(folder) if choice.dtype == "auto" else choice.dtype
     policy = load_policy(folder, dtype=dtype, device=device)
     with open_policy_renderer(policy, is_raw=choice.is_raw) as renderer:
@@ -139,6 +139,20 @@ def open_talker(choice: ModelChoice) -> Iterator[Talker]:
             yield Talker(policy_hash, dtype, renderer, sampler, read_context_tokens(folder), notes)
         finally:
             sampler.close()
+
+
+def find_model(name: str) -> Path:
+    """Return the folder of a model that a command names: `lab:base`, a Hub id, a folder, an artifact.
+
+    Raises:
+        RecipeError: The lab has no such model.
+        ModelError: There is no such model, or its folder leads elsewhere.
+    """
+    if name.startswith("lab:"):
+        return find_lab_model(name)
+    folder = resolve_model(name, root=Path.cwd())
+    check_links(folder)
+    return folder
 
 
 @contextmanager

@@ -29,6 +29,8 @@ from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.stages.sft import SftConfig
 
 PREVIEW_ROWS = 8
+CLUSTER_COLUMN = "cluster_id"
+"""Rows that share this column's value are not independent."""
 _INCOMPLETE = "\ufffd"
 _MOST_TOKENS_OF_A_CHARACTER = 8
 
@@ -137,7 +139,10 @@ def load_problems(recipe: Recipe, task: EvaluationTask) -> list[Problem]:
 
 
 def build_problem(example: Example) -> Problem:
-    """Return a row as a problem; the answer it ends with is the reference, unless a column `answer` is there."""
+    """Return a row as a problem: its prompt, the columns for scorers, and the cluster that a column names.
+
+    The answer it ends with is the reference, unless a column `answer` is there.
+    """
     messages, columns = list(example.messages), dict(example.columns)
     while messages and messages[-1]["role"] == "assistant":
         last = messages.pop()
@@ -150,7 +155,7 @@ def build_problem(example: Example) -> Problem:
             cure="choose another source for the task",
             place=example.row_id,
         )
-    return Problem(example.row_id, messages, columns, example.tools)
+    return Problem(example.row_id, messages, columns, example.tools, str(columns.get(CLUSTER_COLUMN, "")))
 
 
 def build_scorer_context(recipe: Recipe, *, allow_unsafe: bool = False) -> ScorerContext:

@@ -1,0 +1,1 @@
+"""Everything that the lab's questions are about, one family a file."""

@@ -1,0 +1,136 @@
+"""Making the lab's base model: pretraining by a recipe, a card, and a folder of at most ten megabytes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.core.durable import read_json, write_folder, write_json, write_text
+from posttrain.core.errors import ModelError, RefusedError
+from posttrain.core.protocols import Progress
+from posttrain.core.run_folder import RunFolder
+from posttrain.lab.base import BASE_VERSION, CARD
+from posttrain.lab.source import LAB_VERSION
+from posttrain.lab.world import WORLD_SEED
+from posttrain.models.exporting import export_policy
+from posttrain.pipeline.lab_card import CardSettings, format_card, measure_card
+from posttrain.pipeline.recipe import Recipe, read_recipe
+from posttrain.pipeline.run import run_recipe
+
+BASE_RECIPE = Path(__file__).parent.parent / "lab" / "base.yaml"
+MAX_BYTES = 10 << 20
+_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+"""What a base has; a chat template is none of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltBase:
+    """Where a base was written, and its card."""
+
+    folder: Path
+    card: Mapping[str, Any]
+
+
+def build_lab_base(
+    out: Path,
+    overrides: Sequence[str] = (),
+    *,
+    folder: Path | None,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+    settings: CardSettings,
+) -> BuiltBase:
+    """Pretrain the base model and write its folder; stopped at any time, the same call goes on where it stood.
+
+    Args:
+        out: The folder to write; it must not exist yet.
+        overrides: Changes of the recipe (`pretrain.learning_rate=1e-3`).
+        folder: The run folder, None for the recipe's own.
+        progress: Shows how far it has come.
+        should_stop: Asked after every step.
+        settings: How the card is measured.
+
+    Raises:
+        RefusedError: The folder exists, or the model is larger than ten megabytes.
+        PosttrainError: Whatever stopped the run.
+    """
+    if out.exists():
+        raise RefusedError(
+            "the folder exists already",
+            expected="a folder to be made",
+            cure="name another, or remove it",
+            place=str(out),
+        )
+    recipe = read_recipe(BASE_RECIPE, overrides, folder=folder)
+    run = RunFolder(run_recipe(recipe, progress=progress, should_stop=should_stop))
+    record = read_json(run.run_json)
+    stage = record["stages"][-1]
+    artifact = run.artifacts / stage["outputs"]["policy"]
+    card = describe_training(recipe, record, run) | {"measured": measure_card(str(artifact), settings, progress)}
+
+    def fill(target: Path) -> None:
+        exported = target / "exported"
+        export_policy(artifact, exported, weights_dtype="bfloat16")
+        for name in _FILES:
+            shutil.move(exported / name, target / name)
+        shutil.rmtree(exported)
+        write_json(target / CARD, card)
+        write_text(target / "README.md", format_base_card(card))
+        size = sum(path.stat().st_size for path in target.iterdir())
+        if size > MAX_BYTES:
+            raise RefusedError(f"the base takes {size:,} bytes", expected=f"at most {MAX_BYTES:,}", place=str(out))
+
+    write_folder(out, fill)
+    return BuiltBase(out, card)
+
+
+def describe_training(recipe: Recipe, record: Mapping[str, Any], run: RunFolder) -> dict[str, Any]:
+    """Return what a base was made from: version, world, data, steps, losses, seconds.
+
+    Raises:
+        ModelError: The run has no metrics of its last stage.
+    """
+    stage = record["stages"][-1]
+    entry = recipe.stages[-1]
+    metrics = run.stage(len(recipe.stages) - 1, entry.name).metrics
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()] if metrics.is_file() else []
+    trained = [line for line in lines if "loss" in line]
+    if not trained:
+        raise ModelError("the run has no metrics of its training", expected="logged steps", place=str(metrics))
+    validated = [line["validation/loss"] for line in lines if "validation/loss" in line]
+    return {
+        "name": f"lab:base@{BASE_VERSION}",
+        "lab_version": LAB_VERSION,
+        "world_seed": WORLD_SEED,
+        "recipe_hash": record["recipe_hash"],
+        "documents": stage["ledger"]["rows_in"],
+        "tokens": stage["tokens"],
+        "steps": trained[-1]["step"],
+        "seconds": stage["seconds"],
+        "loss": trained[-1]["loss"],
+        "validation_loss": validated[-1] if validated else None,
+        "versions": record["versions"],
+        "machine": record["machine"]["processor"],
+    }
+
+
+def format_base_card(card: Mapping[str, Any]) -> str:
+    """Return a base's card as a page."""
+    validation = card["validation_loss"]
+    loss = f"{card['loss']:.3f} nats a token" + (f", {validation:.3f} on held-out documents" if validation else "")
+    settings = card["measured"]["settings"]
+    return (
+        f"# {card['name']}\n\n"
+        "The base model of the lab: it has read the lab's corpus and knows nothing of chats. Apache-2.0, made by\n"
+        "`posttrain lab build` from a seed; nothing in it comes from anywhere else.\n\n"
+        f"* Data: {card['documents']:,} generated documents, {card['tokens']:,} tokens, each read once "
+        f"(world {card['world_seed']}, lab version {card['lab_version']}).\n"
+        f"* Training: {card['steps']:,} steps, {card['seconds'] / 60:.0f} minutes; loss {loss}.\n"
+        f"* Measured on {settings['num_questions']} {settings['split']} questions of each skill, "
+        f"{settings['num_samples']} samples each at temperature {settings['temperature']:g}, asked as the corpus "
+        "asks.\n\n" + format_card(card["measured"])
+    )

@@ -1,0 +1,140 @@
+"""The lab in the pipeline: its scorer, its models by name, the card, the build, the files."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from posttrain.core.errors import RecipeError, RefusedError
+from posttrain.core.progress import SilentProgress
+from posttrain.core.records import Completion, Problem
+from posttrain.lab.demonstrations import write_reply
+from posttrain.lab.questions import Question, Reply, Skill, ask
+from posttrain.lab.source import question_row
+from posttrain.lab.style import PLAIN
+from posttrain.lab.tasks import SKILLS
+from posttrain.lab.world import build_world
+from posttrain.pipeline.lab_build import MAX_BYTES, build_lab_base
+from posttrain.pipeline.lab_card import CardSettings, format_card, measure_card
+from posttrain.pipeline.lab_export import export_lab
+from posttrain.pipeline.policies import find_lab_model
+from posttrain.pipeline.scorers import ScorerContext, build_scorer
+from posttrain.scorers.knowledge_base import load_knowledge_base
+
+WORLD = build_world()
+FEW = CardSettings(prose=True, num_questions=2, num_samples=2, max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return build_scorer({"type": "lab"}, ScorerContext())
+
+
+def judge(scorer, question: Question, replies: list[Reply]):
+    columns = {name: value for name, value in question_row(question).items() if name not in ("prompt", "tools")}
+    problem = Problem("p", question.messages, columns, list(question.tools) or None)
+
+    def write(reply: Reply) -> str:
+        if reply.calls:
+            return "".join(f"<tool_call>{json.dumps(call)}</tool_call>" for call in reply.calls)
+        return write_reply(question, reply, PLAIN, random.Random(0))
+
+    none = np.zeros(1, np.int32)
+    return scorer.score([(problem, Completion("p", 0, none, none, write(r), "stop", "h", 0)) for r in replies])
+
+
+@pytest.mark.parametrize("skill", SKILLS, ids=lambda skill: skill.name)
+def test_right_replies_are_worth_1_and_wrong_ones_0_by_the_scorers_that_judge_any_data(scorer, skill: Skill) -> None:
+    generator = random.Random(4)
+    for _ in range(4):
+        question = ask(skill, WORLD, "train", generator)
+        right = [question.right, *([question.brief] if question.brief else [])]
+        assert [outcome.value for outcome in judge(scorer, question, right)] == [1.0] * len(right), question
+        wrong = judge(scorer, question, list(question.wrong))
+        assert all(outcome.value < 1 and outcome.fault != "harness" for outcome in wrong), (question, wrong)
+
+
+def test_an_empty_reply_and_one_that_repeats_the_prompt_are_worth_nothing(scorer) -> None:
+    generator = random.Random(5)
+    for skill in SKILLS:
+        if skill.name == "look_alike":  # a reply that refuses nothing complies: refusals are told, help is not
+            continue
+        question = ask(skill, WORLD, "train", generator)
+        found = judge(scorer, question, [Reply(""), Reply(question.prompt)])
+        assert all(outcome.value < 1 for outcome in found), (question.prompt, found)
+
+
+def test_names_of_models_that_the_lab_has_not_are_refused_with_those_it_has() -> None:
+    with pytest.raises(RecipeError, match="no model 'bass' outside of a recipe") as caught:
+        find_lab_model("lab:bass")
+    assert "base" in caught.value.cure
+    with pytest.raises(RecipeError, match="no model 'seedling' outside of a recipe"):
+        find_lab_model("lab:seedling")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    few = ["pretrain.data=[{source: lab:documents, rows: 48}]", "pretrain.validation=[]"]
+    few += ["pretrain.validate_every_steps=null"]
+
+    def build(out: Path):
+        return build_lab_base(
+            out, few, folder=folder / "run", progress=SilentProgress(), should_stop=lambda: False, settings=FEW
+        )
+
+    return build, build(folder / "out"), folder
+
+
+def test_a_built_base_loads_anywhere_and_knows_no_chat(built) -> None:
+    _, base, _ = built
+    model = AutoModelForCausalLM.from_pretrained(base.folder)
+    tokenizer = AutoTokenizer.from_pretrained(base.folder)
+    assert tokenizer.chat_template is None
+    assert model.config.vocab_size == len(tokenizer)
+    assert sum(path.stat().st_size for path in base.folder.iterdir()) <= MAX_BYTES
+
+
+def test_a_built_base_has_a_card_of_its_data_and_figures(built) -> None:
+    _, base, _ = built
+    card = json.loads((base.folder / "card.json").read_text())
+    assert (card["documents"], card["steps"]) == (48, 1)
+    assert card["loss"] > 5
+    assert set(card["measured"]["skills"]) == {skill.name for skill in SKILLS}
+    page = (base.folder / "README.md").read_text()
+    assert all(f"| {skill.name} |" in page for skill in SKILLS)
+
+
+def test_a_folder_that_exists_is_left_alone_and_the_same_run_gives_the_same_weights(built, tmp_path: Path) -> None:
+    build, base, _ = built
+    with pytest.raises(RefusedError, match="exists already"):
+        build(base.folder)
+    again = build(tmp_path / "again")
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (again.folder / name).read_bytes() == (base.folder / name).read_bytes()
+
+
+def test_a_card_gives_each_skill_its_figures_between_0_and_1(built) -> None:
+    _, base, _ = built
+    card = measure_card(str(base.folder), FEW, SilentProgress())
+    for name, figures in card["skills"].items():
+        assert 0 <= figures["pass@1"] <= 1 and "pass@8" not in figures, name
+    assert measure_card(str(base.folder), FEW, SilentProgress()) == card
+    assert "refuses what is forbidden" in format_card(card)
+
+
+def test_the_lab_is_written_as_files_that_other_tools_read(tmp_path: Path) -> None:
+    written = export_lab(tmp_path / "lab", SilentProgress())
+    base = load_knowledge_base(tmp_path / "lab" / "knowledge_base.json")
+    assert len(base.facts) == len(WORLD.facts)
+    for name, count in written.items():
+        lines = (tmp_path / "lab" / name).read_text().splitlines()
+        assert len(lines) == count > 0
+        assert json.loads(lines[0]).keys() & {"messages", "prompt"}
+    with pytest.raises(RefusedError, match="exists already"):
+        export_lab(tmp_path / "lab", SilentProgress())
