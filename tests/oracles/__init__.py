@@ -21,8 +21,9 @@ completions, with `space.offsets`) or `compute_logprobs_XY()`, advantages or lab
 weighted by the probability with which it would be sampled (`compute_expected_loss`). If the loss itself is what is
 minimised (SFT, DPO), `minimise` it; if only its gradient means something (policy gradients, whose sampling
 distribution carries none), `descend` along it. Compare `compute_total_variation` with the closed form. Where there is
-none, `minimise_over_probabilities` finds the optimum from the formula in numpy. Nothing here may import the formula
-that it is to check.
+none, `minimise_over_probabilities` finds the optimum from the formula in numpy. Then once through the real path: the
+same loss on `build_batch` by `build_scored_policy`, gradients compared with the exact ones (`find_gradient_error`).
+Nothing here may import the formula that it is to check.
 
 Shape letters: X prompts, Y completions of a prompt, S = X Y sequences (prompt by prompt), N tokens of all sequences,
 M tokens of one prompt's completions, F prefixes after which a token is drawn, V tokens of the vocabulary, L most

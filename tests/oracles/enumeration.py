@@ -141,13 +141,16 @@ class TabularPolicy(EnumerablePolicy):
 
 
 def compute_expectation(logprobs_XY: torch.Tensor, values_XY: torch.Tensor) -> torch.Tensor:
-    """Return E_y[value] for each prompt, [X]; a completion of probability 0 counts for nothing, whatever its value."""
+    """Return E_y[value] for each prompt, [X]; a completion of probability 0 counts for nothing, whatever its value.
+
+    Of the next token, with log-probs and values [X, F, V], it is that after each prefix, [X, F].
+    """
     probabilities = logprobs_XY.exp()
     return (probabilities * torch.where(probabilities > 0, values_XY, 0.0)).sum(-1)
 
 
 def compute_entropy(logprobs_XY: torch.Tensor) -> torch.Tensor:
-    """Return the entropy of whole completions of each prompt in nats, [X]."""
+    """Return the entropy of whole completions of each prompt in nats, [X]; of next tokens [X, F, V], [X, F]."""
     return -compute_expectation(logprobs_XY, logprobs_XY)
 
 

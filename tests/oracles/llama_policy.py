@@ -131,3 +131,16 @@ def build_batch(space: CompletionSpace, prompts: Sequence[Sequence[int]] = PROMP
 def build_scored_policy(model: Any, layout: Layout = "packed") -> ScoredPolicy:
     """Return a model in the project's training form."""
     return ScoredPolicy(model, find_backbone(model), find_head, layout)
+
+
+def find_gradient_error(model: Any, policy: LlamaPolicy, exact_loss: torch.Tensor) -> tuple[float, str]:
+    """Return how far a model's gradients are from those of a loss of the policy, and of which weight.
+
+    Norm of the difference by norm of the exact one, largest over weights; `model` has gone backward already.
+    """
+    gradients = torch.autograd.grad(exact_loss, policy.get_parameters())
+    exact = dict(zip(policy.weights, gradients, strict=True))
+    return max(
+        (((weight.grad - exact[name]).norm() / exact[name].norm()).item(), name)
+        for name, weight in model.named_parameters()
+    )

@@ -46,7 +46,7 @@ def minimise(
     """
     parameters = _check_parameters(policy)
 
-    def close() -> torch.Tensor:
+    def compute_with_gradients() -> torch.Tensor:
         value = objective(policy)
         for parameter, gradient in zip(parameters, torch.autograd.grad(value, parameters), strict=True):
             parameter.grad = gradient
@@ -58,8 +58,8 @@ def minimise(
             parameters, max_iter=100, tolerance_grad=gradient_norm / 10, tolerance_change=0.0, history_size=30,
             line_search_fn="strong_wolfe",
         )  # fmt: skip
-        optimiser.step(close)
-        value, norm = close().item(), _compute_norm([parameter.grad for parameter in parameters])
+        optimiser.step(compute_with_gradients)
+        value, norm = compute_with_gradients().item(), _compute_norm([parameter.grad for parameter in parameters])
         _check_interior(policy)
         if norm <= gradient_norm:
             return Minimum(value, norm)
