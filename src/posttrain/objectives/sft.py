@@ -2,8 +2,9 @@
 
     l_n = -log pi(y_n | x, y_<n)
 
-Summed over a sequence and averaged over the data it equals H(p_data) + KL(p_data || pi). The token mean
-that training reports weights long sequences more than that per-sequence sum does.
+Summed over a sequence and averaged over the data it equals H(p_data) + KL(p_data || pi). The token mean of a
+batch divides its rows by the tokens of that batch, so in expectation long sequences weigh less than in that
+sum; the difference fades as batches grow.
 """
 
 from __future__ import annotations
