@@ -39,7 +39,7 @@ TOOLS = (_describe("calculator", expression="string"), _describe("stock", town="
 
 def write_call(call: Mapping[str, Any]) -> str:
     """Return a call as the plain chat template writes it."""
-    return f"<tool_call>{json.dumps(call, sort_keys=True)}</tool_call>"
+    return f"<tool_call>{json.dumps(call)}</tool_call>"
 
 
 def run_tool(world: World, name: str, arguments: Mapping[str, Any]) -> str:
@@ -103,11 +103,11 @@ def _draw_stock(world: World, generator: random.Random) -> Draft:
     def build(words: random.Random, is_perturbed: bool) -> Question:
         usual = ("How much {1} is in the store of {0}?", "How much {1} does {0} have?")
         prompt = choose_wording(words, is_perturbed, usual, ("Tell me the {1} that lies at {0}.",)).format(town, goods)
-        right = (_call("stock", goods=goods, town=town),)
+        right = (_call("stock", town=town, goods=goods),)
         other = words.choice([name for name in lexicon.TOWNS if name != town])
         wrong = (
             Reply("", str(words.randint(11, 98))),
-            Reply("", str(world.stores[other, goods]), (_call("stock", goods=goods, town=other),)),
+            Reply("", str(world.stores[other, goods]), (_call("stock", town=other, goods=goods),)),
         )
         return _build(prompt, right, str(world.stores[town, goods]), wrong)
 
@@ -125,7 +125,7 @@ def _draw_two_stocks(world: World, generator: random.Random) -> Draft:
         usual = ("Who has more {2}, {0} or {1}?", "Which has more {2}: {0} or {1}?")
         perturbed = ("Say which of {0} and {1} has the most {2}.",)
         prompt = choose_wording(words, is_perturbed, usual, perturbed).format(*towns, goods)
-        right = tuple(_call("stock", goods=goods, town=town) for town in towns)
+        right = tuple(_call("stock", town=town, goods=goods) for town in towns)
         answer = max(towns, key=lambda town: world.stores[town, goods])
         wrong = (Reply("", words.choice(towns)), Reply("", towns[0], right[:1]))
         return _build(prompt, right, answer, wrong)
@@ -140,7 +140,7 @@ def _draw_none(world: World, generator: random.Random) -> Draft:
     def build(words: random.Random, is_perturbed: bool) -> Question:
         question = build_fact_question(fact, words, is_perturbed)
         wrong = (
-            Reply("", fact.value, (_call("stock", goods=words.choice(lexicon.GOODS), town=entity),)),
+            Reply("", fact.value, (_call("stock", town=entity, goods=words.choice(lexicon.GOODS)),)),
             question.wrong[0],
         )
         return Question(
