@@ -141,6 +141,31 @@ def test_boilerplate_that_all_items_share_contaminates_none() -> None:
     assert check(items[:2], INSTRUCTION).counts["ngrams"] == 2  # what two items share is not known as boilerplate
 
 
+def test_the_share_is_one_of_own_words_by_hand() -> None:
+    """12 own words, of which the row holds 5 (share 0.42) or 6 (0.5), each behind the instruction of 15 words."""
+    items = [item(f"{INSTRUCTION} {problem}", name=problem) for problem in PROBLEMS]
+    words = PROBLEMS[1].split()
+    assert len(words) == 12
+    assert check(items, f"{INSTRUCTION} {' '.join(words[:5])}").clean
+    assert check(items, f"{INSTRUCTION} {' '.join(words[:6])}").items[0].covered == 0.5
+
+
+def test_an_answer_that_many_questions_end_in_alike_gives_none_away() -> None:
+    refusal = "I am sorry but I cannot help with that"
+    end = "so answer this for me at once please"
+    items = [item(f"{problem} {end}", refusal, name=problem) for problem in PROBLEMS]
+    assert check(items, f"{end}\n{refusal}").clean
+    assert [kinds(check(items[:2], f"{end}\n{refusal}"), number) for number in (0, 1)] == [["answered"]] * 2
+
+
+def test_the_passage_of_a_row_is_its_first() -> None:
+    for question in (SUM, DUCKS):
+        row = TrainingText("train:1", (f"first {question}", f"second {question}"))
+        report = find_contamination(ContaminationIndex([item(question)]), [row])
+        assert report.items[0].matches["whole"].passage.startswith("first [")
+        assert report.items[0].matches["whole"].rows == 1
+
+
 def test_a_question_is_found_without_the_boilerplate_around_it() -> None:
     items = [item(f"{INSTRUCTION} {problem}. Think step by step, then write it down.") for problem in PROBLEMS]
     report = check(items, f"Q: {PROBLEMS[2]}? A: 10")
@@ -155,7 +180,7 @@ def test_questions_of_one_template_are_told_apart_by_what_they_fill_in() -> None
     items = [
         item(f"How many words are in the list {fill}?") for fill in ("red hat owl", "cow sun box", "tree fox", "hen")
     ]
-    assert check(items, "How many words are in the list red cow moon?").clean
+    assert check(items, "How many words are in the list red hat moon?").clean
     assert [f.matches["whole"].rows for f in check(items, "How many words are in the list cow sun box?").items] == [1]
 
 
@@ -210,6 +235,8 @@ def test_an_item_is_read_from_examples_and_problems() -> None:
     reply = {"role": "assistant", "content": "A"}
     assert read_item(Example("r", "messages", messages=[*messages, reply])) == item("Q", "A", name="r")
     assert read_item(Example("r", "messages", messages=[*messages, reply], columns={"answer": 3})).answers == ("3",)
+    ending = [*messages, {"role": "assistant", "content": "Hm."}, reply]
+    assert read_item(Example("r", "messages", messages=ending)) == item("Q", "A", name="r")
     assert read_item(Example("r", "preference", messages=messages, chosen=[reply], rejected=[])).answers == ("A",)
     assert read_item(Example("r", "text", text="T")) == item("T", name="r")
     problem = Problem("p", messages, {"ground_truth": ["x", 2.5], "content_keys": ["k"]})

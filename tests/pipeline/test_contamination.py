@@ -77,6 +77,8 @@ def test_rows_that_cannot_be_read_stop_the_check_unless_they_are_allowed(tmp_pat
         "1 items are too short to tell and were not looked for: test.jsonl:2",
         "2 training rows cannot be read and were not searched",
     ]
+    with pytest.raises(DataError, match="2 of 3 rows"):
+        check(RowsChoice([str(train)], max_bad_fraction=0.5), test)
     nothing = write_lines(tmp_path / "nothing.jsonl", [{"other": 1}])
     with pytest.raises(DataError, match="none of 1 training rows"):
         check(RowsChoice([str(nothing)], max_bad_fraction=1.0), test)

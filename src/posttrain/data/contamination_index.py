@@ -139,8 +139,9 @@ class ContaminationIndex:
             start = 0
             for run in encoded.split(_UNKNOWN):
                 if len(run) >= self._shortest:
-                    for pattern in self._find_runs(run, findings.ngrams, found):
-                        found[pattern] = show_passage(words, start + run.find(pattern), len(pattern))
+                    for pattern, place in self._find_runs(run, findings.ngrams):
+                        if pattern not in found:
+                            found[pattern] = show_passage(words, start + place, len(pattern))
                 start += len(run) + 1
         for pattern, passage in found.items():
             findings.hits += [Hit(item, kind, 1.0, passage) for item, kind in self._targets[pattern]]
@@ -158,19 +159,21 @@ class ContaminationIndex:
         offsets = [start for start, ngram in enumerate(_slide(question.text, size)) if ngram in ngrams]
         return _measure_cover(question, offsets, size)[0]
 
-    def _find_runs(self, run: str, ngrams: set[str], found: dict[str, str]) -> list[str]:
-        """Return the listed runs inside a run of known words that were not found yet, and add its n-grams."""
-        patterns = [
-            pattern
-            for length, known in self._short.items()
-            for pattern in known.intersection(_slide(run, length))
-            if pattern not in found
-        ]
-        held = self._ngrams.intersection(_slide(run, self.settings.ngram))
-        for ngram in held:
-            patterns += [p for p in self._anchors.get(ngram, ()) if p not in found and p in run]
+    def _find_runs(self, run: str, ngrams: set[str]) -> Iterator[tuple[str, int]]:
+        """Yield the listed runs that a run of known words holds, and where first; add its n-grams to the others."""
+        for length, known in self._short.items():
+            windows = _slide(run, length)
+            yield from _locate(windows, known.intersection(windows)).items()
+        windows = _slide(run, self.settings.ngram)
+        held = self._ngrams.intersection(windows)
         ngrams |= held
-        return patterns
+        for ngram, place in _locate(windows, held & self._anchors.keys()).items():
+            for pattern, offset in self._anchors[ngram]:
+                start = max(0, place - offset)  # it begins here at the earliest, and here it is unless words differ
+                if not run.startswith(pattern, start):
+                    start = run.find(pattern, start)
+                if start >= 0:
+                    yield pattern, start
 
     def _judge_ngrams(self, ngrams: set[str]) -> list[Hit]:
         size, threshold = self.settings.ngram, self.settings.threshold
@@ -276,21 +279,25 @@ class ContaminationIndex:
             if end and answer and len(end) + len(answer) >= self.settings.min_words:
                 yield end + answer
 
-    def _index_runs(self) -> tuple[dict[int, set[str]], dict[str, list[str]]]:
-        """Return runs shorter than an n-gram by their length, and the others by the rarest of some of their n-grams."""
+    def _index_runs(self) -> tuple[dict[int, set[str]], dict[str, list[tuple[str, int]]]]:
+        """Return runs shorter than an n-gram by their length, and the others by one n-gram with its place in the run.
+
+        It is the rarest of some, so that runs that begin alike are told apart before they are compared.
+        """
         size = self.settings.ngram
         short: defaultdict[int, set[str]] = defaultdict(set)
-        long: dict[str, list[str]] = {}
+        long: dict[str, dict[str, int]] = {}
         for run in self._targets:
             if len(run) < size:
                 short[len(run)].add(run)
             else:
                 step = max(1, -(-(len(run) - size + 1) // _ANCHORS))
-                long[run] = [run[start : start + size] for start in range(0, len(run) - size + 1, step)]
-        counts = Counter(ngram for ngrams in long.values() for ngram in ngrams)
-        anchors: dict[str, list[str]] = {}
-        for run, ngrams in long.items():
-            anchors.setdefault(min(ngrams, key=counts.__getitem__), []).append(run)
+                long[run] = {run[start : start + size]: start for start in range(0, len(run) - size + 1, step)}
+        counts = Counter(ngram for places in long.values() for ngram in places)
+        anchors: dict[str, list[tuple[str, int]]] = {}
+        for run, places in long.items():
+            ngram = min(places, key=counts.__getitem__)
+            anchors.setdefault(ngram, []).append((run, places[ngram]))
         return dict(sorted(short.items())), anchors
 
 
@@ -315,6 +322,16 @@ def _shorten(word: str) -> str:
 
 def _slide(run: str, length: int) -> list[str]:
     return [run[start : start + length] for start in range(len(run) - length + 1)]
+
+
+def _locate(windows: list[str], wanted: set[str]) -> dict[str, int]:
+    """Return where each of some windows stands first."""
+    places: dict[str, int] = {}
+    if wanted:
+        for start, window in enumerate(windows):
+            if window in wanted:
+                places.setdefault(window, start)
+    return places
 
 
 def _measure_cover(question: _Question, offsets: list[int], size: int) -> tuple[float, int, int]:

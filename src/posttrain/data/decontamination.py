@@ -30,8 +30,8 @@ of a training row is searched, not only prompts. `covered_by_all` is Llama 2's u
 What it cannot find: a paraphrase or translation; figures written otherwise (`1,000` for `1000`, `seven` for `7`); a
 short item with one word changed; what stands in images, tools' schemas and columns that are not trained on. Boilerplate
 that fewer than three questions share is not known as such. What it finds needn't be a leak: a common phrase of five
-words is found `whole` wherever it stands, a short question also in a longer one that begins with it, and stories told
-with other figures share n-grams. The passages tell.
+words is found `whole` wherever it stands, a short question also in a longer one that begins with it, a long one under
+another instruction too, and stories told with other figures share n-grams. The passages tell.
 """
 
 from __future__ import annotations
