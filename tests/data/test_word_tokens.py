@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from posttrain.data.word_tokens import read_words
@@ -54,6 +54,9 @@ def test_operators_are_words_where_they_mean_something(text: str, words: str) ->
     assert read_words(text) == words.split()
 
 
+@example("0<-", "", "0")
+@example("-+5", "4", "")
+@example("=-=5", "4", "x")
 @given(st.text(alphabet=OPERANDS, max_size=30), st.text(alphabet=OPERANDS), st.text(alphabet=OPERANDS))
 @settings(max_examples=500, deadline=None)
 def test_the_words_of_a_text_stand_together_wherever_it_stands(text: str, before: str, after: str) -> None:

@@ -83,7 +83,7 @@ class _Question:
     """One of the different questions: its words as characters, and which of them count as its own.
 
     `own_before[i]` is how many of the first i words are its own: in an n-gram that counts, and in no boilerplate.
-    `core` is the question without boilerplate at its ends.
+    `core` is the question without boilerplate n-grams at its ends: a shorter phrase there may be all that it asks.
     """
 
     text: str
@@ -220,17 +220,10 @@ class ContaminationIndex:
         A question that repeats an n-gram counts it once: a word said a thousand times is no thousand words.
         """
         size = self.settings.ngram
-        phrase = min(_PHRASE, size)
-        counts: Counter[str] = Counter()
-        for question in self._questions:
-            counts.update(set(_slide(question.text, phrase)))
-        phrases = {run for run, count in counts.items() if count > self._limit}
+        phrases, frames = self._find_shared(min(_PHRASE, size)), self._find_shared(size)
         postings: dict[str, list[tuple[int, int]]] = {}
         for number, question in enumerate(self._questions):
-            shared = bytearray(len(question.text))
-            for start, run in enumerate(_slide(question.text, phrase)):
-                if run in phrases:
-                    shared[start : start + phrase] = b"\1" * phrase
+            shared = _mark(question.text, phrases, min(_PHRASE, size))
             first: dict[str, int] = {}
             for start, ngram in enumerate(_slide(question.text, size)):
                 if shared.find(0, start, start + size) >= 0:
@@ -241,9 +234,17 @@ class ContaminationIndex:
                 postings.setdefault(ngram, []).append((number, start))
             own = (c and not s for c, s in zip(covered, shared, strict=True))
             question.own_before = array("I", accumulate(own, initial=0))
-            left, right = shared.find(0), shared.rfind(0)
+            framed = _mark(question.text, frames, size)
+            left, right = framed.find(0), framed.rfind(0)
             question.core = question.text[left : right + 1] if left >= 0 else ""
         return postings
+
+    def _find_shared(self, length: int) -> set[str]:
+        """Return the runs of a length that so many questions hold that they are boilerplate."""
+        counts: Counter[str] = Counter()
+        for question in self._questions:
+            counts.update(set(_slide(question.text, length)))
+        return {run for run, count in counts.items() if count > self._limit}
 
     def _list_runs(self) -> dict[str, list[tuple[int, Kind]]]:
         """Return the runs of words that are looked for as they stand, each with the items that it gives away."""
@@ -322,6 +323,15 @@ def _shorten(word: str) -> str:
 
 def _slide(run: str, length: int) -> list[str]:
     return [run[start : start + length] for start in range(len(run) - length + 1)]
+
+
+def _mark(text: str, runs: set[str], length: int) -> bytearray:
+    """Return for each word of a text 1 where one of some runs of a length covers it, else 0."""
+    marks = bytearray(len(text))
+    for start, run in enumerate(_slide(text, length)):
+        if run in runs:
+            marks[start : start + length] = b"\1" * length
+    return marks
 
 
 def _locate(windows: list[str], wanted: set[str]) -> dict[str, int]:

@@ -10,9 +10,10 @@ Four kinds of match, each reported apart, over normalised words (`word_tokens.py
 | `key` | one of its `content_keys` stands there |
 
 What many questions share is boilerplate (instructions, formats, the frame of a template): its words are no item's own,
-n-grams of nothing else do not count, and `whole` looks for what is left once it is taken off both ends. A question
-that many items share with different answers says nothing alone and is looked for with the answer only. A run of fewer
-than `min_words` words says nothing at all; an item of which nothing else is left is counted as too short to tell.
+n-grams of nothing else do not count, and `whole` looks for what is left once n-grams of it are taken off both ends. A
+question that many items share with different answers says nothing alone and is looked for with the answer only. A run
+of fewer than `min_words` words says nothing at all; an item of which nothing else is left is counted as too short to
+tell.
 
 Published practice, which `ngrams` follows with Tulu 3's numbers:
 

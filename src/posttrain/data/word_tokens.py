@@ -28,17 +28,19 @@ _WORD_END = r"[\p{L}\p{M}\p{Nd})\]}}]"
 _AFTER_OPERAND = rf"(?:(?<={_OPERAND_END})|(?<={_OPERAND_END} ))"
 _AFTER_WORD = rf"(?:(?<={_WORD_END})|(?<={_WORD_END} ))"
 _BEFORE_OPERAND = rf"(?= ?[-+]?(?:[\p{{Nd}}(\[{{]|{_SINGLE}))"
-# runs of operators are lazy, so that a sign before a number is a word of its own whatever stands before it
+_SIGN = rf"[-+](?=\p{{Nd}}|{_SINGLE})"
+# What ends a run of operators must not depend on what follows the text, and a sign must stay a word of its own whatever
+# stands before it: a run that needs nothing behind it takes all but a sign, one that does is as short as it can be.
 _WORD = regex.compile(
     "|".join(
         [
             rf"[{_UNSPACED}]\p{{M}}*",
             rf"[[\p{{L}}\p{{M}}]--[{_UNSPACED}]]+",
             r"\p{Nd}+",
-            rf"{_AFTER_OPERAND}[-+*/^=<>%]{{1,3}}?{_BEFORE_OPERAND}",
-            rf"{_AFTER_OPERAND}[+/^=<>]{{1,3}}",
+            rf"{_AFTER_OPERAND}[+/^=<>](?:(?!{_SIGN})[-+*/^=<>%]){{0,2}}",
+            rf"{_AFTER_OPERAND}[-*%][-+*/^=<>%]{{0,2}}?{_BEFORE_OPERAND}",
             rf"{_AFTER_WORD}[+/^=<>]{{1,3}}?{_BEFORE_OPERAND}",
-            rf"(?<!{_WORD_END})[-+](?=\p{{Nd}}|{_SINGLE})",
+            rf"(?<!{_WORD_END}){_SIGN}",
         ]
     ),
     regex.V1,
