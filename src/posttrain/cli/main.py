@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from posttrain import __version__
-from posttrain.cli import chat, data, export, lab, merge, plan, report, run, sample, verify
+from posttrain.cli import chat, contamination, data, export, lab, merge, plan, report, run, sample, verify
 from posttrain.cli.bugs import RUN_FOLDER, record_bug
 from posttrain.cli.exit_codes import describe_exit_codes
 from posttrain.cli.output import prepare_streams, print_error, print_lines, silence_stdout
@@ -57,6 +57,7 @@ app.command("run", epilog=run.EXAMPLE)(run.run)
 app.command("plan", epilog=plan.EXAMPLE)(plan.plan)
 data_verbs.command("show", epilog=data.SHOW_EXAMPLE)(data.show)
 data_verbs.command("check", epilog=data.CHECK_EXAMPLE)(data.check)
+data_verbs.command("contamination", epilog=contamination.EXAMPLE)(contamination.contamination)
 app.add_typer(data_verbs, name="data")
 app.command("sample", epilog=sample.EXAMPLE)(sample.sample)
 app.command("chat", epilog=chat.EXAMPLE)(chat.chat)
