@@ -1,19 +1,21 @@
 """The seedling: a small Llama made on the spot from a seed, knowing nothing yet.
 
 It is a Hugging Face folder like any other: byte-fallback BPE tokenizer in the form that llama.cpp reads
-(no prefix space, single digits), random weights as safetensors, tied embeddings, no chat template.
-It lets the whole pipeline run without a download. Its bytes depend on the seed alone.
+(no prefix space, single digits, the pieces' scores in `tokenizer.model`), random weights as safetensors, tied
+embeddings, no chat template. It lets the whole pipeline run without a download. Its bytes depend on the seed alone.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.core.durable import write_folder, write_json
+from posttrain.chat.sentencepiece_file import SENTENCEPIECE_FILE, build_sentencepiece_model
+from posttrain.core.durable import write_bytes, write_folder, write_json
 from posttrain.core.seeds import build_torch_generator
 from posttrain.lab.source import lab_rows
 
@@ -114,6 +116,9 @@ def _save_tokenizer(folder: Path) -> None:
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, vocabulary[BOS])]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
+    scored = build_sentencepiece_model(json.loads(tokenizer.to_str()))
+    assert scored is not None  # by how the merges are listed
+    write_bytes(folder / SENTENCEPIECE_FILE, scored)
     write_json(
         folder / "tokenizer_config.json",
         {
