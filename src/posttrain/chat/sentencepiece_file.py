@@ -6,6 +6,9 @@ From a `tokenizer.model` beside it, it takes a score for each piece. The two fil
 those of SentencePiece's rule: whenever two neighbours join to a piece they may be merged, and the piece with the
 highest score goes first. A tokenizer that follows another rule has no such file.
 
+Of added tokens that are not special (`<think>`) the converter learns from `added_tokens_decoder` in
+`tokenizer_config.json` alone: without it they are ordinary text to llama.cpp, unlike control tokens.
+
 Format: `sentencepiece_model.proto` of SentencePiece (github.com/google/sentencepiece), written here with the
 few fields that decide ids and text.
 """

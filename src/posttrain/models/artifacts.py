@@ -3,6 +3,7 @@
 Full weights are a Hugging Face folder. A policy with adapters keeps its base apart and untouched:
 
     artifact/  tokenizer.json tokenizer_config.json chat_template.jinja generation_config.json manifest.json
+               tokenizer.model of a byte-fallback tokenizer (`chat/sentencepiece_file.py`)
                base/            config.json, generation_config.json, *.safetensors (hard links of the base's)
                adapters/00-sft/ adapter_config.json, adapter_model.safetensors (PEFT)
 
