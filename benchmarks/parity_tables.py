@@ -20,8 +20,8 @@ FindGap = Callable[[int, Sequence[int], int, int], float]
 class Parting:
     """Where a completion leaves the reference's: the token drawn there by each, and the gap between the two.
 
-    `gap_nats` is the reference's log-prob, in float32, of its own token minus that of the other's: >= 0 if it drew
-    in float32 too; in bfloat16 rounding may have chosen against it.
+    `gap_nats` is the log-prob of the reference's token minus that of the other's, by the reference's weights in
+    float32. In bfloat16 it may be negative: there rounding misled the reference, and the other was right.
     """
 
     prompt: int
@@ -56,7 +56,7 @@ class Comparison:
     @property
     def largest_gap_nats(self) -> float:
         """The largest gap at a parting, 0 where there is none."""
-        return max((abs(parting.gap_nats) for parting in self.partings), default=0.0)
+        return max((parting.gap_nats for parting in self.partings), default=0.0)
 
     def list_faults(self, tolerance_nats: float) -> list[str]:
         """Return in words what is not explained by rounding."""
@@ -69,9 +69,9 @@ class Comparison:
             faults.append(f"other ids for {self.num_prompts - self.equal_prompts} of {self.num_prompts} prompts")
         if self.misspelt:
             faults.append(f"other text from the same ids, first after prompt {self.misspelt[0]}")
-        wrong = [parting for parting in self.partings if not abs(parting.gap_nats) <= tolerance_nats]
+        wrong = [parting for parting in self.partings if not parting.gap_nats <= tolerance_nats]
         if wrong:
-            worst = max(wrong, key=lambda parting: abs(parting.gap_nats))
+            worst = max(wrong, key=lambda parting: parting.gap_nats)
             faults.append(
                 f"{len(wrong)} completions part where tokens are more than {tolerance_nats:g} nats apart,"
                 f" up to {worst.gap_nats:.2g} (prompt {worst.prompt}, token {worst.position})"

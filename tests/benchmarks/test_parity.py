@@ -65,6 +65,11 @@ def test_a_tie_is_no_fault_and_a_larger_gap_is_one() -> None:
     )
 
 
+def test_a_token_that_the_reference_itself_holds_to_be_likelier_is_no_fault() -> None:
+    other = replace(REFERENCE, completion_ids=[[7, 6], [7]], completion_texts=["xz", "x"])
+    assert compare(other, gap=-0.3).list_faults(1e-3) == []
+
+
 def test_a_gap_that_is_no_number_is_a_fault() -> None:
     other = replace(REFERENCE, completion_ids=[[7, 6], [7]], completion_texts=["xz", "x"])
     assert compare(other, gap=float("nan")).list_faults(1e-3)
