@@ -65,7 +65,7 @@ def question_row(question: Question) -> dict[str, Any]:
 
 
 ROW_SETS: dict[str, RowSet] = {
-    "documents": RowSet("the pretraining corpus", {"train": 400_000, "development": 400}, _documents),
+    "documents": RowSet("the pretraining corpus", {"train": 180_000, "development": 400}, _documents),
     "conversations": RowSet("demonstrations, half of them experts'", _TAUGHT, _demonstrations("expert", "crowd")),
     "expert": RowSet("demonstrations of experts", _TAUGHT, _demonstrations("expert")),
     "crowd": RowSet("demonstrations of the crowd", _TAUGHT, _demonstrations("crowd")),

@@ -12,7 +12,8 @@ import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from posttrain.core.durable import write_json
+from posttrain.chat.sentencepiece_file import SENTENCEPIECE_FILE, build_sentencepiece_model
+from posttrain.core.durable import write_bytes, write_json
 from posttrain.core.seeds import derive_seed
 from posttrain.lab.corpus import generate_documents
 from posttrain.lab.tasks import SKILLS, draw_question
@@ -70,7 +71,7 @@ def _list_merges(pieces: list[str]) -> list[tuple[str, str]]:
 
 
 def save_tokenizer(folder: Path) -> None:
-    """Write the tokenizer's two files into a folder, the same bytes on every machine.
+    """Write the tokenizer's three files into a folder, the same bytes on every machine.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -90,6 +91,9 @@ def save_tokenizer(folder: Path) -> None:
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, vocabulary[BOS])]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
+    scored = build_sentencepiece_model(json.loads(tokenizer.to_str()))
+    assert scored is not None  # by how the merges are listed
+    write_bytes(folder / SENTENCEPIECE_FILE, scored)
     write_json(
         folder / "tokenizer_config.json",
         {

@@ -3,6 +3,7 @@
 Full weights are a Hugging Face folder. A policy with adapters keeps its base apart and untouched:
 
     artifact/  tokenizer.json tokenizer_config.json chat_template.jinja generation_config.json manifest.json
+               tokenizer.model of a byte-fallback tokenizer (`chat/sentencepiece_file.py`)
                base/            config.json, generation_config.json, *.safetensors (hard links of the base's)
                adapters/00-sft/ adapter_config.json, adapter_model.safetensors (PEFT)
 
@@ -21,7 +22,8 @@ from typing import Any
 
 import torch
 
-from posttrain.core.durable import write_folder, write_json, write_text
+from posttrain.chat.sentencepiece_file import SENTENCEPIECE_FILE, build_sentencepiece_model
+from posttrain.core.durable import write_bytes, write_folder, write_json, write_text
 from posttrain.core.errors import ModelError, StorageError
 from posttrain.models.adapter_files import save_adapter
 from posttrain.models.adapters import list_adapters
@@ -189,6 +191,10 @@ def save_tokenizer(tokenizer: Any, folder: Path, chat_template: str | None) -> N
     path = folder / TOKENIZER_CONFIG_FILE
     settings = json.loads(path.read_text(encoding="utf-8"))
     write_json(path, {key: value for key, value in sorted(settings.items()) if key not in _TRACES})
+    # Without it, llama.cpp's converter gives a byte-fallback BPE other ids than it was trained with.
+    scored = build_sentencepiece_model(json.loads(tokenizer.backend_tokenizer.to_str()))
+    if scored is not None:
+        write_bytes(folder / SENTENCEPIECE_FILE, scored)
     if chat_template is not None:
         write_text(folder / TEMPLATE_FILE, chat_template)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from posttrain.chat.sentencepiece_file import SENTENCEPIECE_FILE
 from posttrain.core.durable import read_json, write_folder, write_json, write_text
 from posttrain.core.errors import ModelError, RefusedError
 from posttrain.core.protocols import Progress
@@ -23,7 +24,10 @@ from posttrain.pipeline.run import run_recipe
 
 BASE_RECIPE = Path(__file__).parent.parent / "lab" / "base.yaml"
 MAX_BYTES = 10 << 20
-_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+_FILES = (
+    *("config.json", "generation_config.json", "model.safetensors"),
+    *("tokenizer.json", "tokenizer_config.json", SENTENCEPIECE_FILE),
+)
 """What a base has; a chat template is none of it."""
 
 
