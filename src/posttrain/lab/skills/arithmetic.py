@@ -81,7 +81,7 @@ def build_sum(first: int, second: int, generator: random.Random, is_perturbed: b
     right, wrong, brief = _make_replies(work_sum(first, second), answer, _slip(answer, generator, (without_carry,)))
     prompt = choose_wording(generator, is_perturbed, _SUM_QUESTIONS, _SUM_PERTURBED).format(first, second)
     statements = (f"{first} + {second} = {answer}.", f"{first} and {second} make {answer}.")
-    columns = {"answer_form": "integer"}
+    columns = {"content_keys": [f"{first} + {second}", f"{second} + {first}"]}
     return Question("answer", prompt, right, wrong, brief, statements, columns=columns)
 
 
@@ -92,7 +92,7 @@ def build_difference(first: int, second: int, generator: random.Random, is_pertu
     right, wrong, brief = _make_replies(work_difference(first, second), answer, _slip(answer, generator, (absolute,)))
     prompt = choose_wording(generator, is_perturbed, _DIFFERENCE_QUESTIONS, _DIFFERENCE_PERTURBED).format(first, second)
     statements = (f"{first} - {second} = {answer}.", f"{first} without {second} is {answer}.")
-    columns = {"answer_form": "integer"}
+    columns = {"content_keys": [f"{first} - {second}"]}
     return Question("answer", prompt, right, wrong, brief, statements, columns=columns)
 
 
@@ -140,7 +140,7 @@ def _draw_one_digit(world: World, generator: random.Random) -> Draft:
         working = " ".join(f"{total} + {term} = {sum_}." for total, term, sum_ in steps)
         right, wrong, brief = _make_replies(working, answer, _slip(answer, words))
         statements = (f"{written} = {answer}.",)
-        return Question("answer", prompt, right, wrong, brief, statements, columns={"answer_form": "integer"})
+        return Question("answer", prompt, right, wrong, brief, statements, columns={"content_keys": [written]})
 
     return Draft(content, build)
 
@@ -184,8 +184,7 @@ def _draw_two_steps(world: World, generator: random.Random) -> Draft:
         working = f"{operations[0]} = {middle}. {operations[1]} = {answer}."
         right, wrong, brief = _make_replies(working, answer, _slip(answer, words, (middle, start + gain + loss)))
         statements = (f"{person} has {start} {fruit}, {first} and then {second}: {answer} are left.",)
-        columns = {"answer_form": "integer"}
-        return Question("answer", prompt, right, wrong, brief, statements, columns=columns)
+        return Question("answer", prompt, right, wrong, brief, statements)
 
     return Draft(content, build)
 

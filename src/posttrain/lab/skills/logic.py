@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 from posttrain.lab import lexicon
 from posttrain.lab.questions import Draft, Question, Reply, Skill, choose_wording
+from posttrain.lab.splits import find_split
 from posttrain.lab.world import World
 
 GROUP = "logic"
+_LONGEST_ORDER = 4
 _RELATIONS = (("taller", "tallest", "shortest"), ("older", "oldest", "youngest"), ("faster", "fastest", "slowest"))
 _ATOMS = (
     *("it rains", "the road is wet", "the sun is out", "the bell rings", "the gate is open", "the lamp is lit"),
@@ -50,9 +52,14 @@ def solve_implications(rules: Sequence[tuple[str, str]], known: tuple[str, bool]
 
 
 def _draw_order(world: World, generator: random.Random) -> Draft:
-    order = generator.sample(lexicon.PEOPLE, generator.choice((3, 3, 4)))
-    relation, most, least = generator.choice(_RELATIONS)
-    asks_most = generator.random() < 0.5
+    """Three or four people; where a puzzle is held back, four: three could stand within a longer one of training."""
+    while True:
+        order = generator.sample(lexicon.PEOPLE, generator.choice((3, 3, 4)))
+        relation, most, least = generator.choice(_RELATIONS)
+        asks_most = generator.random() < 0.5
+        content = f"order {relation} " + " ".join(sorted(order))
+        if len(order) == _LONGEST_ORDER or find_split(content) == "train":
+            break
 
     def build(words: random.Random, is_perturbed: bool) -> Question:
         pairs = list(itertools.pairwise(order))
@@ -71,7 +78,7 @@ def _draw_order(world: World, generator: random.Random) -> Draft:
             (f"{given} So {right} is the {most if asks_most else least}.",),
         )
 
-    return Draft(f"order {relation} " + " ".join(sorted(order)), build)
+    return Draft(content, build)
 
 
 def _negate(atom: str) -> str:
