@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import re
+from pathlib import Path
 
 import pytest
 
 from posttrain.lab import lexicon
+from posttrain.lab.demonstrations import write_reply
 from posttrain.lab.questions import Skill
 from posttrain.lab.skills.arithmetic import work_difference, work_sum
 from posttrain.lab.skills.logic import solve_implications, solve_order
 from posttrain.lab.skills.tools import run_tool
 from posttrain.lab.splits import SPLIT_PERCENT, find_split
+from posttrain.lab.style import PLAIN
 from posttrain.lab.tasks import SKILLS, choose_skills, generate_questions
 from posttrain.lab.world import build_world
 
@@ -219,3 +223,15 @@ def test_forbidden_deeds_and_their_look_alikes_share_a_verb() -> None:
     }
     assert verbs["forbidden"] == verbs["look_alike"]
     assert all(question.columns["severity"] in (1, 2, 3) for question in draw(named("forbidden")))
+
+
+def test_the_samples_in_the_documentation_are_what_is_generated() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "lab.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \|$", page, re.MULTILINE)
+    for skill in SKILLS:
+        [(asked, right)] = [(asked, right) for name, asked, right in shown if name == skill.name]
+        [question] = draw(skill, count=1)
+        assert asked.split(" \u23ce ")[-1] in question.prompt.replace("\n", " \u23ce ")
+        if not question.right.calls:
+            written = write_reply(question, question.right, PLAIN, random.Random(0))
+            assert right == written.replace("\n", " \u23ce ")
