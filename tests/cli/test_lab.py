@@ -32,7 +32,9 @@ def test_a_set_that_is_none_is_refused_with_those_there_are(capsys: pytest.Captu
 
 
 def test_a_card_of_the_base_has_a_line_for_every_skill(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = run_here(capsys, "lab", "card", "lab:base", "--prose", "--questions", "1", "--samples", "2").out.splitlines()
+    lines = run_here(
+        capsys, "lab", "card", "lab:base", "--prose", "--questions", "1", "--samples", "2"
+    ).out.splitlines()
     named = [line.split(" | ")[0].removeprefix("| ") for line in lines if line.startswith("| ")]
     assert all(skill.name in named for skill in SKILLS)
 

@@ -14,7 +14,7 @@ from posttrain.core.durable import read_json, write_folder, write_json, write_te
 from posttrain.core.errors import ModelError, RefusedError
 from posttrain.core.protocols import Progress
 from posttrain.core.run_folder import RunFolder
-from posttrain.lab.base import BASE_VERSION, CARD
+from posttrain.lab.base_model import BASE_VERSION, CARD
 from posttrain.lab.source import LAB_VERSION
 from posttrain.lab.world import WORLD_SEED
 from posttrain.models.exporting import export_policy

@@ -14,7 +14,7 @@ from posttrain.core.errors import ModelError, RecipeError
 from posttrain.core.hashing import hash_json
 from posttrain.core.run_folder import RunFolder
 from posttrain.core.seeds import derive_seed
-from posttrain.lab.base import BASE_VERSION, find_lab_base
+from posttrain.lab.base_model import BASE_VERSION, find_lab_base
 from posttrain.lab.seedling import build_seedling
 from posttrain.lab.source import LAB_VERSION
 from posttrain.models.loading import load_tokenizer, read_chat_template, read_generation_eos_ids, resolve_model

@@ -1,4 +1,4 @@
-"""The base model's files: weights, tokenizer and card, as `posttrain lab build` made them."""
+"""Where the shipped base model is: weights, tokenizer and card in `lab/base`, as `posttrain lab build` made them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def find_lab_base() -> Path:
     Raises:
         ModelError: The installation lacks its weights.
     """
-    folder = Path(__file__).parent
+    folder = Path(__file__).parent / "base"
     if not (folder / "model.safetensors").is_file():
         raise ModelError(
             "this installation has no lab:base: its weights are missing",
