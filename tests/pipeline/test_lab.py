@@ -23,7 +23,7 @@ from posttrain.pipeline.lab_build import MAX_BYTES, build_lab_base
 from posttrain.pipeline.lab_card import CardSettings, format_card, measure_card
 from posttrain.pipeline.lab_export import export_lab
 from posttrain.pipeline.policies import find_lab_model
-from posttrain.pipeline.scorers import ScorerContext, build_scorer
+from posttrain.pipeline.scorers import ScorerContext, build_scorer, find_tier
 from posttrain.scorers.knowledge_base import load_knowledge_base
 
 WORLD = build_world()
@@ -138,3 +138,15 @@ def test_the_lab_is_written_as_files_that_other_tools_read(tmp_path: Path) -> No
         assert json.loads(lines[0]).keys() & {"messages", "prompt"}
     with pytest.raises(RefusedError, match="exists already"):
         export_lab(tmp_path / "lab", SilentProgress())
+
+
+def test_a_sandbox_is_started_and_named_only_where_a_program_is_judged() -> None:
+    scorer = build_scorer({"type": "lab"}, ScorerContext())
+    by_name = {skill.name: skill for skill in SKILLS}
+    generator = random.Random(6)
+    question = ask(by_name["add_small"], WORLD, "train", generator)
+    judge(scorer, question, [question.right])
+    assert find_tier(scorer) is None
+    question = ask(by_name["code_list"], WORLD, "train", generator)
+    judge(scorer, question, [question.right])
+    assert find_tier(scorer) in ("bubblewrap", "landlock")

@@ -77,7 +77,6 @@ def measure_policy(
     sandbox: str | None = None
     for task in recipe.evaluate:
         scorer = build_scorer(task.scorer, context)
-        sandbox = find_tier(scorer) or sandbox
         found = run_task(
             task,
             load_problems(recipe, task),
@@ -87,6 +86,7 @@ def measure_policy(
             progress=progress,
             policy_hash=policy.hash,
         )
+        sandbox = find_tier(scorer) or sandbox
         metrics += [{"stage": label, **figures} for figures in found]
     sampler.close()
     return Measured(metrics, sandbox)

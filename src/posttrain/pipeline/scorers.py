@@ -79,12 +79,17 @@ def build_scorer(value: ScorerValue, context: ScorerContext) -> Scorer:
 
 
 def find_tier(scorer: Scorer) -> str | None:
-    """Return the sandbox tier that a scorer's programs run in, None for a scorer that runs none."""
+    """Return the sandbox tier that a scorer's programs run in, None for a scorer that runs none.
+
+    The lab's scorer runs programs for some rows alone: asked once it has scored, it tells where they ran, if any did.
+    """
+    if isinstance(scorer, LabScorer):
+        pools = [judge.runner for judge in scorer.judges if isinstance(judge, CodeScorer)]
+        return next((pool.started_tier for pool in pools if isinstance(pool, ProgramPool)), None)
     if isinstance(scorer, CodeScorer) and isinstance(scorer.runner, ProgramPool):
         return scorer.runner.tier
     inner = [part.scorer for part in scorer.components] if isinstance(scorer, WeightedScorer) else []
     inner += [scorer.correctness] if isinstance(scorer, CosineLength) else []
-    inner += scorer.judges if isinstance(scorer, LabScorer) else []
     return next((tier for part in inner if (tier := find_tier(part)) is not None), None)
 
 

@@ -78,6 +78,11 @@ class ProgramPool:
         """
         return self.self_check.tier
 
+    @property
+    def started_tier(self) -> str | None:
+        """The tier that programs have run in so far, None where nothing has started yet."""
+        return None if self._self_check is None else self._self_check.tier
+
     def run(self, programs: Sequence[Program], limits: ProgramLimits | None = None) -> list[ProgramResult]:
         """Run programs, and return their results in order.
 
