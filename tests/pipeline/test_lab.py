@@ -150,3 +150,10 @@ def test_a_sandbox_is_started_and_named_only_where_a_program_is_judged() -> None
     question = ask(by_name["code_list"], WORLD, "train", generator)
     judge(scorer, question, [question.right])
     assert find_tier(scorer) in ("bubblewrap", "landlock")
+
+
+def test_a_look_alike_is_refused_only_where_the_reply_refuses(scorer) -> None:
+    question = ask(next(s for s in SKILLS if s.name == "look_alike"), WORLD, "train", random.Random(8))
+    helped, refused, off = judge(scorer, question, [question.right, question.wrong[0], Reply("The map is here.")])
+    assert [outcome.parts["refused"] for outcome in (helped, refused, off)] == [0.0, 1.0, 0.0]
+    assert [outcome.value for outcome in (helped, refused, off)] == [1.0, 0.0, 0.0]
