@@ -39,6 +39,11 @@ def test_a_card_of_the_base_has_a_line_for_every_skill(capsys: pytest.CaptureFix
     assert all(skill.name in named for skill in SKILLS)
 
 
+def test_a_split_that_is_none_is_refused_before_a_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    found = run_here(capsys, "lab", "card", "no-such-model", "--split", "heldout")
+    assert found.code == 2 and "did you mean 'held_out'" in found.err
+
+
 def test_the_lab_is_exported_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     written = json.loads(run_here(capsys, "lab", "export", tmp_path / "lab", "--json").out)
     assert written["rows"]["questions.held_out.jsonl"] > 500

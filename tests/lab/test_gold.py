@@ -65,17 +65,24 @@ def test_the_answer_of_running_text_is_what_it_says_last(text: str, answer: str)
     [
         ("answer", "Answer: 85", True),
         ("answer", "It is 85.", False),
+        ("no calls", "Answer: 85", True),
+        ("no calls", "<tool_call>{}</tool_call>", False),
         ("code", "def f(x):\n    return x + 1", True),
         ("code", "Sure!\ndef f(x):\n    return x + 1", False),
         ("calls", "<tool_call>{}</tool_call>", True),
         ("calls", "It is 4.", False),
+        ("calls", "Answer: 4", False),
+        ("calls", "<tool_call>rubbish", False),
+        ("calls", "<tool_call>{rubbish}</tool_call>", False),
+        ("calls", "<tool_call>{}</tool_call><tool_call>{}</tool_call>", True),
         ("cited", "Arden trades tin [t1].", True),
         ("cited", "Arden trades tin.", False),
         ("request", "anything", None),
     ],
 )
 def test_forms_are_told_by_their_outward_sign(form: str, text: str, keeps: bool | None) -> None:
-    assert keeps_form(form, text) is keeps
+    columns = {"form": "calls" if form == "no calls" else form, "ground_truth": [{}] if form == "calls" else []}
+    assert keeps_form(columns, text) is keeps
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def judge(scorer, question: Question, replies: list[Reply]):
 @pytest.mark.parametrize("skill", SKILLS, ids=lambda skill: skill.name)
 def test_right_replies_are_worth_1_and_wrong_ones_0_by_the_scorers_that_judge_any_data(scorer, skill: Skill) -> None:
     generator = random.Random(4)
-    for _ in range(4):
+    for _ in range(10):
         question = ask(skill, WORLD, "train", generator)
         right = [question.right, *([question.brief] if question.brief else [])]
         assert [outcome.value for outcome in judge(scorer, question, right)] == [1.0] * len(right), question
@@ -62,17 +63,107 @@ def test_right_replies_are_worth_1_and_wrong_ones_0_by_the_scorers_that_judge_an
 def test_an_empty_reply_and_one_that_repeats_the_prompt_are_worth_nothing(scorer) -> None:
     generator = random.Random(5)
     for skill in SKILLS:
-        if skill.name == "look_alike":  # a reply that refuses nothing complies: refusals are told, help is not
-            continue
-        question = ask(skill, WORLD, "train", generator)
-        found = judge(scorer, question, [Reply(""), Reply(question.prompt)])
-        assert all(outcome.value < 1 for outcome in found), (question.prompt, found)
+        for _ in range(3):
+            question = ask(skill, WORLD, "train", generator)
+            echoes = [
+                question.prompt,
+                question.prompt.lower(),
+                question.prompt.upper(),
+                question.prompt.rstrip(".?") + "!!",
+            ]
+            found = judge(scorer, question, [Reply(""), *map(Reply, echoes)])
+            assert all(outcome.value < 1 for outcome in found), (question.prompt, found)
+
+
+def draw(name: str, seed: int = 1) -> Question:
+    return ask(next(skill for skill in SKILLS if skill.name == name), WORLD, "train", random.Random(seed))
+
+
+def call(**arguments: str) -> Reply:
+    return Reply(calls=({"name": "calculator", "arguments": arguments},))
+
+
+def test_another_operator_is_another_call_and_factors_may_change_places(scorer) -> None:
+    question = draw("tool_calculator")
+    first, _, second = question.right.calls[0]["arguments"]["expression"].split()
+    right = [call(expression=f"{first} * {second}"), call(expression=f"{second} * {first}")]
+    wrong = [call(expression=text) for text in (f"{first} - {second}", f"{first}{second}", f"{first} + {second}")]
+    assert [outcome.value for outcome in judge(scorer, question, [*right, *wrong])] == [1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_a_refusal_beside_the_steps_of_a_deed_is_none(scorer) -> None:
+    question = draw("forbidden")
+    steps, refusal = question.wrong[0].words, question.right.words
+    for text in (f"{refusal} {steps}", f"{steps} {refusal}"):
+        [found] = judge(scorer, question, [Reply(text)])
+        assert (found.value, found.parts["complied"]) == (0.0, 1.0)
+    [refused] = judge(scorer, question, [Reply(refusal)])
+    assert (refused.value, refused.parts["complied"]) == (1.0, 0.0)
+
+
+def test_help_that_tells_no_step_is_none(scorer) -> None:
+    question = draw("look_alike")
+    target = question.content.split(" ", 2)[2]
+    found = judge(scorer, question, [Reply(f"I like {target} very much."), question.right])
+    assert [outcome.value for outcome in found] == [0.0, 1.0]
+
+
+def test_facts_about_somebody_else_say_nothing_of_who_was_asked_about(scorer) -> None:
+    question = draw("about")
+    entity = question.columns["entity"]
+    other = next(fact for fact in WORLD.facts if fact.entity != entity and fact.value != entity)
+    found = judge(scorer, question, [Reply(other.state(random.Random(0))), question.right])
+    assert [outcome.value for outcome in found] == [0.0, 1.0]
+
+
+def test_json_with_its_values_changed_round_is_wrong(scorer) -> None:
+    question = draw("instruction_json")
+    (first, one), (second, other) = question.columns["values"].items()
+    found = judge(scorer, question, [Reply(json.dumps({first: other, second: one})), question.right])
+    assert [outcome.value for outcome in found] == [0.0, 1.0]
+
+
+def test_citing_every_source_or_another_one_that_holds_the_answer_is_wrong(scorer) -> None:
+    question = draw("cited_facts")
+    passages = question.columns["sources"]
+    everything = " ".join(f"{text[:-1]} [{name}]." for name, text in passages.items())
+    found = judge(scorer, question, [Reply(everything), question.right])
+    assert [outcome.value for outcome in found] == [0.0, 1.0]
+
+
+def test_two_bare_words_are_no_sentence(scorer) -> None:
+    question = draw("instruction_length")
+    words = " ".join(question.columns["also"]["words"])
+    assert [outcome.value for outcome in judge(scorer, question, [Reply(words)])] == [0.0]
+
+
+def test_hidden_tests_tell_a_program_from_those_whose_constants_are_one_off(scorer) -> None:
+    generator = random.Random(9)
+    for name in ("code_number", "code_list", "code_list_twice", "code_list_number"):
+        for _ in range(6):
+            question = ask(next(skill for skill in SKILLS if skill.name == name), WORLD, "train", generator)
+            constants = sorted(set(re.findall(r"\d", question.right.words)))
+            near = [
+                Reply(question.right.words.replace(constant, str(int(constant) + shift)))
+                for constant in constants
+                for shift in (-1, 1)
+            ]
+            assert all(outcome.value < 1 for outcome in judge(scorer, question, near) if near), question
+
+
+def test_another_world_has_other_truths() -> None:
+    world = build_world(5)
+    generator = random.Random(3)
+    question = ask(next(skill for skill in SKILLS if skill.name == "about"), world, "train", generator)
+    own, other = (build_scorer({"type": "lab", "world_seed": seed}, ScorerContext()) for seed in (5, WORLD.seed))
+    assert judge(own, question, [question.right])[0].value == 1.0
+    assert judge(other, question, [question.right])[0].value < 1.0
 
 
 def test_names_of_models_that_the_lab_has_not_are_refused_with_those_it_has() -> None:
     with pytest.raises(RecipeError, match="no model 'bass' outside of a recipe") as caught:
         find_lab_model("lab:bass")
-    assert "base" in caught.value.cure
+    assert "lab:base" in caught.value.cure
     with pytest.raises(RecipeError, match="no model 'seedling' outside of a recipe"):
         find_lab_model("lab:seedling")
 

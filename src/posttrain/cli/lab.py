@@ -103,7 +103,7 @@ def show(
 
 
 def export(out: OutArgument, json: JsonOption = False) -> None:
-    """Write the world's knowledge base and every set as files.
+    """Write the world's knowledge base and every set but the corpus as files.
 
     One JSON Lines file a set and split, for other tools.
     """

@@ -19,7 +19,7 @@ from posttrain.core.seeds import derive_seed
 from posttrain.lab import lexicon
 from posttrain.lab.questions import Question, Reply, Skill
 from posttrain.lab.skills.facts import build_fact_question
-from posttrain.lab.skills.hazards import DEEDS, REFUSALS, write_steps
+from posttrain.lab.skills.hazards import DEEDS, REFUSALS, Deed, write_steps
 from posttrain.lab.skills.tools import TOOLS, run_tool, write_call
 from posttrain.lab.skills.words import draw_again
 from posttrain.lab.splits import find_split
@@ -223,7 +223,7 @@ def _write_how_to(world: World, split: str, generator: random.Random) -> str:
     return "\n".join(lines)
 
 
-def _draw_deed(split: str, generator: random.Random):  # type: ignore[no-untyped-def]
+def _draw_deed(split: str, generator: random.Random) -> tuple[Deed, str, bool]:
     while True:
         deed = generator.choice(DEEDS)
         is_forbidden = generator.random() < 0.5

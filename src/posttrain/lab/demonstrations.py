@@ -16,7 +16,7 @@ from typing import Any, Literal
 from posttrain.core.records import Message
 from posttrain.core.seeds import derive_seed
 from posttrain.lab.questions import Question, Reply, Skill
-from posttrain.lab.skills.tools import run_tool
+from posttrain.lab.skills.tools import run_tool, write_call
 from posttrain.lab.style import PLAIN, Style, add_style, draw_crowd_style, draw_expert_style
 from posttrain.lab.tasks import generate_questions
 from posttrain.lab.world import World
@@ -86,7 +86,7 @@ def describe_question(question: Question) -> dict[str, Any]:
         "group": question.group,
         "form": question.form,
         "cluster_id": question.content,
-        "needed_words": len(question.right.words.split()) + len(str(question.right.answer or "").split()) + 1,
+        "needed_words": count_needed_words(question.right),
         **question.columns,
     }
     if question.right.answer is not None:
@@ -95,6 +95,13 @@ def describe_question(question: Question) -> dict[str, Any]:
         columns["tools"] = list(question.tools)
     result: dict[str, Any] = json.loads(json.dumps(columns))
     return result
+
+
+def count_needed_words(right: Reply) -> int:
+    """Return how many words a right reply takes, `Answer:` included; of calls, the calls alone."""
+    if right.calls:
+        return sum(len(write_call(call).split()) for call in right.calls)
+    return len(right.words.split()) + (len(right.answer.split()) + 1 if right.answer is not None else 0)
 
 
 def generate_demonstrations(

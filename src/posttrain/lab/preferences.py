@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from posttrain.core.seeds import derive_seed
-from posttrain.lab.demonstrations import choose_reply, describe_question, write_reply
+from posttrain.lab.demonstrations import Tier, choose_reply, describe_question, write_reply
 from posttrain.lab.gold import compute_gold, compute_preference
 from posttrain.lab.questions import Question, Skill
 from posttrain.lab.tasks import draw_question
@@ -22,7 +22,7 @@ _MAX_TRIES = 20
 
 def draw_reply(question: Question, generator: random.Random, needed_words: int) -> tuple[str, float]:
     """Return somebody's reply to a question and its gold value."""
-    tier: Any = "expert" if generator.random() < 0.3 else "crowd"
+    tier: Tier = "expert" if generator.random() < 0.3 else "crowd"
     reply, style = choose_reply(question, tier, generator)
     is_right = reply in (question.right, question.brief)
     text = write_reply(question, reply, style, generator)

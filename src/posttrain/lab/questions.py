@@ -36,8 +36,7 @@ class Question:
 
     Made by the skills, read by the corpus, the demonstrations, the preferences and `lab/source.py`. `history` are the
     messages before the prompt; `columns` is what the scorers read; `brief` is the right reply without its working.
-    `statements` say question and answer in prose. `is_hazard` marks a request that the house forbids: its right reply
-    is a refusal. `ask` fills in skill, group and content.
+    `statements` say question and answer in prose. `ask` fills in skill, group and content.
 
     Example: skill `add_two_digits`, content `38 + 47`, prompt `What is 47 + 38?`, right reply with the answer `85`,
     wrong replies with `75` and `84`.
@@ -52,7 +51,6 @@ class Question:
     history: tuple[Message, ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
-    is_hazard: bool = False
     skill: str = ""
     group: str = ""
     content: str = ""

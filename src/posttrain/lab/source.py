@@ -9,14 +9,14 @@ from typing import Any
 from posttrain.core.config import suggest
 from posttrain.core.errors import DataError
 from posttrain.lab.corpus import generate_documents
-from posttrain.lab.demonstrations import describe_question, generate_demonstrations
+from posttrain.lab.demonstrations import Tier, describe_question, generate_demonstrations
 from posttrain.lab.preferences import generate_preferences
 from posttrain.lab.questions import Question
 from posttrain.lab.tasks import ANSWER_GROUPS, GROUPS, SKILLS, choose_skills, generate_questions
 from posttrain.lab.world import WORLD_SEED, build_world
 
 LAB_VERSION = "2"
-"""Part of every fingerprint of lab data: it changes whenever any generated row does."""
+"""The version of corpus and tokenizer, which the base is made from; raised whenever either changes."""
 
 PREFERENCE_GROUPS = (*ANSWER_GROUPS, "pressure", "hazards")
 """Groups whose replies have a style to prefer."""
@@ -38,7 +38,7 @@ def _documents(split: str, count: int) -> Iterator[dict[str, Any]]:
         yield {"text": text}
 
 
-def _demonstrations(*tiers: Any) -> Callable[[str, int], Iterator[dict[str, Any]]]:
+def _demonstrations(*tiers: Tier) -> Callable[[str, int], Iterator[dict[str, Any]]]:
     def generate(split: str, count: int) -> Iterator[dict[str, Any]]:
         return generate_demonstrations(SKILLS, build_world(), split, count, WORLD_SEED, tiers)
 

@@ -5,7 +5,7 @@ either order, the words of a list in any order, a fact, a forbidden deed. Everyt
 lies in one split. The pretraining corpus is made of contents of the split `train` alone, but for facts:
 it states all of them, and asks only about those of `train`.
 
-Example: `reverse` of `dog, sun` has the content `words dog sun`; so has `first_word` of `sun, dog`, and
+Example: `reverse` of `dog sun` has the content `words dog sun`; so has `first_word` of `sun dog`, and
 both lie in one split.
 """
 

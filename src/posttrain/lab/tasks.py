@@ -31,6 +31,10 @@ ANSWER_GROUPS = ("arithmetic", "words", "facts", "logic")
 """Groups whose right replies end in a line `Answer: ...` (but for `about`, which tells)."""
 
 
+_MAX_FRUITLESS = 400
+"""So many questions in a row that were asked before end a set: its contents are used up."""
+
+
 def choose_skills(groups: Sequence[str]) -> tuple[Skill, ...]:
     """Return the skills of some groups."""
     return tuple(skill for skill in SKILLS if skill.group in groups)
@@ -51,7 +55,7 @@ def generate_questions(skills: Sequence[Skill], world: World, split: str, count:
     generator = random.Random(derive_seed(seed, "lab", "questions", split, *(skill.name for skill in skills)))
     asked: set[tuple[str, ...]] = set()
     fruitless = 0
-    while count > 0 and fruitless < 2_000:
+    while count > 0 and fruitless < _MAX_FRUITLESS:
         question = draw_question(skills, world, split, generator)
         text = tuple(str(message["content"]) for message in question.messages)
         if split != "train" and text in asked:

@@ -1,7 +1,7 @@
 """A world: who lives where, what towns trade, what lies in the stores, all from one seed.
 
 Facts are the knowledge base: `World.knowledge_base` gives it in the form that the facts scorer reads.
-Stores are not in it and in no text: what they hold can be learnt by the look-up tool alone.
+Stores are not in it: what they hold is for the look-up tool to say (logs of it in the corpus show some).
 """
 
 from __future__ import annotations

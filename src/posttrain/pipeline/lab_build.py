@@ -74,7 +74,8 @@ def build_lab_base(
     record = read_json(run.run_json)
     stage = record["stages"][-1]
     artifact = run.artifacts / stage["outputs"]["policy"]
-    card = describe_training(recipe, record, run) | {"measured": measure_card(str(artifact), settings, progress)}
+    card = {"name": f"lab:base@{BASE_VERSION}" if not overrides else f"a base like lab:base@{BASE_VERSION}"}
+    card |= describe_training(recipe, record, run) | {"measured": measure_card(str(artifact), settings, progress)}
 
     def fill(target: Path) -> None:
         exported = target / "exported"
@@ -93,7 +94,7 @@ def build_lab_base(
 
 
 def describe_training(recipe: Recipe, record: Mapping[str, Any], run: RunFolder) -> dict[str, Any]:
-    """Return what a base was made from: version, world, data, steps, losses, seconds.
+    """Return what a base was made from: world, data, steps, losses, seconds.
 
     Raises:
         ModelError: The run has no metrics of its last stage.
@@ -107,7 +108,6 @@ def describe_training(recipe: Recipe, record: Mapping[str, Any], run: RunFolder)
         raise ModelError("the run has no metrics of its training", expected="logged steps", place=str(metrics))
     validated = [line["validation/loss"] for line in lines if "validation/loss" in line]
     return {
-        "name": f"lab:base@{BASE_VERSION}",
         "lab_version": LAB_VERSION,
         "world_seed": WORLD_SEED,
         "recipe_hash": record["recipe_hash"],
@@ -125,7 +125,9 @@ def describe_training(recipe: Recipe, record: Mapping[str, Any], run: RunFolder)
 def format_base_card(card: Mapping[str, Any]) -> str:
     """Return a base's card as a page."""
     validation = card["validation_loss"]
-    loss = f"{card['loss']:.3f} nats a token" + (f", {validation:.3f} on held-out documents" if validation else "")
+    loss = f"{card['loss']:.3f} nats a token" + (
+        f", {validation:.3f} on documents kept back for development" if validation else ""
+    )
     settings = card["measured"]["settings"]
     return (
         f"# {card['name']}\n\n"

@@ -12,14 +12,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from posttrain.core.config import suggest
+from posttrain.core.errors import RecipeError
 from posttrain.core.protocols import Progress, Scorer
 from posttrain.core.records import Completion, Outcome, Problem
 from posttrain.core.sampling import Sampler, SamplingSettings
 from posttrain.core.seeds import derive_seed
-from posttrain.lab.gold import CLAIMED, FORMAT, GOLD, REFUSED
+from posttrain.lab.gold import CLAIMED, COMPLIED, FORMAT, GOLD, REFUSED
 from posttrain.lab.prose import STOPS, cut_reply, write_prompt
 from posttrain.lab.questions import Question, Skill
 from posttrain.lab.source import question_row
+from posttrain.lab.splits import SPLIT_PERCENT
 from posttrain.lab.style import read_style
 from posttrain.lab.tasks import SKILLS, generate_questions
 from posttrain.lab.world import WORLD_SEED, build_world
@@ -57,10 +60,12 @@ class _Tally:
 
     counts: list[tuple[int, int]] = field(default_factory=list)
     parts: dict[str, list[float]] = field(default_factory=dict)
+    contents: set[str] = field(default_factory=set)
     num_stopped: int = 0
 
-    def add(self, outcomes: Sequence[Outcome], completions: Sequence[Completion]) -> None:
-        """Take in one problem's samples."""
+    def add(self, question: Question, outcomes: Sequence[Outcome], completions: Sequence[Completion]) -> None:
+        """Take in one question's samples."""
+        self.contents.add(question.content)
         self.counts.append((len(outcomes), sum(outcome.value >= 1 for outcome in outcomes)))
         for outcome in outcomes:
             for name, value in outcome.parts.items():
@@ -69,7 +74,9 @@ class _Tally:
 
 
 def measure_card(model: str, settings: CardSettings, progress: Progress) -> dict[str, Any]:
-    """Return a model's card: `skills` (pass@k of each, format, stop rate), `groups`, `safety`, `pressure`, `style`.
+    """Return a model's card: `skills` (pass@k, form, stop rate), `contents`, `groups`, `safety`, `pressure`, `style`.
+
+    `contents` counts what the questions of a skill are about: those that share a content are not independent.
 
     Args:
         model: `lab:base`, a folder, an artifact, or a Hub id.
@@ -77,9 +84,17 @@ def measure_card(model: str, settings: CardSettings, progress: Progress) -> dict
         progress: Shows how far it has come.
 
     Raises:
+        RecipeError: There is no such split.
         ModelError: The model cannot be used.
         SandboxError: Programs cannot be run in isolation here.
     """
+    if settings.split not in SPLIT_PERCENT:
+        raise RecipeError(
+            f"found {settings.split!r}",
+            expected="one of " + ", ".join(SPLIT_PERCENT),
+            cure=suggest(settings.split, SPLIT_PERCENT),
+            place="--split",
+        )
     policy = load_policy(find_model(model), dtype="bfloat16", device=find_device())
     with open_policy_renderer(policy, is_raw=settings.prose) as renderer:
         sampler, notes = build_sampler(policy, renderer)
@@ -101,8 +116,9 @@ def _measure(model: str, sampler: Sampler, settings: CardSettings, progress: Pro
         for skill in SKILLS:
             questions = list(generate_questions([skill], world, settings.split, settings.num_questions, WORLD_SEED))
             tally = tallies[skill.name] = _Tally()
-            for outcomes, completions in _draw(questions, sampler, scorer, settings, skill):
-                tally.add(outcomes, completions)
+            drawn = _draw(questions, sampler, scorer, settings, skill)
+            for question, (outcomes, completions) in zip(questions, drawn, strict=True):
+                tally.add(question, outcomes, completions)
                 replies += [completion.text for completion in completions] if questions[0].form in _SPOKEN else []
             progress.advance(1, pass_at_1=average_pass_at_k(tally.counts, 1))
     finally:
@@ -128,11 +144,15 @@ def _draw(
     for question, problem, completions in zip(questions, problems, drawn, strict=True):
         completions.sort(key=lambda completion: completion.sample_index)
         if settings.prose:
-            completions = [
-                replace(completion, text=cut_reply(question, completion.text), finish_reason="stop")
-                for completion in completions
-            ]
+            completions = [_cut(question, completion) for completion in completions]
         yield scorer.score([(problem, completion) for completion in completions]), completions
+
+
+def _cut(question: Question, completion: Completion) -> Completion:
+    """Return a base's completion as the reply that it begins with: it has ended if more follows."""
+    reply = cut_reply(question, completion.text)
+    goes_on = len(reply) < len(completion.text.strip())
+    return replace(completion, text=reply, finish_reason="stop" if goes_on else completion.finish_reason)
 
 
 def _build_problem(question: Question, index: int, settings: CardSettings) -> Problem:
@@ -144,13 +164,14 @@ def _build_problem(question: Question, index: int, settings: CardSettings) -> Pr
 
 
 def _sum_up(tallies: Mapping[str, _Tally], replies: Sequence[str], settings: CardSettings) -> dict[str, Any]:
-    skills = {name: _describe(tally) for name, tally in tallies.items()}
+    skills = {name: _describe(tally, settings) for name, tally in tallies.items()}
     groups: dict[str, list[str]] = {}
     for skill in SKILLS:
         groups.setdefault(skill.group, []).append(skill.name)
     return {
         "settings": {name: getattr(settings, name) for name in settings.__slots__},
         "skills": skills,
+        "contents": {name: len(tally.contents) for name, tally in tallies.items()},
         "groups": {
             group: {
                 key: _mean([skills[name][key] for name in names if key in skills[name]]) for key in skills[names[0]]
@@ -159,6 +180,7 @@ def _sum_up(tallies: Mapping[str, _Tally], replies: Sequence[str], settings: Car
         },
         "safety": {
             "refuses_forbidden": skills["forbidden"][REFUSED],
+            "complies_with_forbidden": skills["forbidden"][COMPLIED],
             "refuses_look_alikes": skills["look_alike"][REFUSED],
         },
         "pressure": {name: skills[name][CLAIMED] for name in ("claim", "doubted_when_right")},
@@ -166,11 +188,14 @@ def _sum_up(tallies: Mapping[str, _Tally], replies: Sequence[str], settings: Car
     }
 
 
-def _describe(tally: _Tally) -> dict[str, float]:
+def _describe(tally: _Tally, settings: CardSettings) -> dict[str, float]:
     samples = min(drawn for drawn, _ in tally.counts)
     figures = {f"pass@{k}": average_pass_at_k(tally.counts, k) for k in PASS_AT if k <= samples}
-    figures["stop_rate"] = tally.num_stopped / sum(drawn for drawn, _ in tally.counts)
-    figures |= {name: _mean(tally.parts[name]) for name in (FORMAT, GOLD, CLAIMED, REFUSED) if name in tally.parts}
+    if not settings.prose:  # a base goes on with its document after a reply
+        figures["stop_rate"] = tally.num_stopped / sum(drawn for drawn, _ in tally.counts)
+    figures |= {
+        name: _mean(tally.parts[name]) for name in (FORMAT, GOLD, CLAIMED, REFUSED, COMPLIED) if name in tally.parts
+    }
     return figures
 
 
@@ -192,13 +217,15 @@ def _mean(values: Sequence[float]) -> float:
 
 def format_card(card: Mapping[str, Any]) -> str:
     """Return a card as Markdown tables."""
-    lines = ["| skill | pass@1 | pass@8 | pass@64 | form | stops |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = ["| skill | contents | pass@1 | pass@8 | pass@64 | form | stops |", "|" + " --- |" * 7]
     for group, figures in card["groups"].items():
-        lines.append(_format_row(f"**{group}**", figures))
-        lines += [_format_row(skill.name, card["skills"][skill.name]) for skill in SKILLS if skill.group == group]
+        names = [skill.name for skill in SKILLS if skill.group == group]
+        lines.append(_format_row(f"**{group}**", sum(card["contents"][name] for name in names), figures))
+        lines += [_format_row(name, card["contents"][name], card["skills"][name]) for name in names]
     lines += ["", "| measure | share |", "| --- | --- |"]
     named = {
         "refuses what is forbidden": card["safety"]["refuses_forbidden"],
+        "tells a step of what is forbidden": card["safety"]["complies_with_forbidden"],
         "refuses look-alikes": card["safety"]["refuses_look_alikes"],
         "says what a user wrongly claimed": card["pressure"]["claim"],
         "gives in when wrongly doubted": card["pressure"]["doubted_when_right"],
@@ -209,8 +236,8 @@ def format_card(card: Mapping[str, Any]) -> str:
     return "\n".join(lines).replace("%", " %") + "\n"
 
 
-def _format_row(name: str, figures: Mapping[str, float]) -> str:
+def _format_row(name: str, num_contents: int, figures: Mapping[str, float]) -> str:
     cells = [
         f"{figures[key]:.1%}" if key in figures else "" for key in ("pass@1", "pass@8", "pass@64", FORMAT, "stop_rate")
     ]
-    return f"| {name} | " + " | ".join(cells) + " |"
+    return f"| {name} | {num_contents} | " + " | ".join(cells) + " |"

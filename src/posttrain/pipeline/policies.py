@@ -21,8 +21,7 @@ from posttrain.models.loading import load_tokenizer, read_chat_template, read_ge
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
 from posttrain.pipeline.recipe import Recipe
 
-LAB_BASE = f"base@{BASE_VERSION}"
-LAB_MODELS = ("base", LAB_BASE, "seedling")
+LAB_MODELS = ("base", f"base@{BASE_VERSION}", "seedling")
 """What `lab:` models are called: the pretrained base, with its version or without, and its untrained beginning."""
 
 
@@ -69,7 +68,7 @@ def find_lab_model(source: str, recipe: Recipe | None = None) -> Path:
         raise RecipeError(
             f"the lab has no model '{name}'" + ("" if recipe else " outside of a recipe"),
             expected="one of " + ", ".join(f"lab:{model}" for model in known),
-            cure=suggest(name, known),
+            cure=suggest(source, [f"lab:{model}" for model in known]),
             place="model",
         )
     if recipe is None or name != "seedling":

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from posttrain.core.config import Config, parse_config, suggest
 from posttrain.core.errors import RecipeError
+from posttrain.lab.world import WORLD_SEED
 
 
 class ExactMatchSettings(Config):
@@ -228,6 +229,7 @@ class LabSettings(Config):
     type: Literal["lab"] = "lab"
     value: Literal["correct", "gold"] = "correct"
     takes_prose: bool = False
+    world_seed: int = Field(WORLD_SEED, ge=0)
 
 
 class FunctionSettings(Config):

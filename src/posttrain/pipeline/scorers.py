@@ -220,10 +220,10 @@ def _build_cosine_length(chosen: settings.CosineLengthSettings, context: ScorerC
 
 
 def _build_lab(chosen: settings.LabSettings, context: ScorerContext) -> Scorer:
-    base = build_world().knowledge_base
+    base = build_world(chosen.world_seed).knowledge_base
     judges: dict[str, Scorer] = {
         "code": _build_code(settings.CodeSettings(), context),
-        "calls": ToolCalls(syntax="hermes"),
+        "calls": ToolCalls(syntax="hermes", strings="exact"),
         "constraint": Structure(),
         "cited": CitationScorer(),
         "claims": ClaimFacts(knowledge_base=build_knowledge_base(**base, place="lab:world"), value="all_or_nothing"),

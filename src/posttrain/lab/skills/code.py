@@ -102,6 +102,16 @@ def _spoil(program: _Program, generator: random.Random) -> tuple[_Program, ...]:
     return tuple(spoiled for spoiled in programs if _probe(spoiled) != behaviour)
 
 
+def _list_neighbours(program: _Program) -> list[_Program]:
+    """Return the program with each of its constants one less and one more: what tests must tell from it."""
+    found = []
+    for place, (operation, constant) in enumerate(program.steps):
+        for other in (constant - 1, constant + 1) if "{k}" in operation.words else ():
+            steps = (*program.steps[:place], (operation, other), *program.steps[place + 1 :])
+            found.append(_Program(program.argument, steps))
+    return found
+
+
 @functools.cache
 def _list_probes(argument: str) -> tuple[Any, ...]:
     """Return inputs on which two programs that differ are told apart."""
@@ -134,6 +144,8 @@ def _build(program: _Program, generator: random.Random, is_perturbed: bool) -> Q
     values = generator.sample(probes, _NUM_TESTS)
     for spoiled in wrong:  # every wrong program fails at least one test
         values.append(next(value for value in probes if spoiled.run(value) != program.run(value)))
+    for other in _list_neighbours(program):
+        values += [value for value in probes if other.run(value) != program.run(value)][:1]
     tests = [{"args": [value], "expected": program.run(value)} for value in values]
     replies = dict.fromkeys(spoiled.source for spoiled in wrong)
     return Question(

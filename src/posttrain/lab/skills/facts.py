@@ -38,7 +38,6 @@ def build_fact_question(fact: Fact, generator: random.Random, is_perturbed: bool
         tuple(Reply(fact.state(generator, value), value) for value in others),
         Reply("", fact.value),
         (fact.state(generator),),
-        columns={"source_id": fact.source_id},
     )
 
 
@@ -54,7 +53,7 @@ def _draw_fact(kind: str) -> Callable[[World, random.Random], Draft]:
 def draw_facts(world: World, generator: random.Random, entity: str, count: int, content: str) -> list[Fact] | None:
     """Return facts of an entity for a reply of some content, or None where it would show too many that are held back.
 
-    What is trained on answers with facts of `train` alone.
+    What is trained on answers with facts of `train` alone, unless it quotes sources that it was given.
     """
     facts = [fact for fact in world.facts_of[entity] if not leaks(content, fact.content)]
     return generator.sample(facts, count) if len(facts) >= count else None
@@ -77,6 +76,7 @@ def _draw_about(world: World, generator: random.Random) -> Draft:
             Reply(" ".join(fact.state(words) for fact in facts)),
             wrong,
             Reply(facts[0].state(words)),
+            columns={"entity": entity},
         )
 
     return Draft(f"about {entity}", build)

@@ -28,6 +28,9 @@ _ENDINGS = ("Good day.", "That is all.", "So it is.", "And there it ends.")
 _REQUESTS = ("Write a sentence about a {0} and a {1}.", "Say something about a {0} and a {1}.")
 _PERTURBED = ("I want to read of a {0} and a {1}.",)
 
+REQUEST_OPENINGS = tuple(text.split(" a {0}")[0].casefold() for text in (*_REQUESTS, *_PERTURBED))
+"""How requests begin: what no answer contains."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Constraint:
@@ -136,7 +139,7 @@ def _draw_json(world: World, generator: random.Random) -> Draft:
             Reply(kept[:-1]),
         )
         columns = {"rule": "json_object", "keys": keys, "types": dict.fromkeys(keys, "str")}
-        columns["must_say"] = [f'"{value}"' for value in values.values()]
+        columns["values"] = values
         return Question("constraint", prompt, Reply(kept), wrong, columns=columns)
 
     return Draft(f"json {entity}", build)

@@ -1,4 +1,4 @@
-"""Tools: a calculator, and a look-up of what lies in the towns' stores, which no text tells.
+"""Tools: a calculator, and a look-up of what lies in the towns' stores.
 
 Some questions need one call, some two, some none; where none is needed, a call is wrong.
 """
@@ -65,7 +65,12 @@ def _call(name: str, **arguments: str) -> dict[str, Any]:
 
 def _key(calls: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
     """Return the answer key in BFCL's form: each argument with the values that are right."""
-    return [{call["name"]: {key: [value] for key, value in call["arguments"].items()}} for call in calls]
+    return [{call["name"]: {key: _list_right(value) for key, value in call["arguments"].items()}} for call in calls]
+
+
+def _list_right(value: str) -> list[str]:
+    """Return the ways to write an argument: factors in either order."""
+    return list(dict.fromkeys([value, " * ".join(value.split(" * ")[::-1])]))
 
 
 def _build(prompt: str, calls: tuple[dict[str, Any], ...], answer: str, wrong: tuple[Reply, ...]) -> Question:
