@@ -96,7 +96,7 @@ def test_pieces_stand_in_the_order_of_ids_with_their_kinds(values):
     kinds = {piece: kind for piece, _, kind in pieces}
     assert [kinds[piece] for piece in ("<unk>", "<s>", "</s>", "<pad>")] == [UNKNOWN, CONTROL, CONTROL, CONTROL]
     assert sum(kind == BYTE for kind in kinds.values()) == 256
-    assert kinds["\u2581"] == kinds["the"] == kinds["7"] == NORMAL
+    assert kinds["\u2581"] == kinds["\u2581the"] == kinds["7"] == NORMAL
 
 
 def test_scores_fall_in_the_order_in_which_pieces_are_merged(values):

@@ -29,6 +29,12 @@ VERBS = [
     ["data"],
     ["data", "show"],
     ["data", "check"],
+    ["data", "contamination"],
+    ["lab"],
+    ["lab", "show"],
+    ["lab", "card"],
+    ["lab", "build"],
+    ["lab", "export"],
     ["sample"],
     ["chat"],
     ["report"],
@@ -63,7 +69,7 @@ def test_the_bare_command_prints_the_help_and_is_done(capsys: pytest.CaptureFixt
 def test_every_verb_has_a_help_and_it_shows_an_example(capsys: pytest.CaptureFixture[str], verb: list[str]) -> None:
     found = run_here(capsys, *verb, "--help")
     assert found.code == 0
-    if verb != ["data"]:
+    if verb not in (["data"], ["lab"]):
         assert f"Example:\n\n    posttrain {' '.join(verb)} " in found.out
 
 

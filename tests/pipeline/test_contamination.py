@@ -37,8 +37,8 @@ def test_rows_of_files_and_of_the_lab_are_searched(tmp_path: Path) -> None:
     )
     test = write_lines(tmp_path / "test.jsonl", [{"prompt": SUM, "answer": 85}, {"prompt": "What is 40 + 30?"}])
     progress = Counting()
-    found = check(RowsChoice([str(train), "lab:documents"], max_bad_fraction=0.0), test, progress=progress)
-    assert (found.report.num_items, found.report.num_rows, progress.rows) == (2, 10_601, 10_601)
+    found = check(RowsChoice([str(train), "lab:words"], max_bad_fraction=0.0), test, progress=progress)
+    assert (found.report.num_items, found.report.num_rows, progress.rows) == (2, 20_601, 20_601)
     assert [item.item_id for item in found.report.items] == ["test.jsonl:1"]
     assert list(found.report.items[0].matches) == ["whole", "answered"]
     assert found.describe()[0].endswith("1 of them occur in 1 rows")

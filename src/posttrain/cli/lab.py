@@ -13,7 +13,7 @@ BUILD_EXAMPLE = show_example(
     "posttrain lab build my-base", "posttrain lab build small --set pretrain.data.0.rows=20000"
 )
 CARD_EXAMPLE = show_example("posttrain lab card lab:base --prose", "posttrain lab card runs/demo/artifacts/<hash>")
-SHOW_EXAMPLE = show_example("posttrain lab show", "posttrain lab show arithmetic --split held_out --rows 5")
+SHOW_EXAMPLE = show_example("posttrain lab show arithmetic --split held_out --rows 5", "posttrain lab show")
 EXPORT_EXAMPLE = show_example("posttrain lab export my-lab")
 QuestionsOption = Annotated[int, typer.Option("--questions", min=1, help="Questions of each skill.")]
 SamplesOption = Annotated[int, typer.Option("--samples", min=1, help="Samples of each question.")]

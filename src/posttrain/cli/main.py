@@ -48,7 +48,7 @@ def show_data_help(context: typer.Context) -> None:
 
 @lab_verbs.callback(invoke_without_command=True)
 def show_lab_help(context: typer.Context) -> None:
-    """The embedded world with known truth: its rows, its base model, what a model can do in it."""
+    """The embedded world: its rows, its base model, cards."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
