@@ -172,7 +172,8 @@ def test_names_of_models_that_the_lab_has_not_are_refused_with_those_it_has() ->
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     few = ["pretrain.data=[{source: lab:documents, rows: 48}]", "pretrain.validation=[]"]
-    few += ["pretrain.validate_every_steps=null"]
+    few += ["pretrain.validate_every_steps=null", "pages.data=[{source: lab:pages, rows: 16}]"]
+    few += ["pages.validation=[]", "pages.validate_every_steps=null"]
 
     def build(out: Path):
         return build_lab_base(
@@ -194,7 +195,7 @@ def test_a_built_base_loads_anywhere_and_knows_no_chat(built) -> None:
 def test_a_built_base_has_a_card_of_its_data_and_figures(built) -> None:
     _, base, _ = built
     card = json.loads((base.folder / "card.json").read_text())
-    assert (card["documents"], card["steps"]) == (48, 3)
+    assert (card["documents"], card["steps"]) == (64, 6)  # long pages are two rows
     assert card["loss"] > 4
     assert set(card["measured"]["skills"]) == {skill.name for skill in SKILLS}
     page = (base.folder / "README.md").read_text()

@@ -40,6 +40,7 @@ _SHEET_SKILLS = choose_skills(["arithmetic"])
 _CODE_SKILLS = choose_skills(["code"])
 _TOOL_SKILLS = choose_skills(["tools"])
 _PRESSURE_SKILLS = choose_skills(["pressure"])
+_PAGE_CHARACTERS, _MOST_ON_A_PAGE = 1_000, 30
 _ASIDES = (
     "The {0} is near the {1}.",
     "I see a {0} and a {1}.",
@@ -252,3 +253,18 @@ def generate_documents(world: World, split: str, count: int, seed: int) -> Itera
     writers, weights = [writer for writer, _ in _WRITERS], [weight for _, weight in _WRITERS]
     for _ in range(count):
         yield generator.choices(writers, weights)[0](world, split, generator)
+
+
+def generate_pages(world: World, split: str, count: int, seed: int) -> Iterator[str]:
+    """Yield `count` pages of a split: several documents under one another, as long as a context takes.
+
+    A reader of pages learns that the end of a document is seldom the end of the text, so it does not stop by itself.
+    """
+    documents = generate_documents(world, split, count * _MOST_ON_A_PAGE, derive_seed(seed, "lab", "pages"))
+    for _ in range(count):
+        page = next(documents)
+        for document in documents:
+            if len(page) + len(document) > _PAGE_CHARACTERS:
+                break
+            page += "\n\n" + document
+        yield page

@@ -8,7 +8,7 @@ from typing import Any
 
 from posttrain.core.config import suggest
 from posttrain.core.errors import DataError
-from posttrain.lab.corpus import generate_documents
+from posttrain.lab.corpus import generate_documents, generate_pages
 from posttrain.lab.demonstrations import Tier, describe_question, generate_demonstrations
 from posttrain.lab.preferences import generate_preferences
 from posttrain.lab.questions import Question
@@ -35,6 +35,11 @@ class RowSet:
 
 def _documents(split: str, count: int) -> Iterator[dict[str, Any]]:
     for text in generate_documents(build_world(), split, count, WORLD_SEED):
+        yield {"text": text}
+
+
+def _pages(split: str, count: int) -> Iterator[dict[str, Any]]:
+    for text in generate_pages(build_world(), split, count, WORLD_SEED):
         yield {"text": text}
 
 
@@ -66,6 +71,7 @@ def question_row(question: Question) -> dict[str, Any]:
 
 ROW_SETS: dict[str, RowSet] = {
     "documents": RowSet("the pretraining corpus", {"train": 180_000, "development": 400}, _documents),
+    "pages": RowSet("several documents on one page", {"train": 8_000, "development": 100}, _pages),
     "conversations": RowSet("demonstrations, half of them experts'", _TAUGHT, _demonstrations("expert", "crowd")),
     "expert": RowSet("demonstrations of experts", _TAUGHT, _demonstrations("expert")),
     "crowd": RowSet("demonstrations of the crowd", _TAUGHT, _demonstrations("crowd")),

@@ -97,29 +97,32 @@ def describe_training(recipe: Recipe, record: Mapping[str, Any], run: RunFolder)
     """Return what a base was made from: world, data, steps, losses, seconds.
 
     Raises:
-        ModelError: The run has no metrics of its last stage.
+        ModelError: The run has no metrics of a stage.
     """
-    stage = record["stages"][-1]
-    entry = recipe.stages[-1]
-    metrics = run.stage(len(recipe.stages) - 1, entry.name).metrics
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()] if metrics.is_file() else []
-    trained = [line for line in lines if "loss" in line]
-    if not trained:
-        raise ModelError("the run has no metrics of its training", expected="logged steps", place=str(metrics))
-    validated = [line["validation/loss"] for line in lines if "validation/loss" in line]
+    stages = record["stages"]
+    logged = [_read_metrics(run.stage(index, entry.name).metrics) for index, entry in enumerate(recipe.stages)]
+    validated = [line["validation/loss"] for line in logged[-1] if "validation/loss" in line]
+    trained = [[line for line in lines if "loss" in line][-1] for lines in logged]
     return {
         "lab_version": LAB_VERSION,
         "world_seed": WORLD_SEED,
         "recipe_hash": record["recipe_hash"],
-        "documents": stage["ledger"]["rows_in"],
-        "tokens": stage["tokens"],
-        "steps": trained[-1]["step"],
-        "seconds": stage["seconds"],
+        "documents": sum(stage["ledger"]["rows_in"] for stage in stages),
+        "tokens": sum(stage["tokens"] for stage in stages),
+        "steps": sum(line["step"] for line in trained),
+        "seconds": sum(stage["seconds"] for stage in stages),
         "loss": trained[-1]["loss"],
         "validation_loss": validated[-1] if validated else None,
         "versions": record["versions"],
         "machine": record["machine"]["processor"],
     }
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    if not any("loss" in line for line in lines):
+        raise ModelError("the run has no metrics of a stage", expected="logged steps", place=str(path))
+    return lines
 
 
 def format_base_card(card: Mapping[str, Any]) -> str:
@@ -133,7 +136,7 @@ def format_base_card(card: Mapping[str, Any]) -> str:
         f"# {card['name']}\n\n"
         "The base model of the lab: it has read the lab's corpus and knows nothing of chats. Apache-2.0, made by\n"
         "`posttrain lab build` from a seed; nothing in it comes from anywhere else.\n\n"
-        f"* Data: {card['documents']:,} generated documents, {card['tokens']:,} tokens, each read once "
+        f"* Data: {card['documents']:,} generated documents and pages, {card['tokens']:,} tokens, each read once "
         f"(world {card['world_seed']}, lab version {card['lab_version']}).\n"
         f"* Training: {card['steps']:,} steps, {card['seconds'] / 60:.0f} minutes; loss {loss}.\n"
         f"* Measured on {settings['num_questions']} {settings['split']} questions of each skill, "

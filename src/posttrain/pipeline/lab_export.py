@@ -12,7 +12,7 @@ from posttrain.lab.source import ROW_SETS, lab_rows
 from posttrain.lab.world import build_world
 
 KNOWLEDGE_BASE = "knowledge_base.json"
-_LEFT_OUT = ("documents",)
+_LEFT_OUT = ("documents", "pages")
 """The corpus, which `posttrain lab build` generates as it goes, is too long for a file."""
 
 
