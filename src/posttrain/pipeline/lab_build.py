@@ -99,23 +99,30 @@ def describe_training(recipe: Recipe, record: Mapping[str, Any], run: RunFolder)
     Raises:
         ModelError: The run has no metrics of a stage.
     """
-    stages = record["stages"]
-    logged = [_read_metrics(run.stage(index, entry.name).metrics) for index, entry in enumerate(recipe.stages)]
+    folders = [run.stage(index, entry.name) for index, entry in enumerate(recipe.stages)]
+    logged = [_read_metrics(folder.metrics) for folder in folders]
     validated = [line["validation/loss"] for line in logged[-1] if "validation/loss" in line]
     trained = [[line for line in lines if "loss" in line][-1] for lines in logged]
     return {
         "lab_version": LAB_VERSION,
         "world_seed": WORLD_SEED,
         "recipe_hash": record["recipe_hash"],
-        "documents": sum(stage["ledger"]["rows_in"] for stage in stages),
-        "tokens": sum(stage["tokens"] for stage in stages),
+        "documents": sum(read_json(folder.ledger)["rows_in"] for folder in folders),
+        "tokens": sum(int(line["num_tokens"]) for line in trained),
         "steps": sum(line["step"] for line in trained),
-        "seconds": sum(stage["seconds"] for stage in stages),
+        "seconds": sum(_estimate_seconds(lines) for lines in logged),
         "loss": trained[-1]["loss"],
         "validation_loss": validated[-1] if validated else None,
         "versions": record["versions"],
         "machine": record["machine"]["processor"],
     }
+
+
+def _estimate_seconds(lines: Sequence[Mapping[str, Any]]) -> float:
+    """Return the time of a stage's steps: the mean of those that were logged, however often it was stopped."""
+    timed = [line["time/step_seconds"] for line in lines if "time/step_seconds" in line]
+    last = max(line["step"] for line in lines)
+    return round(last * sum(timed) / len(timed), 1) if timed else 0.0
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
