@@ -1,7 +1,7 @@
-"""Calibration: does what a policy says at confidence p come true in a share p of cases?
+"""Calibration: whether what a policy says at confidence p comes true in a share p of cases.
 
-Bins hold equally many items ("equal mass"); items of one confidence are never parted, so the order of the items does not
-matter and there may be fewer bins than asked for. Shape letters: N items, B bins.
+Bins hold equally many items ("equal mass"); items of one confidence are never parted, so the order of the items does
+not matter and there may be fewer bins than asked for. Shape letters: N items, B bins.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def compute_calibration_error(confidences_N: Values, outcomes_N: Values, *, num_
 
     Arguments and errors as `tabulate_reliability`.
 
-    Source: Naeini, Cooper and Hauskrecht, AAAI 2015, with equal-mass bins (Nguyen and O'Connor, arXiv 1508.05154). It is
-    biased upwards for few items a bin; see `Calibration.error_if_calibrated`.
+    Source: Naeini, Cooper and Hauskrecht, AAAI 2015, with equal-mass bins (Nguyen and O'Connor, arXiv 1508.05154). It
+    is biased upwards for few items a bin; see `Calibration.error_if_calibrated`.
     """
     confidences, outcomes = _read(confidences_N, outcomes_N)
     return _compute_error(confidences, outcomes, num_bins)

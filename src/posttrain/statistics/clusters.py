@@ -46,7 +46,7 @@ def encode_clusters(names_N: Sequence[str] | Sequence[int] | Codes, num_items: i
 
 def sum_by_cluster(values_N: Floats, codes_N: Codes) -> Floats:
     """Return the sum of the values in each cluster, in the order of the codes."""
-    return np.bincount(codes_N, weights=values_N)
+    return np.bincount(codes_N, weights=values_N).astype(np.float64, copy=False)
 
 
 def check_several(codes_N: Codes) -> int:

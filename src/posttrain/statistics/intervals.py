@@ -114,8 +114,8 @@ def clustered_interval(
     """Return a mean with its cluster-robust interval.
 
     With S_c the sum over cluster c of the deviations from the mean, C clusters and N items:
-    `mean ± t sqrt(C / (C - 1) sum of S_c²) / N`, t Student's quantile with C - 1 degrees of freedom. Where every item is
-    its own cluster it is the ordinary t interval.
+    `mean ± t sqrt(C / (C - 1) sum of S_c²) / N`, t Student's quantile with C - 1 degrees of freedom. Where every item
+    is its own cluster it is the ordinary t interval.
 
     Args:
         values_N: Finite values, N >= 1.
@@ -201,8 +201,8 @@ def korn_graubard_interval(
     Raises:
         DataError: There are no values, one is neither 0 nor 1, or all items share one cluster.
 
-    Source: Clopper and Pearson, Biometrika 26 (1934), p. 404; Korn and Graubard, Survey Methodology 24 (1998), p. 193. The
-    design effect is `clusters.compute_design_effect`, at least 1.
+    Source: Clopper and Pearson, Biometrika 26 (1934), p. 404; Korn and Graubard, Survey Methodology 24 (1998), p. 193.
+    The design effect is `clusters.compute_design_effect`, at least 1.
     """
     from scipy.special import betaincinv, stdtrit
 

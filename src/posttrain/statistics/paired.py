@@ -1,8 +1,8 @@
-"""Paired tests and intervals: is one policy better than another on the same items, and by how much?
+"""Paired tests and intervals: whether one policy is better than another on the same items, and by how much.
 
 | question | 0/1 items | other values |
 | --- | --- | --- |
-| is there a difference? | McNemar's exact test; clustered: the exact sign-flip test of cluster sums | sign-flip test, exact up to 2^16 signs |
+| is there a difference? | McNemar's exact test; clustered: exact sign-flip test | sign-flip test of cluster sums |
 | how large is it? | Tango's score interval | score interval of a bounded mean; `bootstrap_difference` |
 | is a loss of the margin ruled out? | Tango's score test | score test of a bounded mean |
 
@@ -153,7 +153,7 @@ def _whole_tail(magnitudes: np.ndarray, observed: int, alternative: Alternative)
         spread[: inner.size] += inner
         spread[spread.size - inner.size :] += inner
         chances[span - reach : span + reach + 1] = spread
-    sums = np.arange(-span, span + 1)
+    sums = np.arange(-span, span + 1, dtype=np.float64)
     return min(1.0, float(chances[_is_extreme(sums, observed, 0.0, alternative)].sum()))
 
 
