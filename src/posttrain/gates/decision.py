@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 
 from posttrain.gates.judging import judge_improvements, judge_keep, judge_level
 from posttrain.gates.results import PARENT, Action, Decision, GateEvidence, RuleResult
-from posttrain.gates.rules import GateRules, KeepRule, RepairName
+from posttrain.gates.rules import CeilingRule, FloorRule, GateRules, KeepRule, RepairName
 from posttrain.statistics.multiplicity import nominal_levels
 from posttrain.statistics.power import compute_joint_power
 
@@ -57,13 +57,12 @@ def decide(
     results = judge_improvements(rules.improve, evidence, level=level, level_of=level_of, power=rules.power)
     for rule, against, margin in _list_comparisons(rules.keep):
         results.append(judge_keep(rule, evidence, against=against, margin=margin, level=nominal, power=rules.power))
-    results += [
-        judge_level(rule, evidence, level=nominal, power=rules.power) for rule in (*rules.floor, *rules.ceiling)
-    ]
+    levels: list[FloorRule | CeilingRule] = [*rules.floor, *rules.ceiling]
+    results += [judge_level(rule, evidence, level=nominal, power=rules.power) for rule in levels]
     action, repair = _choose(rules, results, attempts_used)
     states = {result.state for result in results}
     should_draw_more = action == "hold" and look < rules.looks and "unmeasured" not in states
-    powers = [result.figures and result.figures.power_to_pass for result in results if result.kind == "keep"]
+    powers = [_power_of(result) for result in results if result.kind == "keep"]
     known = [power for power in powers if power is not None]
     return Decision(
         action=action,
@@ -132,6 +131,10 @@ def _explain(
         "hold": "hold, draw more items" if should_draw_more else "hold",
     }
     return f"{heads[action]}: " + "; ".join(named)
+
+
+def _power_of(result: RuleResult) -> float | None:
+    return None if result.figures is None else result.figures.power_to_pass
 
 
 def _name(result: RuleResult) -> str:

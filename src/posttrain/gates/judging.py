@@ -16,17 +16,16 @@ from posttrain.core.errors import DataError
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.gates.evidence import UnmeasuredError, count_unread, is_same_policy, read_pairs, read_values
 from posttrain.gates.results import PARENT, Figures, GateEvidence, Items, RuleKind, RuleResult, State
-from posttrain.gates.rules import CeilingRule, FloorRule, ImproveRule, KeepRule
+from posttrain.gates.rules import CeilingRule, FloorRule, ImproveRule, KeepRule, split_metric
 from posttrain.statistics.bounded_mean import (
     BoundedMean,
     compute_interval,
     p_value_above,
-    p_value_below,
     summarise_bounded,
 )
 from posttrain.statistics.clusters import encode_clusters
 from posttrain.statistics.intervals import korn_graubard_interval
-from posttrain.statistics.paired import difference_test, score_method, summarise_difference
+from posttrain.statistics.paired import Test, difference_test, score_method, summarise_difference
 from posttrain.statistics.pairing import Pairs
 from posttrain.statistics.power import PairedDesign, compute_chances, items_to_decide, items_to_decide_mean
 
@@ -91,31 +90,39 @@ def judge_improvements(
         level_of: Maps such a level to that of this look.
         power: What the number of items that would decide is computed for.
     """
-    results: list[RuleResult] = [_judge_claim(rule, evidence, level_of(level)) for rule in rules]
-    measured = [index for index, result in enumerate(results) if result.figures is not None]
+    results: dict[int, RuleResult] = {}
+    claims: list[tuple[float, int, Figures, PairedDesign]] = []
+    for index, rule in enumerate(rules):
+        try:
+            p_value, figures, design = _measure_claim(rule, evidence, level_of(level))
+            claims.append((p_value, index, figures, design))
+        except UnmeasuredError as error:
+            results[index] = RuleResult("improve", rule.metric, PARENT, "unmeasured", str(error))
     is_open = True
-    for rank, index in enumerate(sorted(measured, key=lambda i: _p_value(results[i]))):
+    for rank, (p_value, index, figures, design) in enumerate(sorted(claims, key=lambda claim: claim[:2])):
         claim_level = level_of(level / (len(rules) - rank))
-        is_open = is_open and _p_value(results[index]) <= claim_level
-        results[index] = _conclude_claim(rules[index], results[index], is_open, claim_level, power)
-    return results
+        is_open = is_open and p_value <= claim_level
+        remark = count_unread(rules[index].metric, evidence.stage)
+        design = replace(design, level=claim_level)
+        results[index] = _conclude_claim(rules[index], figures, design, is_shown=is_open, power=power, remark=remark)
+    return [results[index] for index in sorted(results)]
 
 
 def judge_level(rule: FloorRule | CeilingRule, evidence: GateEvidence, *, level: float, power: float) -> RuleResult:
     """Return the result of a floor or ceiling on the stage's own mean.
 
-    0/1 items: Korn and Graubard's limits (Clopper and Pearson's where items are independent); others: the score interval
-    of a bounded mean.
+    0/1 items: Korn and Graubard's limits (Clopper and Pearson's where items are independent); others: the score
+    interval of a bounded mean.
     """
     kind: RuleKind = "floor" if isinstance(rule, FloorRule) else "ceiling"
     bound = rule.at_least if isinstance(rule, FloorRule) else rule.at_most
     try:
-        figures, variance = _measure_level(rule.metric, evidence.stage, kind=kind, bound=bound, level=level)
+        figures, variance = _measure_level(rule.metric, evidence.stage, bound=bound, level=level)
     except UnmeasuredError as error:
         return RuleResult(kind, rule.metric, "", "unmeasured", str(error))
     is_above, is_below = figures.low >= bound, figures.high <= bound
     said = (
-        f"{figures.value:.3f} ({1 - 2 * level:.4g} interval {figures.low:.3f} to {figures.high:.3f}, "
+        f"{figures.value:.3f} ({100 * (1 - 2 * level):.6g} % interval {figures.low:.3f} to {figures.high:.3f}, "
         f"{figures.num_items} items)"
     )
     state: State = "inconclusive"
@@ -135,52 +142,36 @@ def judge_level(rule: FloorRule | CeilingRule, evidence: GateEvidence, *, level:
     return RuleResult(kind, rule.metric, "", state, reason, figures)
 
 
-def _judge_claim(rule: ImproveRule, evidence: GateEvidence, level: float) -> RuleResult:
-    """Return a claim's figures; its state is set with the family."""
-    try:
-        pairs = read_pairs(rule.metric, evidence.parent, evidence.stage, reference="the parent")
-        sample = _summarise(pairs)
-    except UnmeasuredError as error:
-        return RuleResult("improve", rule.metric, PARENT, "unmeasured", str(error))
+def _measure_claim(rule: ImproveRule, evidence: GateEvidence, level: float) -> tuple[float, Figures, PairedDesign]:
+    """Return a claim's p-value, figures, and the design that they were seen with; its state is set with the family."""
+    pairs = read_pairs(rule.metric, evidence.parent, evidence.stage, reference="the parent")
+    sample = _summarise(pairs)
     if rule.by == 0:
         # Of no difference there is an exact test; seeds by name, so that a decision can be made again.
         names = [evidence.parent, evidence.stage]
-        hashes = [items[rule.metric.partition("/")[0]][0].policy_hash for items in names]
+        hashes = [items[split_metric(rule.metric)[0]][0].policy_hash for items in names]
         generator = build_numpy_generator("gate", rule.metric, *hashes)
         test = difference_test(pairs, generator, alternative="greater")
-        p_value, method = test.p_value, test.method
     else:
-        p_value, method = p_value_above(sample, rule.by), score_method(pairs)
-    figures = _measure_difference(pairs, sample, bound=rule.by, p_value=p_value, level=level)
-    figures = replace(figures, method=method)
-    said = _say_difference(figures) + count_unread(rule.metric, evidence.stage)
-    return RuleResult("improve", rule.metric, PARENT, "inconclusive", said, figures)
+        test = Test(p_value_above(sample, rule.by), score_method(pairs))
+    figures = _measure_difference(pairs, sample, bound=rule.by, p_value=test.p_value, level=level)
+    design = _assume_change(_build_design(sample, figures, fail_below=rule.by), figures.estimate / sample.high)
+    return test.p_value, replace(figures, method=test.method), design
 
 
+# many parameters: one claim, what the family made of it, and what the sentence tells
 def _conclude_claim(
-    rule: ImproveRule, result: RuleResult, is_shown: bool, claim_level: float, power: float
+    rule: ImproveRule, figures: Figures, design: PairedDesign, *, is_shown: bool, power: float, remark: str
 ) -> RuleResult:
-    figures = result.figures
-    assert figures is not None
     claim = f"a gain of more than {rule.by:.3g}" if rule.by else "a gain"
-    said = f"{result.reason}, p {figures.p_value:.2g} at level {claim_level:.2g}"
+    said = f"{_say_difference(figures)}{remark}, p {figures.p_value:.2g} at level {design.level:.2g}"
     if is_shown:
-        return replace(result, state="passed", reason=f"{said}: {claim} is shown")
+        return RuleResult("improve", rule.metric, PARENT, "passed", f"{said}: {claim} is shown", figures)
     if figures.high < rule.by:
-        return replace(result, state="failed", reason=f"{said}: {claim} is ruled out")
-    discordance = (figures.num_better + figures.num_worse + 1) / (figures.num_items + 2)
-    design = PairedDesign(
-        rule.by,
-        rule.by,
-        figures.num_items,
-        max(discordance, abs(figures.estimate)),
-        change=figures.estimate,
-        level=claim_level,
-        design_effect=figures.design_effect,
-        items_per_cluster=figures.num_items / figures.num_clusters,
-    )
+        return RuleResult("improve", rule.metric, PARENT, "failed", f"{said}: {claim} is ruled out", figures)
     figures = replace(figures, items_to_decide=_at_least_more(items_to_decide(design, power), figures))
-    return replace(result, reason=f"{said}: {claim} is not shown; {_say_items(figures)}", figures=figures)
+    reason = f"{said}: {claim} is not shown; {_say_items(figures)}"
+    return RuleResult("improve", rule.metric, PARENT, "inconclusive", reason, figures)
 
 
 def _find_reference(evidence: GateEvidence, against: str) -> Items:
@@ -219,7 +210,7 @@ def _measure_difference(pairs: Pairs, sample: BoundedMean, *, bound: float, p_va
     )
 
 
-def _measure_level(metric: str, items: Items, *, kind: RuleKind, bound: float, level: float) -> tuple[Figures, float]:
+def _measure_level(metric: str, items: Items, *, bound: float, level: float) -> tuple[Figures, float]:
     """Return the figures of the stage's own mean, and the variance of an item."""
     read = read_values(metric, items)
     values, codes = read.values_N, encode_clusters(read.clusters_N, read.values_N.size)
@@ -234,7 +225,6 @@ def _measure_level(metric: str, items: Items, *, kind: RuleKind, bound: float, l
         )
     except DataError as error:
         raise UnmeasuredError(error.found) from error
-    p_value = p_value_above(sample, bound) if kind == "floor" else p_value_below(sample, bound)
     figures = Figures(
         estimate=interval.value,
         low=interval.low,
@@ -242,7 +232,7 @@ def _measure_level(metric: str, items: Items, *, kind: RuleKind, bound: float, l
         bound=bound,
         value=interval.value,
         reference=None,
-        p_value=p_value,
+        p_value=None,
         level=level,
         num_items=int(values.size),
         num_clusters=sample.num_clusters,
@@ -281,11 +271,6 @@ def _at_least_more(needed: int | None, figures: Figures) -> int | None:
     return None if needed is None else max(needed, figures.num_items + 1)
 
 
-def _p_value(result: RuleResult) -> float:
-    assert result.figures is not None
-    return result.figures.p_value
-
-
 def _say_reference(against: str) -> str:
     return "the parent" if against == PARENT else f"the baseline {against!r}"
 
@@ -293,7 +278,8 @@ def _say_reference(against: str) -> str:
 def _say_difference(figures: Figures) -> str:
     return (
         f"{figures.reference:.3f} to {figures.value:.3f}, a difference of {figures.estimate:+.3f} "
-        f"({1 - 2 * figures.level:.4g} interval {figures.low:+.3f} to {figures.high:+.3f}, {figures.num_items} pairs)"
+        f"({100 * (1 - 2 * figures.level):.6g} % interval {figures.low:+.3f} to {figures.high:+.3f}, "
+        f"{figures.num_items} pairs)"
     )
 
 

@@ -41,7 +41,8 @@ class Figures:
     stage's own mean; `low` and `high` are limits that each hold at `level`, the one-sided level that this rule had at
     this look. `bound` is what the estimate is held against: minus the margin, `by`, the floor or the ceiling.
     `power_to_pass` is how likely the rule passes on so many items where nothing has changed, `power_to_catch` how
-    likely it fails where the loss is the margin, both with the share of pairs that was seen to differ.
+    likely it fails where the loss is the margin, both with the share of pairs that was seen to differ. Floors and
+    ceilings are decided by their limits and have no `p_value`.
     `items_to_decide` is set where the rule is inconclusive, None also where it would take over a million.
     """
 
@@ -51,7 +52,7 @@ class Figures:
     bound: float
     value: float
     reference: float | None
-    p_value: float
+    p_value: float | None
     level: float
     num_items: int
     num_clusters: int
@@ -85,8 +86,8 @@ class Decision:
     """What is to be done with a stage's policy, and why.
 
     Made by `decision.decide`, carried out by the pipeline. `repair` is the repair to try where the action is `repair`.
-    `should_draw_more` says that a held stage has looks left. `level` is the one-sided level of this attempt over all its
-    looks, `nominal_level` that of this look.
+    `should_draw_more` says that a held stage has looks left. `level` is the one-sided level of this attempt over all
+    its looks, `nominal_level` that of this look.
 
     Example: a keep failed, `on_fail: [interpolate]`, no attempt used: action `repair`, repair `interpolate`.
     """

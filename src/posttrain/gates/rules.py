@@ -8,9 +8,9 @@ margins and bounds are fractions, and more is better; what should be rare (refus
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from posttrain.core.config import Config, display_field, suggest
 from posttrain.core.errors import RecipeError
@@ -26,14 +26,13 @@ def _refuse_points(value: Any) -> Any:
     return value
 
 
-Fraction = Annotated[float, BeforeValidator(_refuse_points)]
-
-
 class ImproveRule(Config):
     """The stage claims that a metric rises by more than `by` over its parent."""
 
     metric: str = Field(pattern=METRIC_PATTERN)
-    by: Fraction = Field(0.0, ge=0, lt=1)
+    by: float = Field(0.0, ge=0, lt=1)
+
+    _fractions = field_validator("by", mode="before")(_refuse_points)
 
 
 class KeepRule(Config):
@@ -44,9 +43,11 @@ class KeepRule(Config):
     """
 
     metric: str = Field(pattern=METRIC_PATTERN)
-    margin: Fraction = Field(gt=0, lt=1)
+    margin: float = Field(gt=0, lt=1)
     baseline: str | None = Field(None, pattern=NAME_PATTERN)
-    cumulative_margin: Fraction | None = Field(None, gt=0, lt=1)
+    cumulative_margin: float | None = Field(None, gt=0, lt=1)
+
+    _fractions = field_validator("margin", "cumulative_margin", mode="before")(_refuse_points)
 
     @model_validator(mode="after")
     def _check_baseline(self) -> KeepRule:
@@ -59,14 +60,18 @@ class FloorRule(Config):
     """A metric must be shown to be at least `at_least`, whatever it was before."""
 
     metric: str = Field(pattern=METRIC_PATTERN)
-    at_least: Fraction = Field(gt=0, lt=1)
+    at_least: float = Field(gt=0, lt=1)
+
+    _fractions = field_validator("at_least", mode="before")(_refuse_points)
 
 
 class CeilingRule(Config):
     """A metric must be shown to be at most `at_most`, whatever it was before."""
 
     metric: str = Field(pattern=METRIC_PATTERN)
-    at_most: Fraction = Field(gt=0, lt=1)
+    at_most: float = Field(gt=0, lt=1)
+
+    _fractions = field_validator("at_most", mode="before")(_refuse_points)
 
 
 class GateRules(Config):

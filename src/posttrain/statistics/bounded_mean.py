@@ -30,7 +30,7 @@ from posttrain.core.errors import DataError
 from posttrain.statistics.clusters import Codes, Floats, check_several, compute_design_effect
 from posttrain.statistics.intervals import Interval
 
-_HALVINGS = 60
+_LARGE_SCORE = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,8 @@ def _score_from_above(gaps_U: Floats, counts_U: Floats, gap_low: float) -> float
     """
     total = float(counts_U.sum())
     excess = float(gaps_U @ counts_U) / total
-    if excess <= 0:
+    # The mean of equal values may differ from them in the last digit, which is no evidence.
+    if excess <= 1e-12 * (abs(gap_low) + abs(float(gaps_U[-1]))):
         return 0.0
     if gap_low >= 0:
         return math.inf  # nothing but the end itself has that mean, and something else was seen
@@ -168,7 +169,7 @@ def _score_from_above(gaps_U: Floats, counts_U: Floats, gap_low: float) -> float
     largest = steepest * (1 - 1e-12)
     if slope(largest) >= 0:
         weights = counts_U / (total * (1 + steepest * gaps_U))
-        unseen = 1.0 - float(weights.sum())  # the likeliest distribution puts the rest on the end
+        unseen = float(weights @ gaps_U) / -gap_low  # the likeliest distribution puts the rest on the end
     else:
         tilt = brentq(slope, 0.0, largest, xtol=1e-14 * steepest, rtol=1e-12)
         weights, unseen = counts_U / (total * (1 + tilt * gaps_U)), 0.0
@@ -196,19 +197,14 @@ def compute_interval(sample: BoundedMean, *, level: float = 0.95) -> Interval:
 
 def _find_limit(sample: BoundedMean, mean: float, end: float, target: float) -> float:
     """Return where T equals the target, between the mean (T = 0) and an end of the range."""
-    if mean == end:
-        return end
     # Of an end with T short of the target every mean up to it is admitted.
-    if abs(compute_score(sample, end)) < abs(target):
+    if mean == end or abs(compute_score(sample, end)) < abs(target):
         return end
-    inner, outer = mean, end
-    for _ in range(_HALVINGS):
-        between = (inner + outer) / 2
-        if abs(compute_score(sample, between)) < abs(target):
-            inner = between
-        else:
-            outer = between
-    return (inner + outer) / 2
+
+    def excess(mean0: float) -> float:
+        return min(abs(compute_score(sample, mean0)), _LARGE_SCORE) - abs(target)
+
+    return float(brentq(excess, mean, end, xtol=1e-13 * (sample.high - sample.low)))
 
 
 def p_value_above(sample: BoundedMean, mean0: float) -> float:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaln, ndtr, ndtri
+from scipy.special import gammaln, ndtr, ndtri, xlogy
 
 from posttrain.statistics.bounded_mean import compute_tango_score, critical_value
 from posttrain.statistics.clusters import Floats
@@ -25,7 +25,7 @@ from posttrain.statistics.clusters import Floats
 MAX_ITEMS = 1_000_000
 """A number of items above this is answered by None."""
 _MAX_EXACT_PAIRS = 20_000
-_NEGLIGIBLE = 1e-13
+_NEGLIGIBLE = 1e-15
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +149,19 @@ def items_for_power(
 
 
 def items_to_decide(design: PairedDesign, power: float) -> int | None:
-    """Return the number of items with which the rule would pass or fail with a chance of `power`, or None.
+    """Return the number of items with which the rule would be decided rightly with a chance of `power`, or None.
+
+    To pass is right where the change is above `pass_above`, to fail where it is below `fail_below`; between the two
+    (part of a keep's margin lost) both are.
 
     Args:
         design: The rule, with the change and discordance that were seen: the answer holds if they are the true ones.
         power: In (0, 1).
     """
-    return items_for_power(design, power, event=lambda chances: chances.passed + chances.failed)
+    is_pass_right, is_fail_right = design.change > design.pass_above, design.change < design.fail_below
+    return items_for_power(
+        design, power, event=lambda chances: is_pass_right * chances.passed + is_fail_right * chances.failed
+    )
 
 
 def items_to_decide_mean(
@@ -185,30 +191,27 @@ def compute_joint_power(powers: Sequence[float]) -> JointPower | None:
 
 def _compute_exactly(design: PairedDesign, num_pairs: int, quantile: float) -> tuple[float, float]:
     """Return the chances to pass and to fail, summed over all numbers of better and worse pairs."""
-    total_K, total_chance_K = _list_binomial(num_pairs, design.discordance)
-    share_better = (design.discordance + design.change) / 2 / design.discordance
-    passed = failed = 0.0
-    for total, total_chance in zip(total_K.tolist(), total_chance_K.tolist(), strict=True):
-        better, chance = _list_binomial(total, share_better)
-        is_passed = compute_tango_score(better, total - better, num_pairs, design.pass_above) > quantile
-        is_below = compute_tango_score(better, total - better, num_pairs, design.fail_below) < -quantile
-        passed += total_chance * float(chance[is_passed].sum())
-        failed += total_chance * float(chance[is_below & ~is_passed].sum())
-    return passed, failed
+    share_better, share_worse = ((design.discordance + sign * design.change) / 2 for sign in (1, -1))
+    better, worse = np.meshgrid(_list_likely(num_pairs, share_better), _list_likely(num_pairs, share_worse))
+    same = num_pairs - better - worse
+    better, worse, same = better[same >= 0], worse[same >= 0], same[same >= 0]
+    logs = gammaln(num_pairs + 1) - gammaln(better + 1) - gammaln(worse + 1) - gammaln(same + 1)
+    share_same = max(0.0, 1 - design.discordance)
+    logs = logs + xlogy(better, share_better) + xlogy(worse, share_worse) + xlogy(same, share_same)
+    chance = np.exp(logs)
+    kept = chance > _NEGLIGIBLE
+    better, worse, chance = better[kept], worse[kept], chance[kept]
+    is_passed = compute_tango_score(better, worse, num_pairs, design.pass_above) > quantile
+    is_below = compute_tango_score(better, worse, num_pairs, design.fail_below) < -quantile
+    return float(chance[is_passed].sum()), float(chance[is_below & ~is_passed].sum())
 
 
-def _list_binomial(num_trials: int, chance: float) -> tuple[Floats, Floats]:
-    """Return the numbers of successes that are not negligible, and their probabilities."""
-    if chance in (0.0, 1.0) or num_trials == 0:
-        return np.array([num_trials * chance]), np.ones(1)
+def _list_likely(num_trials: int, chance: float) -> Floats:
+    """Return the numbers of successes whose probability is not negligible."""
     spread = 8 * math.sqrt(num_trials * chance * (1 - chance)) + 8
     low = max(0, math.floor(num_trials * chance - spread))
     high = min(num_trials, math.ceil(num_trials * chance + spread))
-    successes = np.arange(low, high + 1, dtype=np.float64)
-    logs = gammaln(num_trials + 1) - gammaln(successes + 1) - gammaln(num_trials - successes + 1)
-    chances = np.exp(logs + successes * math.log(chance) + (num_trials - successes) * math.log1p(-chance))
-    kept = chances > _NEGLIGIBLE
-    return successes[kept], chances[kept]
+    return np.arange(low, high + 1, dtype=np.float64)
 
 
 def _compute_nearly(design: PairedDesign, num_pairs: int, quantile: float) -> tuple[float, float]:
