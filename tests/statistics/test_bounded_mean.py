@@ -34,7 +34,7 @@ def table(better: int, worse: int, same: int) -> Pairs:
 
 
 def summarise(values: list[float], low: float = 0.0, high: float = 1.0) -> BoundedMean:
-    return summarise_bounded(np.array(values), np.arange(len(values)), low=low, high=high, unit=high - low)
+    return summarise_bounded(np.array(values), np.arange(len(values)), low=low, high=high)
 
 
 def score_by_likelihood(sample: BoundedMean, mean0: float) -> float:
@@ -141,8 +141,8 @@ def test_clusters_divide_the_counts_and_bring_students_t() -> None:
     """Ten clusters of four that are right or wrong together, half of them lost."""
     before, after = np.ones(40), np.repeat([0.0, 1.0] * 5, 4)
     sample = summarise_difference(build_pairs(before, after, np.repeat(np.arange(10), 4)))
-    # e = ±1/2, sums ±2: (10/9 * 40 + 16) / (10 + 4) = 4.317
-    assert sample.design_effect == pytest.approx((10 / 9 * 40 + 16) / 14)
+    # e = ±1/2, sums ±2, u = 1/2: (10/9 * 40 + 16/4) / (10 + 4/4) = 4.404
+    assert sample.design_effect == pytest.approx((10 / 9 * 40 + 4) / 11)
     assert sample.degrees_of_freedom == 9
     score = compute_tango_score(0, 20 / sample.design_effect, 40 / sample.design_effect, -0.3)
     assert p_value_above(sample, -0.3) == pytest.approx(student.sf(score, 9))
@@ -165,7 +165,7 @@ def test_nothing_nan_values_out_of_range_and_one_cluster_are_refused() -> None:
         with pytest.raises(DataError):
             summarise(values)
     with pytest.raises(DataError, match="one source"):
-        summarise_bounded(np.zeros(3), np.zeros(3, dtype=np.int64), low=0, high=1, unit=1)
+        summarise_bounded(np.zeros(3), np.zeros(3, dtype=np.int64), low=0, high=1)
     with pytest.raises(ValueError, match="outside"):
         compute_score(summarise([0.5]), 1.5)
     with pytest.raises(ValueError, match="level"):

@@ -69,8 +69,8 @@ def test_clusters_that_are_right_or_wrong_as_a_whole_count_as_few_items() -> Non
 
 
 def test_the_design_effect_by_hand() -> None:
-    """Values 1, 1, 0, 0 in clusters of two: e = ±1/2, S = ±1, m* = 2: (2 * 2 + 4) / (1 + 2) = 8/3."""
-    assert compute_design_effect(np.array([1.0, 1, 0, 0]), np.array([0, 0, 1, 1])) == pytest.approx(8 / 3)
+    """Values 1, 1, 0, 0 in clusters of two: e = ±1/2, S = ±1, u = 1/2, m* = 2: (2 * 2 + 1) / (1 + 1/2) = 10/3."""
+    assert compute_design_effect(np.array([1.0, 1, 0, 0]), np.array([0, 0, 1, 1])) == pytest.approx(10 / 3)
 
 
 def test_the_design_effect_is_the_cluster_size_where_nothing_moves_and_1_for_single_items() -> None:

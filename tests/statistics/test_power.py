@@ -55,6 +55,17 @@ def test_observed_power_is_within_3_points_of_the_stated(num_items: int, discord
     assert failed.mean() == pytest.approx(stated.failed, abs=0.03)
 
 
+@pytest.mark.parametrize(
+    ("margin", "num_items"), [(0.02, 134), (0.02, 550), (0.05, 53), (0.08, 32), (0.08, 50), (0.08, 550)]
+)
+def test_the_exact_size_is_at_most_7_percent_of_5(margin: float, num_items: int) -> None:
+    shares = np.linspace(margin, 0.5, 20)
+    designs = [PairedDesign(-margin, 0.0, num_items, share, change=-margin) for share in shares]
+    sizes = [compute_chances(design).passed for design in designs]
+    assert max(sizes) <= 0.07
+    assert max(sizes[5:]) <= 0.057  # where some pairs are gains
+
+
 def test_the_number_of_items_is_near_the_textbooks() -> None:
     """n = ((z_a + z_b)² psi) / margin² (Liu et al. 2002, large n): 0.15 (1.645 + 1.282)² / 0.08² = 201."""
     textbook = 0.15 * (norm.isf(0.05) + norm.isf(0.1)) ** 2 / 0.08**2

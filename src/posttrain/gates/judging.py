@@ -217,7 +217,7 @@ def _measure_level(metric: str, items: Items, *, bound: float, level: float) -> 
     is_binary = bool(np.isin(values, (0.0, 1.0)).all())
     low, high = min(0.0, float(values.min())), max(1.0, float(values.max()))
     try:
-        sample = summarise_bounded(values, codes, low=low, high=high, unit=high - low)
+        sample = summarise_bounded(values, codes, low=low, high=high)
         interval = (
             korn_graubard_interval(values, codes, level=1 - 2 * level)
             if is_binary

@@ -63,7 +63,7 @@ class BoundedMean:
         return float(self.values_U**2 @ self.counts_U / self.counts_U.sum())
 
 
-def summarise_bounded(values_N: Floats, codes_N: Codes, *, low: float, high: float, unit: float) -> BoundedMean:
+def summarise_bounded(values_N: Floats, codes_N: Codes, *, low: float, high: float) -> BoundedMean:
     """Return the summary of values that lie in [low, high].
 
     Args:
@@ -71,7 +71,6 @@ def summarise_bounded(values_N: Floats, codes_N: Codes, *, low: float, high: flo
         codes_N: The cluster of each item, from 0.
         low: The least value that an item can have.
         high: The greatest.
-        unit: What one item can move by, for `compute_design_effect`.
 
     Raises:
         DataError: There is nothing, a value is not finite or out of range, or all items share one cluster.
@@ -83,7 +82,7 @@ def summarise_bounded(values_N: Floats, codes_N: Codes, *, low: float, high: flo
             cure="evaluate at least one item, and state the range that values have",
         )
     num_clusters = check_several(codes_N)
-    design_effect = compute_design_effect(values_N, codes_N, unit=unit)
+    design_effect = compute_design_effect(values_N, codes_N)
     values, counts = np.unique(values_N, return_counts=True)
     is_clustered = num_clusters < values_N.size
     return BoundedMean(

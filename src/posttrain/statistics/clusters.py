@@ -65,23 +65,22 @@ def check_several(codes_N: Codes) -> int:
     return num_clusters
 
 
-def compute_design_effect(values_N: Floats, codes_N: Codes, *, unit: float = 1.0) -> float:
+def compute_design_effect(values_N: Floats, codes_N: Codes) -> float:
     """Return by what clustering multiplies the variance of a mean, cautiously: at least 1.
 
-    With e the deviations from the mean, S_c their sums by cluster, and m* = sum of m_c² / N the size of the cluster
-    that an item lies in on average:
+    With e the deviations from the mean, S_c their sums by cluster, u the largest e, and m* = sum of m_c² / N the size
+    of the cluster that an item lies in on average:
 
-        (C / (C - 1) sum of S_c² + unit² m*²) / (sum of e² + unit² m*)
+        (C / (C - 1) sum of S_c² + u² m*²) / (sum of e² + u² m*)
 
-    Without the terms in `unit` this is the cluster-robust variance over that of independent items. They add one
-    cluster, unseen, of which every item moves by one unit: where hardly any item has moved, the data cannot tell
-    whether items move alone or by the cluster, and the estimate would be 1 or 0 / 0. It tends to m*, the worst
-    case, where nothing has moved, and to the plain estimate where much has.
+    Without the terms in u this is the cluster-robust variance over that of independent items. They add one cluster,
+    unseen, of which every item moves as far as the farthest: where hardly any item has moved, the data cannot tell
+    whether items move alone or by the cluster, and the plain estimate would be 1 or 0 / 0. Where nothing has moved it
+    is m*, the worst case; where much has, the plain estimate.
 
     Args:
         values_N: One value an item.
         codes_N: The cluster of each item; where each has its own, the design effect is 1.
-        unit: The greatest likely move of one item, in the unit of the values: 1 for scores in [0, 1].
 
     Source: the ratio is Rao and Scott's design effect (Biometrics 48 (1992), p. 577); the unseen cluster is this
     project's, so that small counts are never taken for independence.
@@ -91,8 +90,12 @@ def compute_design_effect(values_N: Floats, codes_N: Codes, *, unit: float = 1.0
     if num_clusters == values_N.size or num_clusters < 2:
         return 1.0
     deviations = values_N - values_N.mean()
-    sums = sum_by_cluster(deviations, codes_N)
+    farthest = float(np.abs(deviations).max())
     own_size = float((sizes.astype(np.float64) ** 2).sum() / values_N.size)
-    clustered = num_clusters / (num_clusters - 1) * float(sums @ sums) + unit**2 * own_size**2
-    independent = float(deviations @ deviations) + unit**2 * own_size
+    # The mean of equal values may differ from them in the last digit, which is no move.
+    if farthest <= 1e-9 * float(np.abs(values_N).max()):
+        return own_size
+    sums = sum_by_cluster(deviations, codes_N)
+    clustered = num_clusters / (num_clusters - 1) * float(sums @ sums) + farthest**2 * own_size**2
+    independent = float(deviations @ deviations) + farthest**2 * own_size
     return max(1.0, clustered / independent)

@@ -177,7 +177,7 @@ def summarise_difference(pairs: Pairs, *, value_range: tuple[float, float] = (0.
     low = min(value_range[0], float(pairs.before_N.min()), float(pairs.after_N.min()))
     high = max(value_range[1], float(pairs.before_N.max()), float(pairs.after_N.max()))
     width = high - low
-    return summarise_bounded(pairs.differences_N, pairs.clusters_N, low=-width, high=width, unit=width)
+    return summarise_bounded(pairs.differences_N, pairs.clusters_N, low=-width, high=width)
 
 
 def non_inferiority_test(pairs: Pairs, margin: float) -> Test:
