@@ -25,7 +25,7 @@ from posttrain.statistics.bounded_mean import (
 )
 from posttrain.statistics.clusters import encode_clusters
 from posttrain.statistics.intervals import korn_graubard_interval
-from posttrain.statistics.paired import Test, difference_test, score_method, summarise_difference
+from posttrain.statistics.paired import PairedTest, difference_test, score_method, summarise_difference
 from posttrain.statistics.pairing import Pairs
 from posttrain.statistics.power import PairedDesign, compute_chances, items_to_decide, items_to_decide_mean
 
@@ -153,7 +153,7 @@ def _measure_claim(rule: ImproveRule, evidence: GateEvidence, level: float) -> t
         generator = build_numpy_generator("gate", rule.metric, *hashes)
         test = difference_test(pairs, generator, alternative="greater")
     else:
-        test = Test(p_value_above(sample, rule.by), score_method(pairs))
+        test = PairedTest(p_value_above(sample, rule.by), score_method(pairs))
     figures = _measure_difference(pairs, sample, bound=rule.by, p_value=test.p_value, level=level)
     design = _assume_change(_build_design(sample, figures, fail_below=rule.by), figures.estimate / sample.high)
     return test.p_value, replace(figures, method=test.method), design

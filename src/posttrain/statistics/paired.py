@@ -33,7 +33,7 @@ MAX_SPAN = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class PairedTest:
     """A p-value and how it was come by."""
 
     p_value: float
@@ -50,7 +50,7 @@ class Comparison:
     before: float
     after: float
     difference: Interval
-    test: Test
+    test: PairedTest
     num_pairs: int
     num_clusters: int
     num_better: int
@@ -59,7 +59,7 @@ class Comparison:
     interval_method: str
 
 
-def sign_test(num_better: int, num_worse: int, *, alternative: Alternative = "two-sided") -> Test:
+def sign_test(num_better: int, num_worse: int, *, alternative: Alternative = "two-sided") -> PairedTest:
     """Return the exact sign test of pairs that differ; of 0/1 items it is McNemar's exact test.
 
     Under the hypothesis the better ones are binomial(better + worse, 1/2); ties say nothing and are left out. The
@@ -80,12 +80,12 @@ def sign_test(num_better: int, num_worse: int, *, alternative: Alternative = "tw
         raise ValueError(f"{num_better} better and {num_worse} worse pairs")
     total = num_better + num_worse
     if total == 0:
-        return Test(1.0, "mcnemar_exact")
+        return PairedTest(1.0, "mcnemar_exact")
     at_most_better, at_most_worse = float(bdtr(num_better, total, 0.5)), float(bdtr(num_worse, total, 0.5))
     # P(better >= observed) = P(worse <= observed).
     p_values = {"greater": at_most_worse, "less": at_most_better}
     p_values["two-sided"] = min(1.0, 2 * min(at_most_better, at_most_worse))
-    return Test(p_values[alternative], "mcnemar_exact")
+    return PairedTest(p_values[alternative], "mcnemar_exact")
 
 
 def sign_flip_test(
@@ -94,7 +94,7 @@ def sign_flip_test(
     *,
     alternative: Alternative = "two-sided",
     num_permutations: int = 9999,
-) -> Test:
+) -> PairedTest:
     """Return the permutation test of a mean difference: every cluster's sum is as likely with the other sign.
 
     Exact where the sums of clusters are whole numbers (the distribution of the signed sum is built up by convolution)
@@ -113,23 +113,23 @@ def sign_flip_test(
     sums = sum_by_cluster(pairs.differences_N, pairs.clusters_N)
     sums = sums[sums != 0]
     if sums.size == 0:
-        return Test(1.0, "sign_flip_exact")
+        return PairedTest(1.0, "sign_flip_exact")
     magnitudes, observed = np.abs(sums), float(sums.sum())
     if np.array_equal(magnitudes, np.round(magnitudes)) and magnitudes.sum() <= MAX_SPAN:
-        return Test(_whole_tail(magnitudes.astype(np.int64), round(observed), alternative), "sign_flip_exact")
+        return PairedTest(_whole_tail(magnitudes.astype(np.int64), round(observed), alternative), "sign_flip_exact")
     # Sums of the same numbers in another order differ in the last digits, and count as equal.
     slack = 1e-9 * float(magnitudes.sum())
     if sums.size <= MAX_ENUMERATED:
         flipped = np.zeros(1)
         for magnitude in magnitudes:
             flipped = np.concatenate([flipped + magnitude, flipped - magnitude])
-        return Test(float(_is_extreme(flipped, observed, slack, alternative).mean()), "sign_flip_exact")
+        return PairedTest(float(_is_extreme(flipped, observed, slack, alternative).mean()), "sign_flip_exact")
     count = 0
     for start in range(0, num_permutations, 256):
         size = min(256, num_permutations - start)
         signs = generator.integers(0, 2, size=(size, sums.size)) * 2 - 1
         count += int(_is_extreme(signs @ magnitudes, observed, slack, alternative).sum())
-    return Test((1 + count) / (1 + num_permutations), "sign_flip_drawn")
+    return PairedTest((1 + count) / (1 + num_permutations), "sign_flip_drawn")
 
 
 def _is_extreme(flipped: Floats, observed: float, slack: float, alternative: Alternative) -> np.ndarray:
@@ -157,7 +157,9 @@ def _whole_tail(magnitudes: np.ndarray, observed: int, alternative: Alternative)
     return min(1.0, float(chances[_is_extreme(sums, observed, 0.0, alternative)].sum()))
 
 
-def difference_test(pairs: Pairs, generator: np.random.Generator, *, alternative: Alternative = "two-sided") -> Test:
+def difference_test(
+    pairs: Pairs, generator: np.random.Generator, *, alternative: Alternative = "two-sided"
+) -> PairedTest:
     """Return the test of no difference that suits the pairs: McNemar's, or the sign-flip test."""
     if pairs.is_binary and not pairs.is_clustered:
         return sign_test(pairs.num_better, pairs.num_worse, alternative=alternative)
@@ -180,7 +182,7 @@ def summarise_difference(pairs: Pairs, *, value_range: tuple[float, float] = (0.
     return summarise_bounded(pairs.differences_N, pairs.clusters_N, low=-width, high=width)
 
 
-def non_inferiority_test(pairs: Pairs, margin: float) -> Test:
+def non_inferiority_test(pairs: Pairs, margin: float) -> PairedTest:
     """Return the one-sided test against a loss of `margin` or more: small where such a loss is ruled out.
 
     The hypothesis is `after - before <= -margin`, tested by the score statistic (Tango's for 0/1 items).
@@ -197,7 +199,7 @@ def non_inferiority_test(pairs: Pairs, margin: float) -> Test:
     Source: Tango 1998, section 3; Liu, Hsueh, Hsieh and Chen, Statistics in Medicine 21 (2002), p. 231, find its size
     near the level from about 30 pairs.
     """
-    return Test(p_value_above(summarise_difference(pairs), -margin), score_method(pairs))
+    return PairedTest(p_value_above(summarise_difference(pairs), -margin), score_method(pairs))
 
 
 def difference_interval(pairs: Pairs, *, level: float = 0.95) -> Interval:
