@@ -1,6 +1,11 @@
-"""Confidence intervals of a mean: Wilson's for right-or-wrong items, the bootstrap's for any values.
+"""Confidence intervals of a mean.
 
-Neither knows about clusters: items that share a source make the true interval wider than these.
+| items | independent | sharing sources |
+| --- | --- | --- |
+| right or wrong | Wilson; Clopper-Pearson where each limit must hold | Korn-Graubard (Clopper-Pearson, fewer items) |
+| any values | bootstrap | cluster-robust with Student's t; cluster bootstrap |
+
+Wilson's and the plain bootstrap's know nothing of clusters: items that share a source make the true interval wider.
 """
 
 from __future__ import annotations
@@ -14,6 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.core.errors import DataError
+from posttrain.statistics.clusters import (
+    Codes,
+    check_several,
+    compute_design_effect,
+    encode_clusters,
+    read_values,
+    sum_by_cluster,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +97,130 @@ def bootstrap_interval(
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 13.3. For a few
     items it is narrower than it should be (by about sqrt((N - 1) / N)).
     """
-    values = np.asarray(values_N, dtype=np.float64)
-    if values.size == 0 or not np.isfinite(values).all():
-        raise DataError(
-            "no values, or a value that is not finite",
-            expected="at least one value, all of them finite",
-            cure="evaluate at least one item",
-        )
+    values = read_values(values_N)
     _normal_quantile(level)
     # One resample at a time: N x num_resamples indices at once would not fit for large N.
     means = np.array([values[generator.integers(values.size, size=values.size)].mean() for _ in range(num_resamples)])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def clustered_interval(
+    values_N: Sequence[float] | npt.NDArray[np.float64],
+    clusters_N: Sequence[str] | Sequence[int] | Codes,
+    *,
+    level: float = 0.95,
+) -> Interval:
+    """Return a mean with its cluster-robust interval.
+
+    With S_c the sum over cluster c of the deviations from the mean, C clusters and N items:
+    `mean ± t sqrt(C / (C - 1) sum of S_c²) / N`, t Student's quantile with C - 1 degrees of freedom. Where every item
+    is its own cluster it is the ordinary t interval.
+
+    Args:
+        values_N: Finite values, N >= 1.
+        clusters_N: The name of each item's cluster.
+        level: Confidence, in (0, 1).
+
+    Raises:
+        DataError: There are no values, one is not finite, or there are not two clusters.
+
+    Source: Liang and Zeger, Biometrika 73 (1986), p. 13, with the correction C / (C - 1); Miller, "Adding Error Bars to
+    Evals" (arXiv 2411.00640), section 2.2. Where all values are equal it has no width, and with few clusters of
+    unequal size it is too narrow.
+    """
+    from scipy.special import stdtrit
+
+    values = read_values(values_N)
+    codes = encode_clusters(clusters_N, values.size)
+    _normal_quantile(level)
+    num_clusters = check_several(codes)
+    if num_clusters < 2:
+        raise DataError("one item has no spread", expected="items of at least two clusters", cure="evaluate more items")
+    mean = float(values.mean())
+    sums = sum_by_cluster(values - mean, codes)
+    error = math.sqrt(num_clusters / (num_clusters - 1) * float(sums @ sums)) / values.size
+    spread = float(stdtrit(num_clusters - 1, (1 + level) / 2)) * error
+    return Interval(mean, mean - spread, mean + spread)
+
+
+def cluster_bootstrap_interval(
+    values_N: Sequence[float] | npt.NDArray[np.float64],
+    clusters_N: Sequence[str] | Sequence[int] | Codes,
+    generator: np.random.Generator,
+    *,
+    level: float = 0.95,
+    num_resamples: int = 2000,
+) -> Interval:
+    """Return a mean with its percentile bootstrap interval, whole clusters drawn with replacement.
+
+    A resample's mean is its sum over its number of items.
+
+    Args:
+        values_N: Finite values, N >= 1.
+        clusters_N: The name of each item's cluster.
+        generator: Draws the resamples.
+        level: Confidence, in (0, 1).
+        num_resamples: Resampled means, at least 1.
+
+    Raises:
+        DataError: There are no values, one is not finite, or all are of one cluster.
+
+    Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8. For a few clusters it is
+    narrower than it should be (by about sqrt((C - 1) / C)).
+    """
+    values = read_values(values_N)
+    codes = encode_clusters(clusters_N, values.size)
+    _normal_quantile(level)
+    check_several(codes)
+    sums, sizes = sum_by_cluster(values, codes), np.bincount(codes).astype(np.float64)
+    means = np.empty(num_resamples)
+    for index in range(num_resamples):
+        chosen = generator.integers(sums.size, size=sums.size)
+        means[index] = sums[chosen].sum() / sizes[chosen].sum()
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def korn_graubard_interval(
+    values_N: Sequence[float] | npt.NDArray[np.float64],
+    clusters_N: Sequence[str] | Sequence[int] | Codes | None = None,
+    *,
+    level: float = 0.95,
+) -> Interval:
+    """Return a proportion with an interval of which each limit holds at (1 + level) / 2, also near 0 and 1.
+
+    Clopper and Pearson's interval with `n* = n / design effect * (t_(n-1) / t_(C-1))²` items, of which p n* are
+    successes. Where items are independent it is Clopper and Pearson's own.
+
+    Args:
+        values_N: 0 or 1 of each item.
+        clusters_N: The name of each item's cluster; None: items are independent.
+        level: Confidence, in (0, 1).
+
+    Raises:
+        DataError: There are no values, one is neither 0 nor 1, or all items share one cluster.
+
+    Source: Clopper and Pearson, Biometrika 26 (1934), p. 404; Korn and Graubard, Survey Methodology 24 (1998), p. 193.
+    The design effect is `clusters.compute_design_effect`, at least 1.
+    """
+    from scipy.special import betaincinv, stdtrit
+
+    values = read_values(values_N)
+    if not np.isin(values, (0.0, 1.0)).all():
+        raise DataError("a value that is neither 0 nor 1", expected="right or wrong items", cure="use another interval")
+    _normal_quantile(level)
+    codes = np.arange(values.size) if clusters_N is None else encode_clusters(clusters_N, values.size)
+    num_clusters = check_several(codes)
+    num_items = float(values.size)
+    if num_clusters < values.size:
+        quantiles = [float(stdtrit(freedom, (1 + level) / 2)) for freedom in (num_items - 1, num_clusters - 1)]
+        num_items *= (quantiles[0] / quantiles[1]) ** 2 / compute_design_effect(values, codes)
+    proportion = float(values.mean())
+    successes, failures = proportion * num_items, (1 - proportion) * num_items
+    low = 0.0 if proportion == 0 else float(betaincinv(successes, failures + 1, (1 - level) / 2))
+    high = 1.0 if proportion == 1 else float(betaincinv(successes + 1, failures, (1 + level) / 2))
+    return Interval(proportion, low, high)
 
 
 def _normal_quantile(level: float) -> float:

@@ -1,0 +1,1 @@
+"""Gates: what a stage must keep and improve, decided from recorded items alone."""
