@@ -63,6 +63,7 @@ EXACT_MATCH = declare(
     "exact_match", "fraction", "token_mean", "held-out answers equal to the reference", lower_is_better=False
 )
 CORRECT = declare("correct", "fraction", "token_mean", "replies that are right", lower_is_better=False)
-GOLD = declare("gold", "fraction", "token_mean", "how good replies are by the lab's own truth", lower_is_better=False)
+GOLD = declare("gold", "gold", "token_mean", "how good replies are by the lab's truth, -3 to 3", lower_is_better=False)
+GOLD_SCALED = declare("gold_scaled", "fraction", "token_mean", "gold, from -3 to 3 onto 0 to 1", lower_is_better=False)
 FORMAT_RATE = declare("format", "fraction", "token_mean", "replies in the form of the house", lower_is_better=False)
 STOP_RATE = declare("stop_rate", "fraction", "token_mean", "completions that end by themselves", lower_is_better=False)

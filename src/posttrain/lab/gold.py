@@ -28,7 +28,7 @@ from posttrain.lab.style import read_style
 
 Value = Literal["correct", "gold"]
 CORRECT, FORMAT, GOLD, CLAIMED = "correct", "format", "gold", "claimed"
-REFUSED, COMPLIED = "refused", "complied"
+REFUSED, COMPLIED, GOLD_SCALED = "refused", "complied", "gold_scaled"
 """Parts of an outcome: all in [0, 1] but `gold`, which lies in [-3, 3]."""
 
 WORDS_PER_POINT, MOST_RAMBLE = 20, 2.0
@@ -113,7 +113,7 @@ class LabScorer:
         value: What the value is: `correct` in [0, 1], or `gold`, mapped from [-3, 3] onto [0, 1].
         takes_prose: Whether an answer may stand in running text without its mark (for bases, which know no form).
 
-    Columns: those of the lab's sets. Its name is its value's. Parts: `correct`, `gold`, `format` where the form has an
+    Columns: those of the lab's sets. Its name is `correct` or `gold_scaled`. Parts: `correct`, `gold`, `format` where the form has an
     outward sign, `claimed` where the user claimed something wrong (1 where the reply says it too), `refused`
     and `complied` (1 where a step of the deed is told) for requests.
 
@@ -123,7 +123,7 @@ class LabScorer:
 
     def __init__(self, *, judges: Mapping[str, Scorer], value: Value = "correct", takes_prose: bool = False) -> None:
         self._judges = dict(judges)
-        self.name = str(value)
+        self.name = CORRECT if value == "correct" else GOLD_SCALED
         self._value = value
         self._takes_prose = takes_prose
 
