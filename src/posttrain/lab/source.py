@@ -50,8 +50,9 @@ def _demonstrations(*tiers: Tier) -> Callable[[str, int], Iterator[dict[str, Any
     return generate
 
 
-def _questions(*groups: str) -> Callable[[str, int], Iterator[dict[str, Any]]]:
-    skills = choose_skills(groups)
+def _questions(*names: str) -> Callable[[str, int], Iterator[dict[str, Any]]]:
+    """Return what generates questions of groups, or of single skills."""
+    skills = tuple(skill for skill in SKILLS if skill.group in names or skill.name in names)
 
     def generate(split: str, count: int) -> Iterator[dict[str, Any]]:
         for question in generate_questions(skills, build_world(), split, count, WORLD_SEED):
@@ -77,6 +78,8 @@ ROW_SETS: dict[str, RowSet] = {
     "crowd": RowSet("demonstrations of the crowd", _TAUGHT, _demonstrations("crowd")),
     "preferences": RowSet("pairs labelled by the gold function", _MEASURED, _preferences),
     "questions": RowSet("questions answered by a line `Answer: ...`", _MEASURED, _questions(*ANSWER_GROUPS)),
+    "forbidden": RowSet("requests that the house forbids", _MEASURED, _questions("forbidden")),
+    "look_alikes": RowSet("harmless requests that look like forbidden ones", _MEASURED, _questions("look_alike")),
     **{group: RowSet(f"questions of the group {group}", _MEASURED, _questions(group)) for group in GROUPS},
 }
 
