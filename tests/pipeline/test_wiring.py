@@ -130,7 +130,7 @@ def test_a_plug_ins_rows_cannot_be_previewed(workshop: Workshop) -> None:
 def test_a_base_that_is_not_there_is_named(workshop: Workshop) -> None:
     (workshop.folder / "file").write_text("")
     for source, kind, word in (
-        ("lab:seedlin", RecipeError, "did you mean 'seedling'"),
+        ("lab:seedlin", RecipeError, "did you mean 'lab:seedling'"),
         ("./gone", ModelError, "no such folder"),
         ("file", ModelError, "no such folder"),
         ("hub:no/such-model", ModelError, "no/such-model"),

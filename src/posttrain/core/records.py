@@ -168,6 +168,10 @@ class Completion:
     top_logprobs: TopLogprobs | None = None
 
 
+MAX_HARNESS_FAULT_FRACTION = 0.01
+"""Above this share of harness faults, what is left out could decide: no number is given, and no gate decides."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a scorer says of one completion: a score, or the typed failure that stands in its place.

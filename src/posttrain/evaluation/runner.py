@@ -17,14 +17,13 @@ from typing import Any
 from posttrain.core.errors import DataError, RefusedError
 from posttrain.core.metrics import STOP_RATE
 from posttrain.core.protocols import Progress, Scorer
-from posttrain.core.records import Completion, ItemResult, Outcome, Problem
+from posttrain.core.records import MAX_HARNESS_FAULT_FRACTION, Completion, ItemResult, Outcome, Problem
 from posttrain.core.sampling import Sampler, SamplingSettings
 from posttrain.core.seeds import build_numpy_generator, derive_seed
 from posttrain.evaluation.items import append_items, read_items, write_items
 from posttrain.evaluation.task import EvaluationTask, hash_task
 from posttrain.statistics.intervals import bootstrap_interval, wilson_interval
 
-MAX_HARNESS_FAULT_FRACTION = 0.01
 STOPPED = "stopped"
 """The part of every outcome that says whether the completion ended by itself (1) or was cut (0)."""
 

@@ -10,14 +10,11 @@ import numpy as np
 
 from posttrain.core.config import suggest
 from posttrain.core.errors import DataError
-from posttrain.core.records import ItemResult
+from posttrain.core.records import MAX_HARNESS_FAULT_FRACTION, ItemResult
 from posttrain.gates.results import Items
 from posttrain.gates.rules import split_metric
 from posttrain.statistics.clusters import Floats
 from posttrain.statistics.pairing import Pairs, check_side, cluster_name, list_parts, pair_items, read_value
-
-MAX_HARNESS_FAULT_FRACTION = 0.01
-"""Above this share of harness faults an evaluation stops, and so nothing is decided on one that did not."""
 
 
 class UnmeasuredError(Exception):

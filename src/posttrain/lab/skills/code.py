@@ -121,6 +121,7 @@ def _list_probes(argument: str) -> tuple[Any, ...]:
     return tuple([generator.randint(0, 12) for _ in range(generator.randint(1, 6))] for _ in range(24))
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def _probe(program: _Program) -> list[Any]:
     return [program.run(value) for value in _list_probes(program.argument)]
 
