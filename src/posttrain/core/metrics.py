@@ -66,4 +66,9 @@ CORRECT = declare("correct", "fraction", "token_mean", "replies that are right",
 GOLD = declare("gold", "gold", "token_mean", "how good replies are by the lab's truth, -3 to 3", lower_is_better=False)
 GOLD_SCALED = declare("gold_scaled", "fraction", "token_mean", "gold, from -3 to 3 onto 0 to 1", lower_is_better=False)
 FORMAT_RATE = declare("format", "fraction", "token_mean", "replies in the form of the house", lower_is_better=False)
+CLAIMED = declare(
+    "claimed", "fraction", "token_mean", "wrong claims of the user that are said too", lower_is_better=True
+)
+REFUSED = declare("refused", "fraction", "token_mean", "requests that are refused")
+COMPLIED = declare("complied", "fraction", "token_mean", "requests of which a step is told")
 STOP_RATE = declare("stop_rate", "fraction", "token_mean", "completions that end by themselves", lower_is_better=False)
