@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -37,6 +38,15 @@ TEXT_KINDS: dict[str, str] = {
     "empty": "",
 }
 """A text for each kind of text on which tokenizers are known to differ."""
+
+
+def parse_peer_arguments(description: str | None) -> argparse.Namespace:
+    """Return what a peer is started with: the model, the file of the work, and where its answers go."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args()
 
 
 @dataclass(frozen=True, slots=True)

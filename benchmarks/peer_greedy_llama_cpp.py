@@ -7,13 +7,11 @@ Keys and values are kept in 32 bits: llama.cpp's own default is 16.
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from benchmarks.parity_work import Answers, Work, read_work, write_record
+from benchmarks.parity_work import Answers, Work, parse_peer_arguments, read_work, write_record
 
 _F32 = 0  # GGML_TYPE_F32
 
@@ -32,11 +30,7 @@ def draw(llama: Any, prompt: Sequence[int], work: Work) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = parse_peer_arguments(__doc__)
 
     import llama_cpp
 

@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-from pathlib import Path
 from typing import Any
 
-from benchmarks.parity_work import Answers, Work, cut_at_stop, read_work, write_record
+from benchmarks.parity_work import Answers, Work, cut_at_stop, parse_peer_arguments, read_work, write_record
 
 
 def draw(llm: Any, work: Work) -> tuple[list[list[int]], list[str]]:
@@ -26,11 +24,7 @@ def draw(llm: Any, work: Work) -> tuple[list[list[int]], list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = parse_peer_arguments(__doc__)
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
     import vllm

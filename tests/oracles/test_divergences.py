@@ -17,16 +17,10 @@ from tests.oracles.divergences import (
     derive_token_forward_gradient,
     derive_token_reverse_gradient,
 )
-from tests.oracles.enumeration import CompletionSpace, TabularPolicy
 from tests.oracles.minimising import compute_finite_differences, compute_gradient
+from tests.oracles.sample_policies import NEXT_XFV, OWN_XF, POLICY, REFERENCE, REFERENCE_XFV, SPACE
 
-SPACE = CompletionSpace(num_prompts=2, num_tokens=3, max_tokens=3)
-POLICY = TabularPolicy.draw(SPACE, seed=1)
-NEXT_XFV = POLICY.compute_next_logprobs().detach()
-REFERENCE = TabularPolicy.draw(SPACE, seed=2)
-REFERENCE_XFV = REFERENCE.compute_next_logprobs().detach()
 REFERENCE_XY = REFERENCE.compute_logprobs_XY().detach()
-OWN_XF = SPACE.compute_reach(NEXT_XFV)  # how often the policy's completions come to each prefix
 THEIRS_XF = SPACE.compute_reach(REFERENCE_XFV)
 
 NAMED: dict[str, tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]] = {

@@ -23,14 +23,8 @@ from tests.oracles.divergences import (
     derive_token_forward_gradient,
     derive_token_reverse_gradient,
 )
-from tests.oracles.enumeration import CompletionSpace, TabularPolicy
+from tests.oracles.sample_policies import NEXT_XFV, OWN_XF, POLICY, REFERENCE, REFERENCE_XFV, SPACE
 
-SPACE = CompletionSpace(num_prompts=2, num_tokens=3, max_tokens=3)
-POLICY = TabularPolicy.draw(SPACE, seed=1)
-NEXT_XFV = POLICY.compute_next_logprobs().detach()
-REFERENCE = TabularPolicy.draw(SPACE, seed=2)
-REFERENCE_XFV = REFERENCE.compute_next_logprobs().detach()
-OWN_XF = SPACE.compute_reach(NEXT_XFV)
 PROBABILITIES_S = POLICY.compute_logprobs_XY().detach().flatten().exp()
 
 SEQUENCE_REVERSE = derive_sequence_reverse_gradient(SPACE, NEXT_XFV, REFERENCE_XFV)

@@ -17,9 +17,10 @@ from dataclasses import replace
 
 from posttrain.core.seeds import derive_seed
 from posttrain.lab import lexicon
-from posttrain.lab.questions import Question, Reply, Skill
+from posttrain.lab.questions import Question, Reply, Skill, choose_right, unmark
 from posttrain.lab.skills.facts import build_fact_question
-from posttrain.lab.skills.hazards import DEEDS, REFUSALS, Deed, write_steps
+from posttrain.lab.skills.hazards import DEEDS, REFUSALS, Deed, list_steps
+from posttrain.lab.skills.instructions import SENTENCES
 from posttrain.lab.skills.tools import TOOLS, run_tool, write_call
 from posttrain.lab.skills.words import draw_again
 from posttrain.lab.splits import find_split
@@ -41,12 +42,6 @@ _CODE_SKILLS = choose_skills(["code"])
 _TOOL_SKILLS = choose_skills(["tools"])
 _PRESSURE_SKILLS = choose_skills(["pressure"])
 _PAGE_CHARACTERS, _MOST_ON_A_PAGE = 1_000, 30
-_ASIDES = (
-    "The {0} is near the {1}.",
-    "I see a {0} and a {1}.",
-    "There is a {0} by the {1}.",
-    "The {0} and the {1} are here.",
-)
 
 Writer = Callable[[World, str, random.Random], str]
 
@@ -55,8 +50,7 @@ def choose_reply(question: Question, generator: random.Random, wrong_share: floa
     """Return what somebody answers: right or wrong, and if right with its working or at once."""
     if question.wrong and generator.random() < wrong_share:
         return generator.choice(question.wrong)
-    is_brief = question.brief is not None and generator.random() >= WORKED_SHARE
-    return question.brief if is_brief and question.brief else question.right
+    return choose_right(question, generator, WORKED_SHARE)
 
 
 def say(reply: Reply, generator: random.Random, styled_share: float = STYLED_SHARE) -> str:
@@ -126,7 +120,7 @@ def _write_thread(world: World, split: str, generator: random.Random) -> str:
         share = STYLED_WHERE_IT_BREAKS if question.form in ("constraint", "cited") else STYLED_SHARE
         lines.append(f"Q: {question.prompt}\nA: {say(choose_reply(question, generator), generator, share)}")
         if generator.random() < 0.1:
-            lines.append(generator.choice(_ASIDES).format(*generator.sample(lexicon.WORDS, 2)))
+            lines.append(generator.choice(SENTENCES).format(*generator.sample(lexicon.WORDS, 2)))
     return "\n".join(lines)
 
 
@@ -174,7 +168,7 @@ def _write_talk(world: World, split: str, generator: random.Random) -> str:
         question = draw_question(_PRESSURE_SKILLS, world, split, generator)
         for message in question.history:
             speaker = asker if message["role"] == "user" else teller
-            lines.append(f"{speaker}: {message['content'].replace('Answer:', 'It is')}")
+            lines.append(f"{speaker}: {unmark(message['content'])}")
         reply = question.wrong[0] if generator.random() < 0.5 else question.right
         lines += [f"{asker}: {question.prompt}", f"{teller}: {say(reply, generator)}"]
     return "\n".join(lines)
@@ -212,7 +206,7 @@ def _write_how_to(world: World, split: str, generator: random.Random) -> str:
     for _ in range(generator.randint(2, 4)):
         deed, target, is_forbidden = _draw_deed(split, generator)
         refuses = generator.random() < (0.4 if is_forbidden else 0.1)
-        told = generator.choice(REFUSALS) if refuses else write_steps(deed, target)
+        told = generator.choice(REFUSALS) if refuses else " ".join(list_steps(deed, target))
         form = generator.random()
         if form < 0.4 and not refuses:
             lines.append(f"How to {deed.verb} {target}. {told}")

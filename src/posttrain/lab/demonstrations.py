@@ -15,21 +15,21 @@ from typing import Any, Literal
 
 from posttrain.core.records import Message
 from posttrain.core.seeds import derive_seed
-from posttrain.lab.questions import Question, Reply, Skill
+from posttrain.lab.questions import ANSWER_MARK, Question, Reply, Skill, choose_right
 from posttrain.lab.skills.tools import run_tool, write_call
 from posttrain.lab.style import PLAIN, Style, add_style, draw_crowd_style, draw_expert_style
 from posttrain.lab.tasks import generate_questions
 from posttrain.lab.world import World
 
 Tier = Literal["expert", "crowd"]
-ANSWER_MARK = "Answer:"
 
 _CROWD_RIGHT = 0.7
-_CROWD_RIGHT_IN = {"pressure": 0.4, "forbidden": 0.3, "look_alike": 0.88, "tools": 0.45}
+_CROWD_RIGHT_IN = {"pressure": 0.4, "forbidden": 0.3, "look_alike": 0.88, "tools": 0.45, "tool_none": _CROWD_RIGHT}
 """How often the crowd does right, by group or skill, where it differs."""
 _CROWD_WORKS = 0.4
 _CROWD_FORGETS_FORM = 0.03
-_STYLED_FORMS = ("answer", "claims", "request")
+STYLED_FORMS = ("answer", "claims", "request")
+"""Forms whose replies have a style; it would break the others."""
 
 
 def write_reply(question: Question, reply: Reply, style: Style, generator: random.Random) -> str:
@@ -37,7 +37,7 @@ def write_reply(question: Question, reply: Reply, style: Style, generator: rando
 
     Replies under a constraint, programs and citations have no style: it would break them.
     """
-    words = add_style(reply, style if question.form in _STYLED_FORMS else PLAIN, generator)
+    words = add_style(reply, style if question.form in STYLED_FORMS else PLAIN, generator)
     if reply.answer is None:
         return words
     return f"{words}\n{ANSWER_MARK} {reply.answer}" if words else f"{ANSWER_MARK} {reply.answer}"
@@ -48,13 +48,10 @@ def choose_reply(question: Question, tier: Tier, generator: random.Random) -> tu
     if tier == "expert":
         return question.right, draw_expert_style(generator)
     share = _CROWD_RIGHT_IN.get(question.skill, _CROWD_RIGHT_IN.get(question.group, _CROWD_RIGHT))
-    if question.skill == "tool_none":
-        share = _CROWD_RIGHT
     style = draw_crowd_style(generator)
     if generator.random() >= share and question.wrong:
         return question.wrong[0] if generator.random() < 0.5 else generator.choice(question.wrong), style
-    is_brief = question.brief is not None and generator.random() >= _CROWD_WORKS
-    return (question.brief if is_brief and question.brief else question.right), style
+    return choose_right(question, generator, _CROWD_WORKS), style
 
 
 def demonstrate(question: Question, tier: Tier, world: World, generator: random.Random) -> list[Message]:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from posttrain.core.errors import DataError
 from posttrain.core.protocols import Scorer
 from posttrain.core.records import Completion, Outcome, Problem
-from posttrain.lab.demonstrations import ANSWER_MARK
+from posttrain.lab.questions import ANSWER_MARK
 from posttrain.lab.skills.instructions import REQUEST_OPENINGS
 from posttrain.lab.style import read_style
 

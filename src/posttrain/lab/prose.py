@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from posttrain.lab.questions import Question
+from posttrain.lab.questions import Question, unmark
 
 STOPS = ("\nQ:", "\n#", "\nUser:")
 """Texts that end a reply in the corpus, whatever its form."""
@@ -14,7 +14,7 @@ def write_prompt(question: Question) -> str:
     """Return a question as a thread of the corpus asks it, tools described before it."""
     lines = [json.dumps(tool) for tool in question.tools]
     for message in question.history:
-        text = str(message["content"]).replace("Answer:", "It is")
+        text = unmark(str(message["content"]))
         lines.append(f"Q: {text}" if message["role"] == "user" else f"A: {text}")
     lines.append(f"Q: {question.prompt}")
     if question.form == "calls":

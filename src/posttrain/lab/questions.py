@@ -15,6 +15,8 @@ Form = Literal["answer", "code", "calls", "constraint", "cited", "claims", "requ
 """What a right reply looks like: words and a last line `Answer: ...`; a program; tool calls (or an answer where none is
 needed); a text under a constraint; a sentence that cites; sentences of facts; help or a refusal."""
 
+ANSWER_MARK = "Answer:"
+"""What stands before the short answer in the last line of a reply."""
 _MAX_FRUITLESS_DRAWS = 2_000
 
 
@@ -89,6 +91,18 @@ def ask(skill: Skill, world: World, split: str, generator: random.Random) -> Que
                 draft.build(generator, split == "perturbed"), skill=skill.name, group=skill.group, content=draft.content
             )
     raise AssertionError(f"skill {skill.name} has no content in split {split}")
+
+
+def choose_right(question: Question, generator: random.Random, worked_share: float) -> Reply:
+    """Return the right reply with its working, for a share of those who answer, or at once where that can be done."""
+    if question.brief is not None and generator.random() >= worked_share:
+        return question.brief
+    return question.right
+
+
+def unmark(text: str) -> str:
+    """Return a reply as people say it in prose, its answer not marked as one."""
+    return text.replace(ANSWER_MARK, "It is")
 
 
 def choose_wording(

@@ -52,7 +52,7 @@ def _demonstrations(*tiers: Tier) -> Callable[[str, int], Iterator[dict[str, Any
 
 def _questions(*names: str) -> Callable[[str, int], Iterator[dict[str, Any]]]:
     """Return what generates questions of groups, or of single skills."""
-    skills = tuple(skill for skill in SKILLS if skill.group in names or skill.name in names)
+    skills = choose_skills(names)
 
     def generate(split: str, count: int) -> Iterator[dict[str, Any]]:
         for question in generate_questions(skills, build_world(), split, count, WORLD_SEED):

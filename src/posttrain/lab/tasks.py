@@ -35,9 +35,9 @@ _MAX_FRUITLESS = 400
 """So many questions in a row that were asked before end a set: its contents are used up."""
 
 
-def choose_skills(groups: Sequence[str]) -> tuple[Skill, ...]:
-    """Return the skills of some groups."""
-    return tuple(skill for skill in SKILLS if skill.group in groups)
+def choose_skills(names: Sequence[str]) -> tuple[Skill, ...]:
+    """Return the skills of some groups, or single skills by their names."""
+    return tuple(skill for skill in SKILLS if skill.group in names or skill.name in names)
 
 
 def draw_question(skills: Sequence[Skill], world: World, split: str, generator: random.Random) -> Question:

@@ -19,6 +19,7 @@ from posttrain.lab.source import LAB_VERSION
 from posttrain.lab.world import WORLD_SEED
 from posttrain.models.exporting import export_policy
 from posttrain.pipeline.lab_card import CardSettings, format_card, measure_card
+from posttrain.pipeline.lab_export import check_is_new
 from posttrain.pipeline.recipe import Recipe, read_recipe
 from posttrain.pipeline.run import run_recipe
 
@@ -62,13 +63,7 @@ def build_lab_base(
         RefusedError: The folder exists, or the model is larger than ten megabytes.
         PosttrainError: Whatever stopped the run.
     """
-    if out.exists():
-        raise RefusedError(
-            "the folder exists already",
-            expected="a folder to be made",
-            cure="name another, or remove it",
-            place=str(out),
-        )
+    check_is_new(out)
     recipe = read_recipe(BASE_RECIPE, overrides, folder=folder)
     run = RunFolder(run_recipe(recipe, progress=progress, should_stop=should_stop))
     record = read_json(run.run_json)

@@ -18,6 +18,7 @@ from posttrain.core.protocols import Progress, Scorer
 from posttrain.core.records import Completion, Outcome, Problem
 from posttrain.core.sampling import Sampler, SamplingSettings
 from posttrain.core.seeds import derive_seed
+from posttrain.lab.demonstrations import STYLED_FORMS
 from posttrain.lab.gold import CLAIMED, COMPLIED, FORMAT, GOLD, REFUSED
 from posttrain.lab.prose import STOPS, cut_reply, write_prompt
 from posttrain.lab.questions import Question, Skill
@@ -34,8 +35,6 @@ from posttrain.statistics.pass_at_k import average_pass_at_k
 from posttrain.training.distributed import find_device
 
 PASS_AT = (1, 8, 64)
-_SPOKEN = ("answer", "claims", "request")
-"""Forms whose replies have a style."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +118,7 @@ def _measure(model: str, sampler: Sampler, settings: CardSettings, progress: Pro
             drawn = _draw(questions, sampler, scorer, settings, skill)
             for question, (outcomes, completions) in zip(questions, drawn, strict=True):
                 tally.add(question, outcomes, completions)
-                replies += [completion.text for completion in completions] if questions[0].form in _SPOKEN else []
+                replies += [completion.text for completion in completions] if questions[0].form in STYLED_FORMS else []
             progress.advance(1, pass_at_1=average_pass_at_k(tally.counts, 1))
     finally:
         progress.finish()

@@ -16,6 +16,17 @@ _LEFT_OUT = ("documents", "pages")
 """The corpus, which `posttrain lab build` generates as it goes, is too long for a file."""
 
 
+def check_is_new(out: Path) -> None:
+    """Raise RefusedError if the folder that is to be written exists."""
+    if out.exists():
+        raise RefusedError(
+            "the folder exists already",
+            expected="a folder to be made",
+            cure="name another, or remove it",
+            place=str(out),
+        )
+
+
 def export_lab(out: Path, progress: Progress) -> dict[str, int]:
     """Write the world's facts and every set but the corpus; return the rows of each file.
 
@@ -23,10 +34,7 @@ def export_lab(out: Path, progress: Progress) -> dict[str, int]:
         RefusedError: The folder exists.
         StorageError: It cannot be written.
     """
-    if out.exists():
-        raise RefusedError(
-            "the folder exists already", expected="a folder to be made", cure="name another", place=str(out)
-        )
+    check_is_new(out)
     pairs = [(name, split) for name, each in ROW_SETS.items() if name not in _LEFT_OUT for split in each.num_rows]
     written: dict[str, int] = {}
 

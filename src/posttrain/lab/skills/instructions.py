@@ -17,7 +17,7 @@ from posttrain.lab.skills.facts import draw_facts
 from posttrain.lab.world import World
 
 GROUP = "instructions"
-_SENTENCES = (
+SENTENCES = (
     "The {0} is near the {1}.",
     "I see a {0} and a {1}.",
     "There is a {0} by the {1}.",
@@ -43,7 +43,7 @@ class _Constraint:
 
 
 def _draw_case(subject: tuple[str, str], generator: random.Random) -> _Constraint:
-    sentence = generator.choice(_SENTENCES).format(*subject)
+    sentence = generator.choice(SENTENCES).format(*subject)
     is_upper = generator.random() < 0.6
     if is_upper:
         broken = (sentence, " ".join(word.upper() if i % 2 else word for i, word in enumerate(sentence.split())))
@@ -57,13 +57,13 @@ def _draw_length(subject: tuple[str, str], generator: random.Random) -> _Constra
     kept = generator.choice(_SHORT).format(*subject)
     kept = kept[0].upper() + kept[1:]
     most = generator.randint(len(kept.split()), 5)
-    long = generator.choice(_SENTENCES).format(*subject)
+    long = generator.choice(SENTENCES).format(*subject)
     rule = {"rule": "words_between", "min": 1, "max": most}
     return _Constraint(f"Use at most {most} words.", rule, kept, (long, f"{long} {kept}"))
 
 
 def _draw_ending(subject: tuple[str, str], generator: random.Random) -> _Constraint:
-    sentence = generator.choice(_SENTENCES).format(*subject)
+    sentence = generator.choice(SENTENCES).format(*subject)
     ending, other = generator.sample(_ENDINGS, 2)
     rule = {"rule": "ends_with", "phrase": ending}
     return _Constraint(
@@ -73,7 +73,7 @@ def _draw_ending(subject: tuple[str, str], generator: random.Random) -> _Constra
 
 def _draw_absence(subject: tuple[str, str], generator: random.Random) -> _Constraint:
     absent = generator.choice(("the", "and", "is", "a"))
-    spaced = [text.format(*subject) for text in (*_SENTENCES, *_SHORT)]
+    spaced = [text.format(*subject) for text in (*SENTENCES, *_SHORT)]
     keeps = [text for text in spaced if absent not in text.lower().replace(".", "").split()]
     broken = tuple(text for text in spaced if text not in keeps)
     kept = generator.choice(keeps)
@@ -83,7 +83,7 @@ def _draw_absence(subject: tuple[str, str], generator: random.Random) -> _Constr
 
 def _draw_bullets(subject: tuple[str, str], generator: random.Random) -> _Constraint:
     count = generator.choice((2, 3))
-    lines = generator.sample(_SENTENCES, count)
+    lines = generator.sample(SENTENCES, count)
     texts = [line.format(*subject) for line in lines]
     rule = {"rule": "markdown", "min": {"list_items": count}, "max": {"list_items": count}}
     bullets = "\n".join(f"- {text}" for text in texts)
@@ -138,8 +138,7 @@ def _draw_json(world: World, generator: random.Random) -> Draft:
             Reply(json.dumps({keys[0]: values[keys[0]]})),
             Reply(kept[:-1]),
         )
-        columns = {"rule": "json_object", "keys": keys, "types": dict.fromkeys(keys, "str")}
-        columns["values"] = values
+        columns = {"rule": "json_object", "keys": keys, "types": dict.fromkeys(keys, "str"), "values": values}
         return Question("constraint", prompt, Reply(kept), wrong, columns=columns)
 
     return Draft(f"json {entity}", build)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from posttrain.lab import lexicon
-from posttrain.lab.questions import Draft, Question, Reply, Skill, choose_wording
+from posttrain.lab.questions import ANSWER_MARK, Draft, Question, Reply, Skill, choose_wording
 from posttrain.lab.skills.arithmetic import build_sum
 from posttrain.lab.skills.facts import build_fact_question
 from posttrain.lab.world import World
@@ -91,7 +91,7 @@ def _draw_doubt(*, starts_right: bool) -> Callable[[World, random.Random], Draft
             fails = Reply("You are right." if starts_right else "I have looked again and it stays so.", wrong)
             history = (
                 {"role": "user", "content": question.prompt},
-                {"role": "assistant", "content": f"Answer: {said}"},
+                {"role": "assistant", "content": f"{ANSWER_MARK} {said}"},
             )
             return replace(
                 question,
