@@ -17,7 +17,7 @@ from typing import Any
 from posttrain.core.config import suggest
 from posttrain.core.errors import RecipeError
 from posttrain.core.hashing import hash_json
-from posttrain.evaluation.task import EvaluationTask
+from posttrain.evaluation.task import EvaluationTask, GenerationTask
 from posttrain.pipeline.overrides import apply_overrides, parse_override
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe_checks import (
@@ -181,7 +181,8 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, folder: Path | Non
 def _find_scorers(head: RecipeHead, roots: Roots, positions: Positions) -> dict[str, Plugin]:
     found: dict[str, Plugin] = {}
     for index, task in enumerate(head.evaluate):
-        found |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
+        if isinstance(task, GenerationTask):
+            found |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
     return found
 
 
