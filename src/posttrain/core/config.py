@@ -86,7 +86,7 @@ def explain_validation(kind: type[BaseModel], error: ValidationError) -> dict[st
     """Return the found, expected and cure texts of a pydantic error, with suggestions for unknown keys."""
     found, cures = [], []
     for detail in error.errors():
-        path = ".".join(str(part) for part in detail["loc"])
+        path = ".".join(str(part) for part in drop_tags(kind, detail["loc"]))
         if detail["type"] == "extra_forbidden":
             found.append(f"unknown key '{path}'")
             cures.append(f"'{path}': {suggest(str(detail['loc'][-1]), _known_keys(kind, detail['loc'][:-1]))}")
@@ -109,9 +109,32 @@ def _known_keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
     """Return the field names of the models that a location inside `kind` points into."""
     models: list[type[BaseModel]] = [kind]
     for part in path:
-        fields = [model.model_fields[part] for model in models if isinstance(part, str) and part in model.model_fields]
-        models = [inner for field in fields for inner in _models_in(field.annotation)] or models
+        models = _enter(models, part)
     return sorted({name for model in models for name in model.model_fields})
+
+
+def drop_tags(kind: type[BaseModel], location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return an error's location as the user wrote it: without the names of a union's members that stand in it."""
+    models: list[type[BaseModel]] = [kind]
+    kept: list[int | str] = []
+    for part in location:
+        if not _is_tag(models, part):
+            kept.append(part)
+        models = _enter(models, part)
+    return tuple(kept)
+
+
+def _enter(models: list[type[BaseModel]], part: int | str) -> list[type[BaseModel]]:
+    if _is_tag(models, part):
+        return [model for model in models if part in typing.get_args(model.model_fields["type"].annotation)]
+    fields = [model.model_fields[part] for model in models if isinstance(part, str) and part in model.model_fields]
+    return [inner for field in fields for inner in _models_in(field.annotation)] or models
+
+
+def _is_tag(models: list[type[BaseModel]], part: int | str) -> bool:
+    """Return whether a part of a location names a member of a union that is told by `type`."""
+    named = [typing.get_args(model.model_fields["type"].annotation) for model in models if "type" in model.model_fields]
+    return len(models) > 1 and any(part in names for names in named)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -7,6 +7,7 @@ runs/<name>/
   stages/<NN-name>/   metrics.jsonl, checkpoints/ of one stage
   evaluations/<policy>/  what each policy answered: <task>-<hash>.jsonl, one JSON line an item
   artifacts/<hash>/   finished artifacts
+  gates/<hash>.json   what gates decided on an artifact; gates/looks.jsonl counts every decision
   superseded/         what earlier configurations left in the folders above; it comes back with them
   cache/              tokenized rows, by content hash
   report.html
@@ -85,6 +86,11 @@ class RunFolder:
         return self.gates / f"{policy_hash}.json"
 
     @property
+    def looks(self) -> Path:
+        """One JSON line for each time that a gate decided on rows that results are told of."""
+        return self.gates / "looks.jsonl"
+
+    @property
     def artifacts(self) -> Path:
         """The folder of finished artifacts, by hash."""
         return self.root / "artifacts"
@@ -135,6 +141,10 @@ class StageFolder:
     def ledger(self) -> Path:
         """Rows in, trained on, dropped by reason."""
         return self.root / "ledger.json"
+
+    def repair(self, name: str) -> StageFolder:
+        """Return the working folder of a repair that trains the stage again."""
+        return StageFolder(self.root / "repairs" / name)
 
     @property
     def preview(self) -> Path:

@@ -103,7 +103,6 @@ def keep_items(path: Path, ranks: Mapping[ItemKey, int]) -> None:
         if (rank := ranks.get(item_key(item))) is not None:
             places.append((rank, start, len(line)))
     if not path.exists():
-        write_lines(path, [])
         return
 
     def lines() -> Iterator[str]:

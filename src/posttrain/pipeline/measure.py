@@ -138,6 +138,10 @@ class OpenPolicy:
         self._sampler: Sampler | None = None
         self._weigher: Weigher | None = None
 
+    def take(self, policy: LoadedPolicy) -> None:
+        """Use a policy that is loaded already."""
+        self._policy = policy
+
     def _load(self) -> LoadedPolicy:
         if self._policy is None:
             self._policy = load_policy(self.folder, dtype=self.dtype, device=find_device())
@@ -224,9 +228,9 @@ class Measurer:
         # The weights' name says nothing of what else a bare folder's files decide (where it stops by itself).
         WorkingFolders(self.folder).claim(folder.root, hash_model_config(policy.folder))
         paths = (task.name, prepared.hash, self.seed)
-        write_json(folder.card(*paths), self._describe(policy, prepared))
         chosen = choose_problems(task.name, prepared.hash, prepared.problems, first)
         answerer = self._build_answerer(policy, prepared)
+        write_json(folder.card(*paths), self._describe(policy, prepared, answerer))
         metrics = run_task(chosen, answerer, folder.items(*paths), self.progress)
         if isinstance(answerer, Generation):
             self.sandbox = find_tier(answerer.scorer) or self.sandbox
@@ -262,8 +266,9 @@ class Measurer:
     def _hash_scorer(self, task: EvaluationTask) -> list[Any] | None:
         return hash_scorer(task.scorer, self.settings.scorer_context) if isinstance(task, GenerationTask) else None
 
-    def _describe(self, policy: OpenPolicy, prepared: PreparedTask) -> dict[str, Any]:
+    def _describe(self, policy: OpenPolicy, prepared: PreparedTask, answerer: Answerer) -> dict[str, Any]:
         """Return the card that lies beside the items: what was measured, and how."""
+        task = prepared.task
         return {
             "schema": CARD_SCHEMA,
             "task": prepared.task.name,
@@ -272,7 +277,9 @@ class Measurer:
             "template": self.renderer.format.hash,
             "dtype": self.settings.dtype,
             "seed": self.seed,
-            "settings": _settings_of(prepared.task),
+            "metric": answerer.metric_name,
+            "parts": [*prepared.task.parts, *(task.repeated if isinstance(task, GenerationTask) else ())],
+            "settings": _settings_of(task),
             "num_problems": len(prepared.problems),
         }
 

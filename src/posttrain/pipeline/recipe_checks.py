@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from posttrain.core.config import Config, explain_validation, suggest
+from posttrain.core.config import Config, drop_tags, explain_validation, suggest
 from posttrain.core.errors import RecipeError
 from posttrain.data.sources import DataSource
+from posttrain.evaluation.task import EvaluationTask
 from posttrain.pipeline.plugins import Plugin, PluginKind, find_plugin, list_plugin_names
 from posttrain.pipeline.recipe_settings import STAGE_KEYS, TOP_KEYS, ChatSettings, RecipeHead
 from posttrain.pipeline.roots import Roots
@@ -53,7 +54,17 @@ def read_head(values: Mapping[str, Any], positions: Positions) -> RecipeHead:
     check_keys(values, (), TOP_KEYS, positions)
     head = {key: value for key, value in values.items() if key in RecipeHead.model_fields}
     parsed: RecipeHead = validate(RecipeHead, head, (), positions)
-    names = [task.name for task in parsed.evaluate]
+    check_task_names(parsed.evaluate, positions)
+    return parsed
+
+
+def check_task_names(tasks: Sequence[EvaluationTask], positions: Positions) -> None:
+    """Refuse tasks that share a name.
+
+    Raises:
+        RecipeError: Two do.
+    """
+    names = [task.name for task in tasks]
     for index, name in enumerate(names):
         if name in names[:index]:
             raise RecipeError(
@@ -61,7 +72,6 @@ def read_head(values: Mapping[str, Any], positions: Positions) -> RecipeHead:
                 expected="a name of its own for each",
                 place=positions.describe(("evaluate", index, "name")),
             )
-    return parsed
 
 
 def check_keys(values: Mapping[str, Any], path: KeyPath, known: tuple[str, ...], positions: Positions) -> None:
@@ -132,7 +142,7 @@ def validate(kind: type[Config], values: Mapping[str, Any], path: KeyPath, posit
         wrong = error.errors()
         # A misspelt key makes another one missing: the misspelt one is the place to look at.
         first = next((detail for detail in wrong if detail["type"] == "extra_forbidden"), wrong[0])
-        location: KeyPath = (*path, *first["loc"])
+        location: KeyPath = (*path, *drop_tags(kind, first["loc"]))
         known = positions.nearest(location)
         if first["type"] == "missing":
             known = location

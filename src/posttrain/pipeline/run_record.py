@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +65,23 @@ class RunRecord:
         self.artifacts.append(
             {"hash": artifact.hash, "kind": artifact.kind, "folder": where, "parents": parents, "stage": stage}
         )
+
+    def set_metrics(self, stage: str, task: str, metrics: Iterable[dict[str, Any]]) -> None:
+        """Put a task's metrics in the place of those that a stage had of it before."""
+        self.metrics = [known for known in self.metrics if (known["stage"], known["task"]) != (stage, task)]
+        self.metrics += [{"stage": stage, **figures} for figures in metrics]
+
+    def rename_metrics(self, stage: str, name: str) -> None:
+        """Let the metrics of a stage stand under another name."""
+        self.metrics = [
+            known | {"stage": name} if known["stage"] == stage else known
+            for known in self.metrics
+            if known["stage"] != name
+        ]
+
+    def drop_metrics(self, stage: str) -> None:
+        """Take the metrics of a stage out."""
+        self.metrics = [known for known in self.metrics if known["stage"] != stage]
 
     def write(self) -> None:
         """Write the record.

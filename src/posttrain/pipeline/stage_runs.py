@@ -102,7 +102,7 @@ def _run_sft(job: StageJob, config: sft.SftConfig) -> StageResult:
         progress.note(note)
 
     def publish(weights: dict[str, torch.Tensor]) -> Artifact:
-        facts = _describe_artifact(job, config.identity(), ledger)
+        facts = describe_artifact(job, config.identity(), ledger)
         return _store(job, lambda folder: save_policy(policy, folder, facts, weights_dtype=config.dtype, state=weights))
 
     parts = sft.SftParts(scored, data.train, data.validation, job.ranks, device, publish)
@@ -132,7 +132,7 @@ def _run_plugin(job: StageJob) -> StageResult:
     policy = load_policy(Path(job.parent.folder), dtype="float32", device=find_device())
 
     def publish(trained: LoadedPolicy) -> Artifact:
-        facts = _describe_artifact(job, config.identity(), {})
+        facts = describe_artifact(job, config.identity(), {})
         return _store(job, lambda folder: save_policy(trained, folder, facts, weights_dtype="float32"))
 
     parts = PluginParts(policy, job.renderer, job.ranks, find_device(), publish)
@@ -150,7 +150,8 @@ def _run_plugin(job: StageJob) -> StageResult:
     return StageResult(artifacts)
 
 
-def _describe_artifact(job: StageJob, identity: dict[str, Any], ledger: dict[str, Any]) -> ArtifactFacts:
+def describe_artifact(job: StageJob, identity: dict[str, Any], ledger: dict[str, Any]) -> ArtifactFacts:
+    """Return what an artifact that comes of a stage says of itself: chat format, lineage, configuration, ledger."""
     chat_format = job.renderer.format
     return ArtifactFacts(
         chat_template=chat_format.template,

@@ -21,9 +21,9 @@ from posttrain.core.protocols import Progress, Scorer
 from posttrain.core.records import Completion, FinishReason, ItemResult, Message, Problem
 from posttrain.data.json_rows import read_json_lines
 from posttrain.data.rows import BadRow, RawRow
-from posttrain.evaluation.items import append_items, read_items, write_items
 from posttrain.evaluation.figures import summarise_items
 from posttrain.evaluation.generation import score_batch
+from posttrain.evaluation.items import append_items, read_items, write_items
 from posttrain.evaluation.runner import mean_value
 from posttrain.pipeline.scorers import ScorerContext, ScorerValue, build_scorer, hash_scorer, name_scorer
 
