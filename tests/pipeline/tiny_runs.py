@@ -89,6 +89,11 @@ class Finished:
         """Of the policy that every round made, in order."""
         return [stage["outputs"]["policy"] for stage in self.record["stages"]]
 
+    def items(self, task: str, stage: str) -> Path:
+        """The items of a task, as a stage's policy (or `base`) answered them."""
+        [metric, *_] = [m for m in self.record["metrics"] if (m["task"], m["stage"]) == (task, stage)]
+        return self.folder.evaluations(metric["policy"]).items(task, metric["task_hash"])
+
     def stage(self, index: int = 0) -> StageFolder:
         """The working folder of a round."""
         return StageFolder(sorted(self.folder.stages.iterdir())[index])
@@ -148,8 +153,14 @@ class Workshop:
         progress: Progress | None = None,
         should_stop: Callable[[], bool] | None = None,
         set_: Sequence[str] = (),
+        checks: Sequence[str] = (),
         **changes: Any,
     ) -> Finished:
-        """Write a recipe and carry it out."""
-        recipe = self.read(*stages, into=into, set_=set_, **changes)
-        return Finished(recipe, RunFolder(run_recipe(recipe, progress=progress, should_stop=should_stop)))
+        """Write a recipe and carry it out, against the named checks."""
+        self.recipe = self.read(*stages, into=into, set_=set_, **changes)
+        folder = run_recipe(self.recipe, progress=progress, should_stop=should_stop, overridden_checks=checks)
+        return Finished(self.recipe, RunFolder(folder))
+
+    def finished(self) -> Finished:
+        """The run that was begun last, however it ended."""
+        return Finished(self.recipe, RunFolder(self.recipe.folder))

@@ -126,3 +126,4 @@ class RunContext:
     should_stop: Callable[[], bool]
     callbacks: list[Callback] = field(default_factory=list)
     log_every_steps: int = 10
+    num_snapshots: int = 0

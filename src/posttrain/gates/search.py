@@ -1,8 +1,9 @@
 """Choosing among candidates of a repair, from what a gate would say of them on development rows.
 
-The clearance of a rule is how far its estimate lies on the right side of its bound, in standard errors; that of a
-candidate is the least of its rules'. A candidate whose clearance is at least the quantile of the gate's level would
-pass on rows like these.
+The clearance of a rule is how far it passes, in standard errors of a normal estimate: the quantile of its p-value, or,
+where limits decide (floors, ceilings), the distance of the estimate from the bound over what the limits say an error
+is. That of a candidate is the least of its rules'. One whose clearance is at least the quantile of the gate's level
+would pass on rows like these.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from statistics import NormalDist
 
 from posttrain.gates.results import RuleResult
 
+_LEAST_P = 1e-15
+
 
 def compute_clearance(results: Sequence[RuleResult]) -> float:
     """Return the least clearance of the rules, in standard errors; minus infinity where one is unmeasured.
-
-    A rule that says the two policies are one passes at any distance, and has none.
 
     Args:
         results: One candidate's, at least one.
@@ -29,13 +30,13 @@ def _clear(result: RuleResult) -> float:
     figures = result.figures
     if figures is None:
         return -math.inf
-    quantile = NormalDist().inv_cdf(1 - figures.level)
+    if figures.p_value is not None:
+        # A p-value of 0 or 1 is one that a float cannot tell from it.
+        return -NormalDist().inv_cdf(min(max(figures.p_value, _LEAST_P), 1 - _LEAST_P))
     is_ceiling = result.kind == "ceiling"
     distance = figures.bound - figures.estimate if is_ceiling else figures.estimate - figures.bound
     width = figures.high - figures.estimate if is_ceiling else figures.estimate - figures.low
-    if width <= 0:
-        return math.inf if distance > 0 or result.state == "passed" else -math.inf
-    return quantile * distance / width
+    return needed_clearance(figures.level) * distance / max(width, _LEAST_P)
 
 
 def needed_clearance(level: float) -> float:

@@ -2,7 +2,7 @@
 
 | repair | candidates |
 | --- | --- |
-| `interpolate` | weights between the parent's and the stage's: 0.75, 0.5, 0.25 of the way, then two halvings |
+| `interpolate` | weights between the parent's and the stage's: 0.75, 0.5, 0.25 of the way, then two steps nearer |
 | `best_checkpoint` | the stage's weights at evenly spaced steps of its training |
 | `replay` | the stage trained again, 25 or 50 % of its rows from what the policy learned from before |
 | `smaller_learning_rate` | the stage trained again, at a half or a quarter of the learning rate |
@@ -133,13 +133,11 @@ class Repairs:
 
         needed = needed_clearance(self.rules.level / (1 + self.rules.num_attempts))
         # The stage's own policy, at weight 1, has failed: the boundary is sought below it.
-        passing = [weight for weight in INTERPOLATION_WEIGHTS if attempt(weight)]
-        if passing:
-            low = max(passing)
-            high = min(weight for weight in (1.0, *INTERPOLATION_WEIGHTS) if weight > low)
-            for _ in range(NUM_HALVINGS):
-                middle = (low + high) / 2
-                low, high = (middle, high) if attempt(middle) else (low, middle)
+        low = max([weight for weight in INTERPOLATION_WEIGHTS if attempt(weight)], default=0.0)
+        high = min(weight for weight in (1.0, *INTERPOLATION_WEIGHTS) if weight > low)
+        for _ in range(NUM_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if attempt(middle) else (low, middle)
         return list(found.values())
 
     def _build_between(self, weight: float) -> Artifact:

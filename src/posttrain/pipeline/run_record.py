@@ -68,8 +68,10 @@ class RunRecord:
 
     def set_metrics(self, stage: str, task: str, metrics: Iterable[dict[str, Any]]) -> None:
         """Put a task's metrics in the place of those that a stage had of it before."""
-        self.metrics = [known for known in self.metrics if (known["stage"], known["task"]) != (stage, task)]
-        self.metrics += [{"stage": stage, **figures} for figures in metrics]
+        places = [n for n, known in enumerate(self.metrics) if (known["stage"], known["task"]) == (stage, task)]
+        place = places[0] if places else len(self.metrics)
+        kept = [known for n, known in enumerate(self.metrics) if n not in places]
+        self.metrics = [*kept[:place], *({"stage": stage, **figures} for figures in metrics), *kept[place:]]
 
     def rename_metrics(self, stage: str, name: str) -> None:
         """Let the metrics of a stage stand under another name."""

@@ -46,6 +46,7 @@ class StageJob:
     store: ArtifactStore
     context: RunContext
     compute_key: Callable[[], str]
+    allow_unsafe: bool = False
 
 
 @dataclass(slots=True)
@@ -179,3 +180,15 @@ def _describe_data(data: StageData) -> str:
     text = f"{ledger.rows_trained:,} of {ledger.rows_in:,} rows, {ledger.tokens_trained:,} trained tokens"
     reasons = "; ".join(f"{entry.rows:,} dropped: {reason}" for reason, entry in ledger.dropped.items())
     return f"{text}; {total:,} rows tokenized now" + (f"; {reasons}" if reasons else "")
+
+
+def list_snapshots(job):
+    return []
+
+
+def build_snapshot_artifact(job, step):
+    raise NotImplementedError
+
+
+def discard_snapshots(job):
+    return None
