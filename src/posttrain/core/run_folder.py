@@ -6,6 +6,7 @@ runs/<name>/
   lock                held while a process works here
   stages/<NN-name>/   metrics.jsonl, checkpoints/, items/ of one stage
   artifacts/<hash>/   finished artifacts
+  evaluations/<hash>/ what was measured on one policy: the items of each task, and how they came about
   superseded/         what earlier configurations left in the folders above; it comes back with them
   cache/              tokenized rows, by content hash
   report.html
@@ -88,6 +89,10 @@ class RunFolder:
         """Where the working folders of earlier configurations are kept."""
         return self.root / "superseded"
 
+    def evaluations(self, policy_hash: str) -> EvaluationFolder:
+        """Return the folder of what was measured on one policy."""
+        return EvaluationFolder(self.root / "evaluations" / policy_hash)
+
     def stage(self, index: int, name: str, round_number: int = 1) -> StageFolder:
         """Return the working folder of one round: its place in the run (from 0), its stage, its number (from 1)."""
         suffix = f"-round-{round_number}" if round_number > 1 else ""
@@ -138,6 +143,21 @@ class StageFolder:
     def items(self, task: str) -> Path:
         """Evaluated items of one task, one JSON line each."""
         return self.items_folder / f"{task}.jsonl"
+
+
+class EvaluationFolder:
+    """Paths of what was measured on one policy; a task is named with the hash of its rows and settings."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def items(self, task: str, task_hash: str) -> Path:
+        """Evaluated items of one task, one JSON line each."""
+        return self.root / f"{task}-{task_hash[:12]}.jsonl"
+
+    def card(self, task: str, task_hash: str) -> Path:
+        """How the items of one task came about."""
+        return self.root / f"{task}-{task_hash[:12]}.json"
 
 
 class FolderLock:
