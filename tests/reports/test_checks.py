@@ -167,6 +167,7 @@ def test_what_was_rolled_back_stands_in_the_table_and_is_not_what_the_run_came_t
     assert row.change == "+76.0\u00a0points"
     assert row.last is not None and row.last.value == "81.0\u00a0%"
     assert row.last.clusters == "50 clusters"
+    assert [whisker.style for whisker in row.whiskers] == ["base", "middle", "last", "middle"]
 
 
 def test_a_rolled_back_policys_answers_are_shown_under_that_name_and_do_not_choose_the_samples(tmp_path: Path) -> None:

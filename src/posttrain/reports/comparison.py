@@ -21,7 +21,7 @@ from posttrain.reports.numbers import NO_VALUE, format_change, format_count, for
 from posttrain.reports.rendering import render_page
 from posttrain.reports.run_files import number_of
 from posttrain.reports.samples import MAX_ANSWER_CHARACTERS, Answer, Sample, mark_score, name_score, read_prompt
-from posttrain.reports.tables import describe_failures
+from posttrain.reports.tables import list_failures
 from posttrain.reports.visible_text import cut_text
 
 Verdict = Literal["better", "worse", "undecided", "unmeasured"]
@@ -148,7 +148,7 @@ class SideTexts:
 
     value: str
     interval: str
-    failures: str
+    failures: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +320,7 @@ def _build_side(side: MeasuredSide, unit: str) -> SideTexts:
     return SideTexts(
         value=format_figure(number_of(side.value), unit, with_unit=unit == "fraction"),
         interval="" if low is None or high is None else " – ".join(ends),
-        failures=describe_failures(side.outcomes),
+        failures=list_failures(side.outcomes),
     )
 
 

@@ -38,10 +38,10 @@ def _list_cells(row: ComparedRow) -> tuple[str, ...]:
 
 
 def _list_details(row: ComparedRow, confidence: str) -> list[str]:
-    sides = [
-        f"{name} {side.interval or 'no interval'}{f' ({side.failures})' if side.failures else ''}"
-        for name, side in (("A", row.a), ("B", row.b))
-    ]
+    sides = []
+    for name, side in (("A", row.a), ("B", row.b)):
+        failures = f" ({' · '.join(side.failures)})" if side.failures else ""
+        sides.append(f"{name} {side.interval or 'no interval'}{failures}")
     details = ["; ".join(sides)]
     if row.plot:
         parts = [f"difference {row.limits} ({confidence})", f"{row.changed} better, worse, same"]

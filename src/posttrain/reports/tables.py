@@ -34,7 +34,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Whisker:
-    """One interval of a row's plot, in SVG units; `style` is `base`, `middle` or `last`."""
+    """One interval of a row's plot, in SVG units; `style` is `base`, `middle` or `last` (of those let through)."""
 
     low: float
     value: float
@@ -134,7 +134,7 @@ def _build_row(task: str, name: str, entries: Sequence[Entry | None], steps: Seq
         if spec and spec.lower_is_better is not None and change:
             direction = "better" if (change < 0) == spec.lower_is_better else "worse"
     drawn = [entry if number_of(mapping_of(entry).get("value")) is not None else None for entry in entries]
-    whiskers, bottom, top = _place_whiskers(drawn, unit)
+    whiskers, bottom, top = _place_whiskers(drawn, last, unit)
     return ResultRow(
         task=task,
         name=name,
@@ -162,7 +162,7 @@ def _build_cell(entry: Mapping[str, Any], unit: str) -> Cell:
         n=format_count(number_of(entry.get("n"))),
         clusters="" if num_clusters in (None, number_of(entry.get("n"))) else f"{format_count(num_clusters)} clusters",
         method=text_of(entry.get("method")),
-        failures=describe_failures(mapping_of(entry.get("outcomes"))),
+        failures=" · ".join(list_failures(mapping_of(entry.get("outcomes")))),
     )
 
 
@@ -171,7 +171,7 @@ def _is_unread(entry: Entry) -> bool:
     return entry.get("value") is None and entry.get("method") == "unread"
 
 
-def describe_failures(outcomes: Mapping[str, Any]) -> str:
+def list_failures(outcomes: Mapping[str, Any]) -> list[str]:
     """Return the share of each outcome that is not a score: no number stands without them."""
     counts = {name: number_of(count) or 0.0 for name, count in outcomes.items()}
     left_out = {"not applicable": counts.pop("not_applicable", 0.0), "harness faults": counts.pop("harness", 0.0)}
@@ -182,7 +182,7 @@ def describe_failures(outcomes: Mapping[str, Any]) -> str:
         if count > 0 and name != "scored"
     ]
     parts += [f"{name} {format_count(count)}, left out" for name, count in left_out.items() if count]
-    return " · ".join(parts)
+    return parts
 
 
 def _compare_intervals(base: Mapping[str, Any], last: Mapping[str, Any]) -> str:
@@ -197,7 +197,9 @@ def _format_end(value: float, unit: str) -> str:
     return format_figure(value, unit).replace(".0\u00a0%", "\u00a0%")
 
 
-def _place_whiskers(entries: Sequence[Entry | None], unit: str) -> tuple[list[Whisker], float, float]:
+def _place_whiskers(
+    entries: Sequence[Entry | None], final: Entry | None, unit: str
+) -> tuple[list[Whisker], float, float]:
     """Return the intervals of a row's plot, and the values at its left and right rail."""
     known = [(index, entry) for index, entry in enumerate(entries) if entry]
     triples: list[tuple[float, float, float]] = []
@@ -214,8 +216,8 @@ def _place_whiskers(entries: Sequence[Entry | None], unit: str) -> tuple[list[Wh
         return round(PLOT_MARGIN + (value - bottom) / span * (PLOT_WIDTH - 2 * PLOT_MARGIN), 1)
 
     whiskers = []
-    for line, ((index, _), (low, value, high)) in enumerate(zip(known, triples, strict=True)):
-        style = "base" if index == 0 else "last" if line == len(known) - 1 else "middle"
+    for line, ((index, entry), (low, value, high)) in enumerate(zip(known, triples, strict=True)):
+        style = "base" if index == 0 else "last" if entry is final else "middle"
         whiskers.append(Whisker(place(low), place(value), place(high), PLOT_LINE * (line + 0.5), style))
     return whiskers, bottom, top
 
