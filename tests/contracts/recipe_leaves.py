@@ -201,7 +201,8 @@ def see_lines(trial: Trial) -> Any:
 def see_items(trial: Trial) -> Any:
     """What the base answers, by the names of the files, and the metrics' names."""
     done = trial.run()
-    files = {path.name: path.read_text() for path in done.folder.base.items_folder.glob("*.jsonl")}
+    base = done.folder.evaluations(done.record["artifacts"][0]["hash"]).root
+    files = {path.name.rpartition("-")[0]: path.read_text() for path in base.glob("*.jsonl")}
     return files, [metric["name"] for metric in done.record["metrics"]]
 
 

@@ -56,11 +56,11 @@ def test_a_run_leaves_a_valid_record_a_balanced_ledger_metrics_items_rows_and_a_
     assert lines[-1]["validation/loss"] < lines[0]["validation/loss"]
     assert record["stages"][0]["tokens"] == max(line.get("num_tokens", 0) for line in lines)
 
-    items = read_lines(done.stage().items("held_out"))
+    items = read_lines(done.items("held_out", "sft"))
     assert [item["prompt"][-1]["role"] for item in items] == ["user"] * 5
     assert {item["policy_hash"] for item in items} == set(done.hashes)
     assert [item["reference"] for item in items] == ["ant", "bee", "cow", "dog", "elk"]
-    base_items = read_lines(done.folder.base.items("held_out"))
+    base_items = read_lines(done.items("held_out", "base"))
     assert {item["policy_hash"] for item in base_items} == {record["artifacts"][0]["hash"]}
     assert [(m["stage"], m["name"], m["n"]) for m in record["metrics"]] == [
         (stage, name, 5) for stage in ("base", "sft") for name in ("exact_match", "stop_rate")
@@ -102,7 +102,7 @@ def test_a_second_start_does_nothing_again_and_says_the_same(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = workshop.run(evaluate=[task()])
-    before, hashes, items = first.record, first.hashes, first.stage().items("held_out").read_bytes()
+    before, hashes, items = first.record, first.hashes, first.items("held_out", "sft").read_bytes()
     metrics = first.stage().metrics.read_bytes()
 
     def refuse(*arguments: Any, **named: Any) -> None:
@@ -121,7 +121,7 @@ def test_a_second_start_does_nothing_again_and_says_the_same(
     check_record(second.record)
     assert second.record["stages"][0] == {**before["stages"][0], "status": "cached"}
     assert second.record["metrics"] == before["metrics"]
-    assert second.stage().items("held_out").read_bytes() == items
+    assert second.items("held_out", "sft").read_bytes() == items
     assert second.stage().metrics.read_bytes() == metrics
 
 
@@ -137,7 +137,7 @@ def test_the_same_recipe_elsewhere_makes_the_same_policy_and_another_seed_anothe
     again = workshop.run(evaluate=[task()], into="elsewhere")
     assert again.statuses == ["finished"] and again.hashes == first.hashes
     assert again.lines() == first.lines()
-    assert again.stage().items("held_out").read_bytes() == first.stage().items("held_out").read_bytes()
+    assert again.items("held_out", "sft").read_bytes() == first.items("held_out", "sft").read_bytes()
     assert again.record["metrics"] == first.record["metrics"]
     other = workshop.run(evaluate=[task()], into="third", seed=18)
     assert other.hashes != first.hashes and other.record["artifacts"][0] == first.record["artifacts"][0]
@@ -171,7 +171,7 @@ def test_another_configuration_runs_again_and_the_one_before_is_kept_and_comes_b
     back = workshop.run(evaluate=[task()])
     assert back.statuses == ["cached"] and back.hashes == hashes
     assert {p.name: p.read_bytes() for p in (back.stage().metrics, back.stage().ledger)} == left
-    assert [item["policy_hash"] for item in read_lines(back.stage().items("held_out"))] == hashes * 5
+    assert [item["policy_hash"] for item in read_lines(back.items("held_out", "sft"))] == hashes * 5
     assert [path.name.split("-")[2] for path in back.folder.superseded.iterdir()] == ["sft"]
 
 

@@ -193,12 +193,12 @@ def test_scorers_of_the_users_own_are_functions_coroutines_or_objects(workshop: 
     found = {(m["stage"], m["task"], m["name"]): m["value"] for m in done.record["metrics"]}
     assert found["sft", "judge", "judged"] == pytest.approx((3 + 3 + 3 + 3 + 3) / 5)
     assert found["sft", "later", "later"] == 0
-    items = [json.loads(line) for line in done.stage().items("length").read_text().splitlines()]
+    items = [json.loads(line) for line in done.items("length", "sft").read_text().splitlines()]
     assert [item["outcome"]["value"] % 1 for item in items] == [0, 0.5, 0, 0.5, 0]  # the rows' own column
     write(workshop, SCORERS.replace("/ 2 for", "/ 4 for"))
     again = workshop.run(evaluate=tasks)  # another version of the scorer: no old score is reused
     assert again.statuses == ["cached"]
-    items = [json.loads(line) for line in again.stage().items("length").read_text().splitlines()]
+    items = [json.loads(line) for line in again.items("length", "sft").read_text().splitlines()]
     assert [item["outcome"]["value"] % 1 for item in items] == [0, 0.25, 0, 0.25, 0]
 
 

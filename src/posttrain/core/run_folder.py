@@ -5,8 +5,8 @@ runs/<name>/
   recipe.yaml         the recipe as given; recipe.resolved.json as understood
   lock                held while a process works here
   stages/<NN-name>/   metrics.jsonl, checkpoints/ of one stage
-  evaluations/<policy>/  what each policy answered: <task>-<hash>.jsonl, one JSON line an item
   artifacts/<hash>/   finished artifacts
+  evaluations/<hash>/ what a policy answered: <task>-<hash>.jsonl, one JSON line an item; .json says how
   gates/<hash>.json   what gates decided on an artifact; gates/looks.jsonl counts every decision
   superseded/         what earlier configurations left in the folders above; it comes back with them
   cache/              tokenized rows, by content hash
