@@ -9,9 +9,9 @@ import pytest
 from posttrain.core.config import parse_config
 from posttrain.core.errors import DataError, RecipeError, RefusedError, StorageError
 from posttrain.core.records import Completion, Outcome, Problem
-from posttrain.evaluation.items import read_items
 from posttrain.evaluation.figures import summarise_items
 from posttrain.evaluation.generation import Generation
+from posttrain.evaluation.items import read_items
 from posttrain.evaluation.runner import choose_problems, run_task
 from posttrain.evaluation.task import GenerationTask, hash_task
 from posttrain.scorers.exact_match import ExactMatch

@@ -105,7 +105,11 @@ def test_interpolation_recovers_what_was_forgotten_and_the_record_shows_the_sear
     manifest = load_manifest(done.folder.artifacts / gate["promoted"])
     assert manifest.config["repair"] == "interpolate" and manifest.config["weight"] == chosen["settings"]["weight"]
     assert set(manifest.parents) == {done.hashes[0], trained["policy"]}
-    values = {m["stage"]: m["value"] for m in done.record["metrics"] if (m["task"], m["name"]) == ("kept", "token_probability")}
+    values = {
+        m["stage"]: m["value"]
+        for m in done.record["metrics"]
+        if (m["task"], m["name"]) == ("kept", "token_probability")
+    }
     assert values["second, as trained"] < values["second"]
     assert values["second"] > values["first"] - 0.12
 
@@ -145,7 +149,10 @@ def test_a_slow_leak_passes_every_parent_and_is_caught_against_the_baseline(work
     """Each of four stages loses little; together they lose more than the cumulative margin."""
     keep = {"metric": "kept", "margin": 0.2, "baseline": "first", "cumulative_margin": 0.25}
     leaks = [
-        {**forget({"keep": [keep]}, steps=3, learning_rate=2e-3, schedule="constant", warmup_fraction=0.0), "name": f"leak{n}"}
+        {
+            **forget({"keep": [keep]}, steps=3, learning_rate=2e-3, schedule="constant", warmup_fraction=0.0),
+            "name": f"leak{n}",
+        }
         for n in range(5)
     ]
     done = run(workshop, learn(), *leaks)

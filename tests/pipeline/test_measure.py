@@ -36,7 +36,9 @@ class Bench:
         self.renderer = stack.enter_context(open_renderer(recipe, self.base))
         self.notes = Notes()
         settings = read_measure_settings(recipe)
-        self.measurer = Measurer(settings, RunFolder(workshop.folder / "measured"), self.renderer, self.notes, seed=seed)
+        self.measurer = Measurer(
+            settings, RunFolder(workshop.folder / "measured"), self.renderer, self.notes, seed=seed
+        )
         self.policy = self.measurer.open(stack, self.base, hash_base(self.base))
 
     def log_likelihoods(self, ids: list[int]) -> torch.Tensor:
@@ -121,7 +123,9 @@ def test_letters_show_the_options_and_weigh_their_letters(workshop: Workshop, be
         ({"prompt": "?", "choices": ["a", "b"]}, "no column 'answer'"),
     ],
 )
-def test_rows_that_are_no_question_are_refused(workshop: Workshop, bench: Bench, row: dict[str, Any], said: str) -> None:
+def test_rows_that_are_no_question_are_refused(
+    workshop: Workshop, bench: Bench, row: dict[str, Any], said: str
+) -> None:
     write(workshop.folder / "rows.jsonl", [row])
     task = ChoiceTask(name="bad", type="choice", data={"source": "rows.jsonl"})
     with pytest.raises(DataError, match=said):

@@ -205,7 +205,7 @@ def test_another_configuration_of_the_base_runs_again_although_its_weights_are_t
     second = workshop.run(evaluate=[task()])
     assert second.record["artifacts"][0] == base
     assert second.statuses == ["finished"] and second.hashes != hashes
-    assert len(list(second.folder.superseded.glob("base-items-*"))) == 1
+    assert len(list(second.folder.superseded.glob("evaluations-*"))) == 1
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "delete", "manifest", "index", "folder"])
@@ -259,7 +259,7 @@ def test_what_is_known_of_a_cached_stage_outlives_a_start_that_never_reaches_it(
     first = workshop.run(evaluate=[task()])
     entry = first.record["stages"][0]
     with monkeypatch.context() as patch:
-        patch.setattr("posttrain.pipeline.run.measure_policy", lambda *arguments, **named: 1 / 0)
+        patch.setattr("posttrain.pipeline.run_gates.measure_all", lambda *arguments, **named: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             workshop.run(evaluate=[task()])
     record = json.loads(first.folder.run_json.read_text())
@@ -292,4 +292,4 @@ def test_the_sandbox_that_programs_ran_in_is_part_of_the_record(workshop: Worksh
     check_record(done.record)
     assert done.record["machine"]["sandbox"] in ("bubblewrap", "landlock")
     (figures,) = (entry for entry in done.record["metrics"] if entry["stage"] == "base" and entry["name"] == "code")
-    assert (figures["value"], figures["n"]) == (0.0, 3)
+    assert (figures["value"], figures["method"], figures["n"]) == (None, "unread", 3)
