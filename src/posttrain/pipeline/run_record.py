@@ -124,6 +124,19 @@ def list_versions() -> dict[str, str | None]:
     return versions
 
 
+def list_gates(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return what the gates of a finished run decided: stage, round, decision, reason, and the policy passed on."""
+    return [
+        {
+            "stage": entry["name"],
+            "round": entry["round"],
+            **{key: entry["gate"][key] for key in ("decision", "reason", "promoted")},
+        }
+        for entry in read_json(folder.run_json)["stages"]
+        if entry["gate"] is not None
+    ]
+
+
 def read_stage_entry(folder: RunFolder, name: str, round_number: int) -> dict[str, Any] | None:
     """Return what the record before this one says of a stage, or None."""
     if not folder.run_json.is_file():
