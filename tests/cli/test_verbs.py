@@ -87,7 +87,11 @@ def test_a_run_gets_the_recipe_with_its_overrides_and_says_where_the_report_is(
         f"report: {tmp_path / 'a' / 'report.html'}",
     ]
     found = run_here(capsys, *command, tmp_path / "b", "--json")
-    assert json.loads(found.out) == {"folder": str(tmp_path / "b"), "report": str(tmp_path / "b" / "report.html")}
+    assert json.loads(found.out) == {
+        "folder": str(tmp_path / "b"),
+        "report": str(tmp_path / "b" / "report.html"),
+        "gates": [],
+    }
 
 
 def test_of_a_torchrun_job_only_the_first_process_says_where_the_run_is(

@@ -47,7 +47,7 @@ def compare(
     allow_unsafe_execution: UnsafeOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Compare two policies item by item: paired tests, intervals, what was lost and what was gained.
+    """Compare two policies item by item.
 
     Without --suite what was measured before is compared, by runs or by 'posttrain eval'. A verdict is given where
     the paired test shows a difference at 5 %; the one after Holm's correction over all metrics stands beside it.

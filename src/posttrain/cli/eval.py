@@ -48,7 +48,9 @@ def eval_(
     allow_unsafe_execution: UnsafeOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Measure a model on a suite: every number with its interval, items and failures.
+    """Measure a model on a suite of tasks.
+
+    Every number stands with its 95 % interval, the items it comes from, and what could not be scored.
 
     Each answer is one JSON line in FOLDER/evaluations/<policy hash>/. A policy is never asked the same twice, so the
     same command goes on where it was stopped. Compare two with 'posttrain compare'.

@@ -126,6 +126,8 @@ def list_versions() -> dict[str, str | None]:
 
 def list_gates(folder: RunFolder) -> list[dict[str, Any]]:
     """Return what the gates of a finished run decided: stage, round, decision, reason, and the policy passed on."""
+    if not folder.run_json.is_file():
+        return []
     return [
         {
             "stage": entry["name"],
