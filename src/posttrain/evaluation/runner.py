@@ -89,20 +89,34 @@ def run_task(task: MeasuredTask, answerer: Answerer, items_path: Path, progress:
     keep_items(items_path, {key: rank for key, rank in (ranks | others).items() if key in known})
     results = {key: item for key, item in known.items() if key in ranks}
     waiting = [problem for problem in task.problems if (problem.problem_id, 0) not in results]
-    progress.start(f"evaluate {task.name}", len(ranks), unit="item")
+    if waiting:
+        _ask(task, waiting, answerer, items_path, results, progress)
+    # In the order of the problems, so that the file is the same however often it was interrupted.
+    keep_items(items_path, ranks | others)
+    return answerer.summarise([results[key] for key in ranks])
+
+
+# many parameters: what is asked of whom, and where it goes
+def _ask(
+    task: MeasuredTask,
+    waiting: Sequence[Problem],
+    answerer: Answerer,
+    items_path: Path,
+    results: dict[ItemKey, ItemResult],
+    progress: Progress,
+) -> None:
+    """Get the answers to the waiting problems, record each, and add it to the results."""
+    progress.start(f"evaluate {task.name}", len(task.problems) * answerer.num_samples, unit="item")
     try:
         progress.advance(len(results))
         tally = _Tally(results.values())
-        for items in answerer.answer(waiting, task.hash) if waiting else ():
+        for items in answerer.answer(waiting, task.hash):
             append_items(items_path, items)
             results.update({item_key(item): drop_texts(item) for item in items})
             tally.add(items)
             progress.advance(len(items), **{answerer.metric_name: tally.mean})
     finally:
         progress.finish()
-    # In the order of the problems, so that the file is the same however often it was interrupted.
-    keep_items(items_path, ranks | others)
-    return answerer.summarise([results[key] for key in ranks])
 
 
 def _read_known(path: Path, task_hash: str, answerer: Answerer) -> dict[ItemKey, ItemResult]:
