@@ -86,6 +86,10 @@ BASELINES: dict[str, dict[str, Any]] = {
     "measured": recipe_values(stage(steps=1), evaluate=[task()]),
     "drawn": recipe_values(stage(steps=1), evaluate=[task(temperature=2.0)]),
     "validated": recipe_values(stage(validation=[{"source": "held_out.jsonl"}], learning_rate=5.0)),
+    "tracked": recipe_values(
+        stage(keep="best_metric", keep_metric="held_out", validate_every_steps=1),
+        evaluate=[task(temperature=2.0, scorer="own.py:length", development={"source": "rows.jsonl"})],
+    ),
     "adapter": recipe_values(stage(adapter=LORA)),
     "two": recipe_values(
         stage(adapter=LORA, adapter_start="new"), stage(name="more", adapter=LORA, adapter_start="continue")

@@ -266,6 +266,7 @@ LEAVES: dict[str, Leaf] = {
     "SftConfig.packing": own("packing", "off", see_policy),
     "SftConfig.validate_every_steps": own("validate_every_steps", 1, see_lines, "validated"),
     "SftConfig.keep": own("keep", "best_validation_loss", see_policy, "validated"),
+    "SftConfig.keep_metric": own("keep_metric", "held_out/stopped", see_lines, "tracked"),
     "SftConfig.checkpoint_every_steps": own("checkpoint_every_steps", 3, see_callbacks, "saved"),
     "SftConfig.log_every_steps": own("log_every_steps", 3, see_lines, "seven"),
     "SftConfig.callbacks": own("callbacks", ["own.py:Watch"], see_callbacks),

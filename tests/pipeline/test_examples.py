@@ -23,7 +23,7 @@ from posttrain.pipeline.run import run_recipe
 from tests.conftest import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
-NOT_ALWAYS = {"best", "superseded", "traceback.txt"}
+NOT_ALWAYS = {"best", "snapshots", "superseded", "traceback.txt"}
 
 
 @pytest.fixture(autouse=True)

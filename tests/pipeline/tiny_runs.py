@@ -16,6 +16,7 @@ from posttrain.models.making import make_model
 from posttrain.pipeline.recipe import Recipe, read_recipe
 from posttrain.pipeline.run import run_recipe
 from tests.models.tiny_models import ARCHITECTURES, make_tokenizer
+from tests.stages.tiny_sft import StopAfter
 
 WORDS = ("ant", "bee", "cow", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay", "kiwi", "lark")
 
@@ -124,6 +125,21 @@ class Notes:
     def finish(self) -> None: ...
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+
+class StopInTraining(Notes):
+    """Asks for a stop once so many steps were taken; a progress too, which tells it when training begins."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.is_training = False
+        self.stop = StopAfter(steps)
+
+    def start(self, title: str, total: int, *, unit: str = "step") -> None:
+        self.is_training = title == "training"
+
+    def __call__(self) -> bool:
+        return self.is_training and self.stop()
 
 
 class Workshop:

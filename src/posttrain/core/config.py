@@ -1,7 +1,8 @@
 """The base of every typed configuration: frozen, strict, with identity and did-you-mean.
 
 A field that changes no result (log interval, paths) is declared with `display_field(...)`; it is left
-out of `identity()`, hence out of artifact keys, and stays in the plan's hash.
+out of `identity()`, hence out of artifact keys, and stays in the plan's hash. One declared with
+`optional_field(...)` is left out while it is None.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from posttrain.core.errors import RecipeError
 from posttrain.core.hashing import hash_json
+
+_WHERE_GIVEN = "where given"
 
 
 class Config(BaseModel):
@@ -37,19 +40,33 @@ def display_field(default: Any = ..., **arguments: Any) -> Any:
     return Field(default, json_schema_extra={"identity": False}, **arguments)
 
 
+def optional_field(**arguments: Any) -> Any:
+    """Declare a field that is None unless given, and that belongs to the identity only then.
+
+    So a configuration that does without it has the name that it would have if there were no such field.
+    """
+    return Field(None, json_schema_extra={"identity": _WHERE_GIVEN}, **arguments)
+
+
 def _identity(value: Any) -> Any:
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
         return {
             name: _identity(getattr(value, name))
             for name, field in fields.items()
-            if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("identity") is False)
+            if _is_named(field.json_schema_extra, getattr(value, name))
         }
     if isinstance(value, Mapping):
         return {str(key): _identity(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_identity(item) for item in value]
     return value
+
+
+def _is_named(extra: Any, value: Any) -> bool:
+    """Return whether a field of this declaration and value belongs to the identity."""
+    rule = extra.get("identity") if isinstance(extra, dict) else None
+    return rule is not False and not (rule == _WHERE_GIVEN and value is None)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ runs/<name>/
   run.json            what ran and what came out (schema: pipeline/run_schema.json)
   recipe.yaml         the recipe as given; recipe.resolved.json as understood
   lock                held while a process works here
-  stages/<NN-name>/   metrics.jsonl, checkpoints/ of one stage
+  stages/<NN-name>/   metrics.jsonl, checkpoints/, snapshots/ of one stage
   artifacts/<hash>/   finished artifacts
   evaluations/<hash>/ what a policy answered: <task>-<hash>.jsonl, one JSON line an item; .json says how
   gates/<hash>.json   what gates decided on an artifact; gates/looks.jsonl counts every decision
@@ -134,8 +134,13 @@ class StageFolder:
 
     @property
     def best(self) -> Path:
-        """The weights of the best validation loss so far."""
+        """The best weights so far, by validation loss or by a task's score."""
         return self.root / "best"
+
+    @property
+    def snapshots(self) -> Path:
+        """Weights at evenly spaced steps, for a gate that may go back to one of them."""
+        return self.root / "snapshots"
 
     @property
     def ledger(self) -> Path:

@@ -14,9 +14,9 @@ from pydantic import Field, field_validator, model_validator
 
 from posttrain.core.config import Config, display_field, suggest
 from posttrain.core.errors import RecipeError
+from posttrain.core.metrics import METRIC_PATTERN
 from posttrain.data.sources import DataSource
 
-METRIC_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}(/[^/\s]+)*$"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 RepairName = Literal["interpolate", "replay", "smaller_learning_rate", "best_checkpoint"]
 

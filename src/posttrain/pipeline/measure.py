@@ -47,7 +47,7 @@ from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.sampling import build_sampler
-from posttrain.pipeline.scorers import ScorerContext, build_scorer, find_tier, hash_scorer
+from posttrain.pipeline.scorers import ScorerContext, build_context, build_scorer, find_tier, hash_scorer
 from posttrain.pipeline.store import WorkingFolders
 from posttrain.pipeline.wiring import read_problems
 from posttrain.stages.sft import SftConfig
@@ -69,12 +69,7 @@ class MeasureSettings:
     @property
     def scorer_context(self) -> ScorerContext:
         """What scorers are built with."""
-        locate = partial(_resolve, self.roots)
-        return ScorerContext(locate, self.scorers, self.allow_unsafe, place="evaluate: scorer")
-
-
-def _resolve(roots: Roots, reference: str) -> Path:
-    return roots.resolve(reference, place=reference)
+        return build_context(self.roots, self.scorers, allow_unsafe=self.allow_unsafe)
 
 
 def read_measure_settings(recipe: Recipe, *, allow_unsafe: bool = False) -> MeasureSettings:

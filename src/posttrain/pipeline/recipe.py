@@ -23,6 +23,7 @@ from posttrain.pipeline.overrides import apply_overrides, parse_override
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe_checks import (
     check_chat_template,
+    check_kept_metric,
     check_sources,
     find_scorer_plugins,
     read_head,
@@ -173,6 +174,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, folder: Path | Non
     check_sources(head, (), roots, positions)
     for index, entry in enumerate(stages):
         check_sources(entry.config or entry.values, ("stages", index), roots, positions)
+        check_kept_metric(entry.config, head.evaluate, ("stages", index), positions)
         check_sources(entry.gate or {}, ("stages", index, "gate"), roots, positions)
     if folder is None:
         named = Path.cwd() / (head.folder or f"runs/{head.name}")

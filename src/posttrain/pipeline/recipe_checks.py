@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from posttrain.core.config import Config, drop_tags, explain_validation, suggest
 from posttrain.core.errors import RecipeError
 from posttrain.data.sources import DataSource
-from posttrain.evaluation.task import EvaluationTask
+from posttrain.evaluation.task import GENERATION, EvaluationTask, find_development
+from posttrain.gates.rules import split_metric
 from posttrain.pipeline.plugins import Plugin, PluginKind, find_plugin, list_plugin_names
 from posttrain.pipeline.recipe_settings import STAGE_KEYS, TOP_KEYS, ChatSettings, RecipeHead
 from posttrain.pipeline.roots import Roots
@@ -148,6 +149,43 @@ def validate(kind: type[Config], values: Mapping[str, Any], path: KeyPath, posit
             known = location
         texts = explain_validation(kind, error) | {"expected": f"the keys and ranges of {describe_part(path, values)}"}
         raise RecipeError(**texts, place=positions.describe(known)) from None
+
+
+def check_kept_metric(
+    config: Config | None, tasks: Sequence[EvaluationTask], path: KeyPath, positions: Positions
+) -> None:
+    """Refuse a stage's `keep_metric` that is no task's, or a task's that has no rows to choose by.
+
+    Raises:
+        RecipeError: See above, at the key's line.
+    """
+    metric = getattr(config, "keep_metric", None)
+    if metric is None:
+        return
+    place = positions.describe(positions.nearest((*path, "keep_metric")))
+    name, _ = split_metric(metric)
+    task = next((task for task in tasks if task.name == name), None)
+    if task is None:
+        raise RecipeError(
+            f"'{name}' is no task of this recipe",
+            expected="<task> or <task>/<part>, of a task that 'evaluate' lists",
+            cure=suggest(name, [task.name for task in tasks]) if tasks else f"add a task '{name}' to 'evaluate'",
+            place=place,
+        )
+    if task.type != GENERATION:
+        raise RecipeError(
+            f"the task '{name}' is of the type {task.type}: nothing is generated in it",
+            expected=f"a task of the type {GENERATION}, whose answers the policy writes itself",
+            cure="name another task, or choose by the loss with keep: best_validation_loss",
+            place=place,
+        )
+    if find_development(task) is None:
+        raise RecipeError(
+            f"the task '{name}' has no development rows",
+            expected="rows to choose by that are none of those it is measured on",
+            cure="add 'development: {source: ...}' to the task, with rows of their own",
+            place=place,
+        )
 
 
 def check_chat_template(chat: ChatSettings, roots: Roots, positions: Positions) -> None:
