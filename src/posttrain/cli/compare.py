@@ -65,9 +65,11 @@ def compare(
     from posttrain.reports.comparison import write_comparison
     from posttrain.reports.comparison_lines import list_comparison_lines
 
-    choice = found and EvaluationChoice(
-        found, task or (), rows, out, dtype, device, template, seed, allow_unsafe=allow_unsafe_execution
-    )
+    choice: EvaluationChoice | None = None
+    if found is not None:
+        choice = EvaluationChoice(
+            found, task or (), rows, out, dtype, device, template, seed, allow_unsafe=allow_unsafe_execution
+        )
     with StopFlag() as should_stop:
         compared = compare_models((a, b), choice, build_progress(json), should_stop, num_flips=flips)
     if page is not None:

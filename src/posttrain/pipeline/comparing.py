@@ -190,8 +190,8 @@ def compare_sides(a: Side, b: Side, *, num_flips: int = 3, level: float = LEVEL)
             flips.append(_find_flips(task, before, after, num_flips))
     notes = [f"{side.name} was also measured on {task}" for side, other in ((a, b), (b, a))
              for task in side.cards if task not in other.cards]  # fmt: skip
-    policies = [ComparedPolicy(side.name, side.policy_hash) for side in (a, b)]
-    return Comparison(*policies, _adjust(metrics, level), flips, level, notes)
+    first, second = (ComparedPolicy(side.name, side.policy_hash) for side in (a, b))
+    return Comparison(first, second, _adjust(metrics, level), flips, level, notes)
 
 
 def _check_templates(task: str, a: Side, b: Side) -> None:

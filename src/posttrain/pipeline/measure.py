@@ -77,11 +77,6 @@ def read_measure_settings(recipe: Recipe, *, allow_unsafe: bool = False) -> Meas
     return MeasureSettings(recipe.roots, recipe.scorers, choose_dtype(recipe), allow_unsafe)
 
 
-def build_scorer_context(recipe: Recipe, *, allow_unsafe: bool = False) -> ScorerContext:
-    """Return what the recipe's scorers are built with: where paths start, and the user's own code."""
-    return read_measure_settings(recipe, allow_unsafe=allow_unsafe).scorer_context
-
-
 def choose_dtype(recipe: Recipe) -> str:
     """Return the precision that policies are measured in: what the recipe's stages compute in, one for all.
 
