@@ -88,4 +88,23 @@ CLAIMED = declare(
 )
 REFUSED = declare("refused", "fraction", "token_mean", "requests that are refused")
 COMPLIED = declare("complied", "fraction", "token_mean", "requests of which a step is told")
+PASS_AT_K = declare(
+    "pass@k", "fraction", "token_mean", "problems that one of k samples solves", lower_is_better=False
+)
+CONS_AT_K = declare(
+    "cons@k", "fraction", "token_mean", "score of the answer that most of k samples give", lower_is_better=False
+)
+CHOICE_ACCURACY = declare(
+    "accuracy", "fraction", "token_mean", "questions whose right choice is the likeliest", lower_is_better=False
+)
+TOKEN_PROBABILITY = declare(
+    "token_probability", "fraction", "token_mean", "geometric mean probability of tokens", lower_is_better=False
+)
+PERPLEXITY = declare("perplexity", "tokens", "token_mean", "exp of the nats per token of texts", lower_is_better=True)
+NATS_PER_TOKEN = declare(
+    "nats_per_token", "nats/token", "token_mean", "negative log-likelihood of texts by token", lower_is_better=True
+)
+BITS_PER_BYTE = declare(
+    "bits_per_byte", "bits/byte", "token_mean", "negative log-likelihood of texts by byte", lower_is_better=True
+)
 STOP_RATE = declare("stop_rate", "fraction", "token_mean", "completions that end by themselves", lower_is_better=False)

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 
 from posttrain.core.errors import DataError
+from posttrain.core.metrics import CHOICE_ACCURACY
 from posttrain.core.records import ItemResult, Outcome, Problem
 from posttrain.evaluation.figures import summarise_items
 from posttrain.evaluation.task import ChoiceTask
 from posttrain.evaluation.weighing import WEIGHED_AT_ONCE, Weigher, check_policy, render_replies, split_sample
 
-ACCURACY = "accuracy"
 LETTERS = string.ascii_uppercase
 _RULES = ("sum", "token", "byte")
 
@@ -56,7 +56,7 @@ class MultipleChoice:
     @property
     def metric_name(self) -> str:
         """The share of right choices."""
-        return ACCURACY
+        return CHOICE_ACCURACY
 
     def answer(self, problems: Sequence[Problem], task_hash: str) -> Iterator[list[ItemResult]]:
         """Yield items, some problems at a time.
@@ -70,7 +70,7 @@ class MultipleChoice:
 
     def summarise(self, items: Sequence[ItemResult]) -> list[dict[str, Any]]:
         """Return `accuracy` and the task's parts."""
-        return summarise_items(self.task.name, ACCURACY, items, self.task.parts)
+        return summarise_items(self.task.name, CHOICE_ACCURACY, items, self.task.parts)
 
     def _weigh(self, problems: Sequence[Problem], task_hash: str, weigher: Weigher) -> list[ItemResult]:
         questions = [read_question(problem) for problem in problems]

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.core.errors import DataError
+from posttrain.core.metrics import BITS_PER_BYTE, NATS_PER_TOKEN, PERPLEXITY, TOKEN_PROBABILITY
 from posttrain.core.records import ItemResult, Outcome, Problem
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.evaluation.figures import summarise_items
@@ -30,8 +31,6 @@ from posttrain.evaluation.weighing import WEIGHED_AT_ONCE, Ids, Weigher, check_p
 from posttrain.statistics.clusters import encode_clusters, sum_by_cluster
 from posttrain.statistics.pairing import cluster_name
 
-TOKEN_PROBABILITY, PERPLEXITY = "token_probability", "perplexity"
-NATS_PER_TOKEN, BITS_PER_BYTE = "nats_per_token", "bits_per_byte"
 DOCUMENT = "text"
 """The column of a problem that is a document: it has no messages."""
 _RESAMPLES = 2000

@@ -220,7 +220,7 @@ def _compare_task(
         empty = ComparedMetric(
             task=task, name=name, a=found[0], b=found[1], num_items=0, num_clusters=0, difference=None, low=None,
             high=None, p_value=None, verdict="unmeasured", reason="", num_better=0, num_worse=0, num_same=0,
-            unit="fraction" if known is None or parse_repeated(name) else known.unit, task_hash=card["task_hash"],
+            unit="fraction" if known is None else known.unit, task_hash=card["task_hash"],
             settings=card["settings"],
         )  # fmt: skip
         unread = [side.name for side, one in zip((a, b), found, strict=True) if one.value is None]
