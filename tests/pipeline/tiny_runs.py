@@ -148,8 +148,10 @@ class Workshop:
         progress: Progress | None = None,
         should_stop: Callable[[], bool] | None = None,
         set_: Sequence[str] = (),
+        override: Sequence[str] = (),
         **changes: Any,
     ) -> Finished:
         """Write a recipe and carry it out."""
         recipe = self.read(*stages, into=into, set_=set_, **changes)
-        return Finished(recipe, RunFolder(run_recipe(recipe, progress=progress, should_stop=should_stop)))
+        folder = run_recipe(recipe, progress=progress, should_stop=should_stop, override=override)
+        return Finished(recipe, RunFolder(folder))

@@ -123,6 +123,8 @@ def make_run(text: Callable[[str], str], num_finished: int) -> dict[str, Any]:
         "stages": stages,
         "metrics": [*measure("base", text), *(m for name, _ in STAGES[:num_finished] for m in measure(name, text))],
         "artifacts": artifacts,
+        "preflight": [],
+        "overrides": [],
         "report": "report.html" if num_finished == len(STAGES) else None,
     }
 

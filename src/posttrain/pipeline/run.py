@@ -8,7 +8,7 @@ rank writes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,17 +25,21 @@ from posttrain.pipeline.loggers import FanOut, LoggedStage, build_metrics_sink, 
 from posttrain.pipeline.measure import compute_measuring_key, measure_policy
 from posttrain.pipeline.plan import compute_stage_key, derive_stage_seed, hash_base
 from posttrain.pipeline.policies import find_base, open_renderer
-from posttrain.pipeline.preflight import check_rounds
+from posttrain.pipeline.preflight.checks import Preflight
+from posttrain.pipeline.preflight.override_names import Overrides, read_overrides
+from posttrain.pipeline.preflight.rounds import check_rounds
+from posttrain.pipeline.preflight.waiting import WaitingStage, find_progress
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.rounds import Round, list_rounds
-from posttrain.pipeline.run_record import RunRecord
+from posttrain.pipeline.run_record import RunRecord, read_findings
 from posttrain.pipeline.stage_runs import StageJob, run_stage
 from posttrain.pipeline.stoppable import StoppableProgress, check_stop
 from posttrain.pipeline.store import ArtifactStore, WorkingFolders
 from posttrain.pipeline.wiring import build_callbacks
 from posttrain.reports.page import build_report
 from posttrain.stages.sft import SftConfig
+from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks, find_device, join_ranks
 
 
@@ -45,6 +49,7 @@ def run_recipe(
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
     allow_unsafe: bool = False,
+    override: Sequence[str] = (),
 ) -> Path:
     """Carry out a recipe and return its run folder.
 
@@ -53,12 +58,15 @@ def run_recipe(
         progress: Shows how far it has come; silent if None.
         should_stop: Asked after every step; a run that is asked to stop saves first.
         allow_unsafe: Whether programs that a model wrote may run without a sandbox where none passes its self-check.
+        override: Checks and gates to let through by name: `mask`, `sft:mask`, `evaluate.held_out:scorer`, `gate:sft`.
 
     Raises:
         LockedError: Another process works in the folder.
         TerminatedError: Asked to stop; the same call goes on from there.
+        RefusedError: A check before or after a stage found what must not go on, with its cure.
         PosttrainError: Whatever stopped it, with its cure; nothing that was done is lost.
     """
+    overrides = read_overrides(recipe, override)
     ranks = join_ranks(find_device())
     folder = RunFolder(recipe.folder)
     shown = (progress if ranks.is_writer else None) or SilentProgress()
@@ -67,7 +75,7 @@ def run_recipe(
         base = ranks.first(lambda: find_base(recipe))
         renderer = stack.enter_context(open_renderer(recipe, base))
         stop = should_stop or (lambda: False)
-        _Run(recipe, folder, base, renderer, ranks, shown, stop, allow_unsafe).carry_out()
+        _Run(recipe, folder, base, renderer, ranks, shown, stop, overrides, allow_unsafe).carry_out()
     return folder.root
 
 
@@ -102,6 +110,7 @@ class _Run:
     ranks: Ranks
     progress: Progress
     should_stop: Callable[[], bool]
+    overrides: Overrides
     allow_unsafe: bool = False
     outputs: dict[str, Artifact] = field(default_factory=dict)
 
@@ -114,6 +123,7 @@ class _Run:
         """Run every round of every stage, measuring what each made; the record and report are always written."""
         recipe = self.recipe
         record = RunRecord(self.folder, recipe.name, recipe.identity_hash(), recipe.hash, recipe.seed)
+        record.overrides = list(self.overrides.names)
         base = Artifact("policy", "", hash_base(self.base), str(self.base))
         self.outputs[BASE] = base
         record.add_artifact(base, [], BASE)
@@ -122,13 +132,18 @@ class _Run:
         if self.ranks.is_writer:
             kept = self.workplaces.set_aside_strangers([self._folder_of(stage).root for stage in rounds])
             self._note_kept(kept)
+        preflight = self._build_preflight(record)
         self._write(record)
         try:
             _on_writer(self.ranks, lambda: check_rounds(recipe, self.base, rounds))
+            _on_writer(
+                self.ranks,
+                lambda: preflight.check_start(find_progress(recipe, rounds, entries, base, self.renderer)),
+            )
             self._measure(record, base, self.folder.base, BASE)
             for stage, entry in zip(rounds, entries, strict=True):
                 check_stop(self.ranks.agree(self.should_stop()))
-                self._run_round(record, stage, entry)
+                self._run_round(record, stage, entry, preflight)
             record.status = "finished"
         except TerminatedError:
             record.status = "stopped"
@@ -145,7 +160,21 @@ class _Run:
                     entry["status"] = record.status
             self._conclude(record)
 
-    def _run_round(self, record: RunRecord, stage: Round, entry: dict[str, Any]) -> None:
+    def _build_preflight(self, record: RunRecord) -> Preflight:
+        shown = StoppableProgress(self.progress, self.should_stop) if self.ranks.count == 1 else self.progress
+        return Preflight(
+            recipe=self.recipe,
+            base=self.base,
+            renderer=self.renderer,
+            ranks=self.ranks,
+            overrides=self.overrides,
+            progress=shown,
+            findings=record.preflight,
+            earlier=read_findings(self.folder),
+            allow_unsafe=self.allow_unsafe,
+        )
+
+    def _run_round(self, record: RunRecord, stage: Round, entry: dict[str, Any], preflight: Preflight) -> None:
         parent = self.outputs[stage.entry.parent if stage.number == 1 else stage.entry.name]
         key = self.ranks.first(lambda: self._compute_key(stage, parent))
         folder = self._folder_of(stage)
@@ -158,7 +187,11 @@ class _Run:
             self.progress.note(f"{stage.label}: cached ({found.hash[:12]})")
             artifact, status = found, "cached"
         else:
-            artifact = self._train(record, stage, entry, key, parent, folder)
+            is_resumed = not CheckpointStore(folder.checkpoints).is_empty
+            waiting = WaitingStage(stage, Path(parent.folder), is_resumed)
+            _on_writer(self.ranks, lambda: preflight.check_stage(waiting))
+            overridden = self.ranks.broadcast_object(preflight.list_overridden(stage.label))
+            artifact = self._train(record, stage, entry, key, parent, folder, overridden)
             status = "finished"
         entry |= {"outputs": {"policy": artifact.hash}, "status": status}
         self.outputs[stage.entry.name] = artifact
@@ -180,8 +213,16 @@ class _Run:
         if names:
             self.progress.note(f"what an earlier configuration left is kept in {', '.join(names)}")
 
+    # many parameters: the round with everything that was found out about it
     def _train(
-        self, record: RunRecord, stage: Round, entry: dict[str, Any], key: str, parent: Artifact, folder: StageFolder
+        self,
+        record: RunRecord,
+        stage: Round,
+        entry: dict[str, Any],
+        key: str,
+        parent: Artifact,
+        folder: StageFolder,
+        overridden: list[str],
     ) -> Artifact:
         self.progress.note(f"{stage.label}: {stage.entry.type} from {parent.hash[:12]}")
         self._write(record)
@@ -214,6 +255,7 @@ class _Run:
                     ArtifactStore(self.folder),
                     context,
                     lambda: self._compute_key(stage, parent),
+                    tuple(overridden),
                 )
             )
         entry |= {"tokens": result.tokens, "ledger": result.ledger}

@@ -1,4 +1,4 @@
-"""What can be refused before anything is trained: data that is not there, adapters nobody decided on.
+"""What the recipe alone tells: data that is not there, adapters nobody decided on.
 
 A stage that cannot start is found before the stages ahead of it are run, not after.
 """
@@ -29,7 +29,7 @@ def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round]) -> None:
             them, or will have none and the recipe says to go on with one.
     """
     context_tokens = read_context_tokens(base)
-    adapters: dict[str, bool | None] = {BASE: _has_adapters(base)}
+    adapters: dict[str, bool | None] = {BASE: holds_adapters(base)}
     for stage in rounds:
         name, config = stage.entry.name, stage.entry.config
         has_adapters = adapters[stage.entry.parent if stage.number == 1 else name]
@@ -80,5 +80,6 @@ def check_max_length(config: SftConfig, context_tokens: int | None) -> None:
         )
 
 
-def _has_adapters(folder: Path) -> bool:
+def holds_adapters(folder: Path) -> bool:
+    """Return whether a folder is an artifact with adapters."""
     return (folder / ARTIFACT_MANIFEST).exists() and bool(load_manifest(folder).adapters)
