@@ -224,14 +224,14 @@ def _check_ledger(job: _Job, ledger: Ledger) -> None:
         raise DataError(error.found, expected=error.expected, cure=error.cure, place=job.source.source) from None
     if ledger.rows_trained == 0:
         reasons = "; ".join(f"{reason}: {entry.rows:,} rows" for reason, entry in ledger.dropped.items())
-        error = NothingTrainedError(
+        nothing = NothingTrainedError(
             f"no row is left to train on ({reasons})",
             expected="at least one row with a trained token",
             cure="see the reasons; every row that was dropped has one",
             place=job.source.source,
         )
-        error.ledger = ledger
-        raise error
+        nothing.ledger = ledger
+        raise nothing
 
 
 def _batch(examples: Iterable[Example]) -> Iterator[list[Example]]:

@@ -123,7 +123,7 @@ class Preflight:
         self.progress.note(f"preflight: {num_passed} checks passed")
 
     def _check_rows(self, stage: Round) -> StageData | None:
-        """Check what needs no policy, once for all rounds of a stage, and return its rows, if there are any to train."""
+        """Check what needs no policy, once for all rounds of a stage, and return its rows, if any can be trained on."""
         config, name = stage.entry.config, stage.entry.name
         if not isinstance(config, SftConfig):
             return None

@@ -109,10 +109,10 @@ def _compare(
     words: str,
     cure: str,
 ) -> Identity | None:
-    """Return whether log-probs are the same within rounding; None where they are not all finite."""
-    difference_N = found_N - expected_N
-    if not np.isfinite(expected_N).all():
+    """Return whether log-probs are the same within rounding; None where the policy's own are not finite."""
+    if not np.isfinite(measured.plain_N).all():
         return None
+    difference_N = found_N - expected_N
     mean, token = abs(float(difference_N.mean())), float(np.abs(difference_N).mean())
     figures: dict[str, Figure] = {
         f"{name}_mean_nats": mean,

@@ -16,15 +16,16 @@ from posttrain.pipeline.preflight.references import Reference, build_completion
 MAX_REFERENCES = 16
 """Rows whose answers are scored."""
 _SAME = 1e-9
-OWN, OTHERS, EMPTY, CUT = "own", "other rows'", "empty", "cut"
+OWN, OTHERS, EMPTY, CUT, REFUSAL = "own", "other rows'", "empty", "cut", "refusing"
+_REFUSAL = "I'm sorry, but I can't help with that."
 Items = list[tuple[Problem, Completion]]
 
 
 def check_scorer(place: str, scorer: Scorer, references: Sequence[Reference], stop_id: int) -> Finding:
-    """Return whether a scorer gives different values to a task's own answers, other rows', none, and cut ones.
+    """Return whether what a scorer gives a row depends on the answer.
 
-    Values that are all equal for right and for shuffled answers may be as they should (a text without personal data
-    is as good as another), so that a scorer is refused only where an empty and a cut answer get that value too.
+    Values that are equal for right and for shuffled answers may be as they should (a text without personal data is as
+    good as another), so that a scorer is refused only where an empty, a cut and a refusing answer get the same too.
 
     Args:
         place: What the task is called in findings.
@@ -35,44 +36,54 @@ def check_scorer(place: str, scorer: Scorer, references: Sequence[Reference], st
     rows = [reference for reference in references if reference.answer_ids is not None][:MAX_REFERENCES]
     if not rows:
         return Finding(place, SCORER, "skipped", "no row ends with an answer that could be scored")
-    values: dict[str, list[float]] = {}
+    values: dict[str, list[float | None]] = {}
     for kind, items in _list_answers(rows, stop_id):
         outcomes = [item.outcome for item in score_batch(items, scorer, "")]
         if kind == OWN and (failed := _describe_faults(place, scorer, outcomes)) is not None:
             return failed
-        values[kind] = [outcome.value for outcome in outcomes if outcome.is_counted]
-        if kind != OWN and _differ(values):
+        values[kind] = [outcome.value if outcome.is_counted else None for outcome in outcomes]
+        if _depends_on_answer(values):
             break
-    figures: dict[str, Figure] = {"rows": len(rows)}
+    return _judge(
+        place,
+        scorer.name,
+        {kind: [v for v in found if v is not None] for kind, found in values.items()},
+        num_rows=len(rows),
+        is_sound=_depends_on_answer(values),
+    )
+
+
+def _depends_on_answer(values: dict[str, list[float | None]]) -> bool:
+    """Return whether any row gets two values, for two answers."""
+    of_rows = [[value for value in row if value is not None] for row in zip(*values.values(), strict=True)]
+    return any(max(row) - min(row) > _SAME for row in of_rows if row)
+
+
+def _judge(place: str, name: str, values: dict[str, list[float]], *, num_rows: int, is_sound: bool) -> Finding:
+    """Return the finding of a scorer's values, by the kind of answer that they were given for."""
+    figures: dict[str, Figure] = {"rows": num_rows}
     figures |= {f"mean_{_KEYS[kind]}": float(np.mean(found)) for kind, found in values.items() if found}
-    if not any(values.values()):
-        return Finding(
-            place,
-            SCORER,
-            "refused",
-            f"{scorer.name} applies to none of {len(rows)} rows' own answers",
-            "a score, or a failure of the policy, for at least one of them",
-            "choose another scorer for the task, or rows with the columns that it reads",
-            figures,
-        )
-    if not _differ(values):
-        value = next(found[0] for found in values.values() if found)
-        return Finding(
-            place,
-            SCORER,
-            "refused",
-            f"{scorer.name} gives {value:g} to everything: {len(rows)} rows' own answers, other rows' answers, cut "
-            "ones and empty ones",
-            "another value for a right answer than for a wrong or an empty one",
+    if is_sound:
+        means = ", ".join(f"{np.mean(found):.2f} to {kind} answers" for kind, found in values.items() if found)
+        return Finding(place, SCORER, "passed", f"{name} gives {means}", figures=figures)
+    counted = [value for found in values.values() for value in found]
+    if not counted:
+        found = f"{name} applies to none of {num_rows} rows' own answers"
+        expected = "a score, or a failure of the policy, for at least one of them"
+        cure = "choose another scorer for the task, or rows with the columns that it reads"
+    else:
+        is_constant = max(counted) - min(counted) <= _SAME
+        same = f"{counted[0]:g} to everything" if is_constant else "each row one value, whatever is answered"
+        found = f"{name} gives {same}: {num_rows} rows' own answers, other rows', cut, empty and refusing ones"
+        expected = "another value for a right answer than for a wrong or an empty one"
+        cure = (
             "check the scorer's settings and the columns that it reads (is the row's answer in the form that it "
-            "expects?), or choose another scorer",
-            figures,
+            "expects?), or choose another scorer"
         )
-    found = f"{scorer.name} gives {', '.join(f'{np.mean(v):.2f} to {kind} answers' for kind, v in values.items() if v)}"
-    return Finding(place, SCORER, "passed", found, figures=figures)
+    return Finding(place, SCORER, "refused", found, expected, cure, figures)
 
 
-_KEYS = {OWN: "own", OTHERS: "others", EMPTY: "empty", CUT: "cut"}
+_KEYS = {OWN: "own", OTHERS: "others", EMPTY: "empty", CUT: "cut", REFUSAL: "refusals"}
 
 
 def _list_answers(rows: Sequence[Reference], stop_id: int) -> Iterator[tuple[str, Items]]:
@@ -92,11 +103,7 @@ def _list_answers(rows: Sequence[Reference], stop_id: int) -> Iterator[tuple[str
         yield OTHERS, pair([*answers[1:], answers[0]])
     yield EMPTY, pair([(np.asarray([stop_id], np.int32), "")] * len(rows))
     yield CUT, pair([(ids[: len(ids) // 2], text[: len(text) // 2]) for ids, text in answers], is_cut=True)
-
-
-def _differ(values: dict[str, list[float]]) -> bool:
-    counted = [value for found in values.values() for value in found]
-    return bool(counted) and max(counted) - min(counted) > _SAME
+    yield REFUSAL, pair([(np.full(len(_REFUSAL.split()), stop_id, np.int32), _REFUSAL)] * len(rows))
 
 
 def _describe_faults(place: str, scorer: Scorer, outcomes: Sequence[Outcome]) -> Finding | None:

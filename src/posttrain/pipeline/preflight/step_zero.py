@@ -12,6 +12,7 @@ import torch
 
 from posttrain.core.records import RenderedSample, TokenRows
 from posttrain.models.adapters import list_adapters
+from posttrain.models.heads import find_head
 from posttrain.models.loading import load_policy
 from posttrain.models.logprobs import compute_logprobs
 from posttrain.objectives.sft import compute_sft_loss
@@ -81,14 +82,16 @@ def measure_step_zero(folder: Path, config: SftConfig, data: StageData, name: st
     # Adapters add next to nothing to a model's size: both ways see the same rows.
     rows = choose_first_rows(data.train.rows, _count_tokens(trained.model))
     plain_N = _score_alone(trained.model, rows)
+    is_trained_N = np.concatenate([row.is_trainable_T[1:] for row in rows])
     start = (config.adapter_start or "new") if list_adapters(trained.model) else config.adapter_start or ""
+    vocabulary = find_head(trained.model).weight.shape[0]
+    if not np.isfinite(plain_N).all():  # nothing that is built of it could be told from itself
+        return StepZero(config.dtype, vocabulary, plain_N, plain_N, is_trained_N, parent_N, start)
     # What is computed again in a backward pass changes no forward pass.
     kept = config.model_copy(update={"activation_checkpointing": "off"})
     scored, _ = build_scored_policy(trained, kept, data, Ranks(), seed)
     training_N = _score_as_trained(scored, rows, config.micro_batch_tokens, device)
-    vocabulary = scored.head().weight.shape[0]
     _free_memory(scored)
-    is_trained_N = np.concatenate([row.is_trainable_T[1:] for row in rows])
     return StepZero(config.dtype, vocabulary, plain_N, training_N, is_trained_N, parent_N, start)
 
 
