@@ -266,7 +266,7 @@ LEAVES: dict[str, Leaf] = {
     "EvaluationTask.name": Leaf("measured", "evaluate.0.name", "other", see_items),
     "EvaluationTask.data": Leaf("measured", "evaluate.0.data", {"source": "rows.jsonl"}, see_items),
     "EvaluationTask.scorer": Leaf("measured", "evaluate.0.scorer", "own.py:length", see_items),
-    "EvaluationTask.max_new_tokens": Leaf("measured", "evaluate.0.max_new_tokens", 2, see_items),
+    "EvaluationTask.max_new_tokens": Leaf("measured", "evaluate.0.max_new_tokens", 8, see_items),
     "EvaluationTask.temperature": Leaf("drawn", "evaluate.0.temperature", 1.0, see_items),
     "EvaluationTask.parts": Leaf("measured", "evaluate.0.parts", ["stopped"], see_items),
     "StageKeys.name": own("name", "other", see_folders),

@@ -17,6 +17,7 @@ from torch import nn
 from posttrain.core.errors import ModelError, RefusedError
 from posttrain.core.records import RenderedSample, TokenRows
 from posttrain.lab.base_model import find_lab_base
+from posttrain.models.manifest import load_manifest
 from posttrain.pipeline.preflight.identities import (
     MEAN_NATS,
     SFT_IDENTITIES,
@@ -27,9 +28,9 @@ from posttrain.pipeline.preflight.identities import (
     check_first_loss,
     check_training_path,
 )
-from posttrain.pipeline.preflight.step_zero import choose_first_rows
+from posttrain.pipeline.preflight.step_zero import choose_first_rows, shuffle_tokens
 from tests.models.tiny_models import edit_weights
-from tests.pipeline.tiny_runs import Finished, Workshop, make_base, sft
+from tests.pipeline.tiny_runs import Finished, Workshop, sft
 
 V = 100
 LORA = {"rank": 4}
@@ -86,6 +87,10 @@ def test_guessing_uniformly_is_allowed_with_a_margin_for_random_weights_and_shuf
         worse = at - nats
         found = broken(plain_N=worse, training_N=worse, parent_N=worse)
         assert found == ([] if is_allowed else ["check_first_loss"])
+    foreign = at - 3.0  # rows of another world, whose order tells the model something all the same
+    said = {"plain_N": foreign, "training_N": foreign, "parent_N": foreign}
+    assert broken(**said, shuffled_N=foreign - 1.5) == []
+    assert broken(**said, shuffled_N=foreign - 0.3) == ["check_first_loss"]
     nothing = dataclasses.replace(SOUND, is_trained_N=np.zeros(8, bool))
     assert check_first_loss(nothing) is None
 
@@ -105,6 +110,15 @@ def test_the_first_rows_of_each_source_in_turn_are_taken_within_the_budget() -> 
     assert [len(row.ids_T) for row in rows] == [5, 3, 6, 7]
     assert [len(row.ids_T) for row in choose_first_rows([make_rows(*[10] * 40)], 55)] == [10] * 6
     assert len(choose_first_rows([make_rows(*[3] * 40)], 10_000)) == 16
+
+
+def test_shuffled_rows_have_the_lengths_and_together_the_tokens_of_the_real_ones() -> None:
+    rows = choose_first_rows([make_rows(5, 6, 7)], 100)
+    dealt = shuffle_tokens(rows, 3)
+    assert [len(row.ids_T) for row in dealt] == [5, 6, 7]
+    before, after = (np.concatenate([row.ids_T for row in part]) for part in (rows, dealt))
+    assert np.array_equal(np.sort(before), np.sort(after)) and not np.array_equal(before, after)
+    assert np.array_equal(after, np.concatenate([row.ids_T for row in shuffle_tokens(rows, 3)]))
 
 
 def test_a_long_row_keeps_the_part_where_it_is_first_trained_on() -> None:
@@ -184,6 +198,22 @@ def test_weights_that_overflow_are_refused_and_nan_in_a_file_is_named_before_any
     assert json.loads((workshop.folder / "other" / "run.json").read_text())["stages"][0]["status"] == "pending"
 
 
+FOREIGN = [
+    {
+        "prompt": "A gardener plants 12 rows of 9 tulips each, and frost kills a third of them. How many live?",
+        "completion": "12 rows of 9 are 12 * 9 = 108 tulips. A third of them is 108 / 3 = 36, so 108 - 36 = 72 live.",
+    },
+    {
+        "prompt": "Maria reads 20 pages on Monday and twice as many on Tuesday. How many does she read altogether?",
+        "completion": "On Tuesday Maria reads 2 * 20 = 40 pages. Altogether she reads 20 + 40 = 60 pages.",
+    },
+    {
+        "prompt": "Tickets cost $8 for adults and $3 for children. What do two adults and five children pay?",
+        "completion": "Two adults pay 2 * 8 = $16, and five children pay 5 * 3 = $15. Together they pay 16 + 15 = $31.",
+    },
+]
+
+
 def shuffle_vocabulary(folder: Path) -> None:
     """Give every ordinary token of a tokenizer the id of another."""
     path = folder / "tokenizer.json"
@@ -200,25 +230,43 @@ def test_a_tokenizer_that_does_not_fit_the_weights_is_refused(workshop: Workshop
     shutil.copytree(find_lab_base(), base)
     rows = sft(data=[{"source": "lab:conversations", "rows": 24}], steps=1)
     assert step_zero(workshop.run(rows, model="lab"))["figures"]["loss"] < 5
+    foreign = sft(data=[{"source": "foreign.jsonl"}], steps=1)  # the lab's base has never read anything like it
+    (workshop.folder / "foreign.jsonl").write_text("".join(json.dumps(row) + "\n" for row in FOREIGN))
+    assert step_zero(workshop.run(foreign, model="lab", into="foreign"))["status"] == "passed"
     shuffle_vocabulary(base)
     with pytest.raises(RefusedError, match="where guessing among") as refused:
         workshop.run(rows, model="lab", into="shuffled")
     assert refused.value.place == "sft: step_zero" and "tokenizer" in refused.value.cure
 
 
+RUIN = """\
+import torch
+
+from posttrain.core.config import Config
+
+
+def ruin(config, inputs, parts, context):
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in parts.policy.model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.5)
+    return {"policy": parts.publish(parts.policy)}
+"""
+
+
 def test_a_policy_that_a_stage_has_ruined_is_found_right_before_the_next_one_trains(workshop: Workshop) -> None:
-    shutil.rmtree(workshop.folder / "base")
-    make_base(workshop.folder / "base")
-    ruin = sft(steps=30, learning_rate=0.9, schedule="constant", max_grad_norm=None)
+    (workshop.folder / "own.py").write_text(RUIN)
+    ruin = {"name": "ruin", "type": "own.py:ruin"}
     with pytest.raises(RefusedError, match="where guessing among") as refused:
-        workshop.run(ruin, sft(name="next", data=[{"source": "held_out.jsonl"}]))
+        workshop.run(sft(), ruin, sft(name="next"))
     assert refused.value.place == "next: step_zero" and "learning_rate" in refused.value.cure
     record = json.loads((workshop.folder / "run" / "run.json").read_text())
-    assert [stage["status"] for stage in record["stages"]] == ["finished", "refused"]
+    assert [stage["status"] for stage in record["stages"]] == ["finished", "finished", "refused"]
     found = recorded(workshop)
     assert found["sft:step_zero"]["status"] == "passed" and found["next:mask"]["status"] == "passed"
-    done = workshop.run(ruin, sft(name="next", data=[{"source": "held_out.jsonl"}]), override=["next:step_zero"])
-    assert done.statuses == ["cached", "finished"] and step_zero(done, "next")["status"] == "overridden"
+    done = workshop.run(sft(), ruin, sft(name="next"), override=["next:step_zero"])
+    assert done.statuses == ["cached", "cached", "finished"] and step_zero(done, "next")["status"] == "overridden"
+    assert load_manifest(done.artifact()).overrides == ["step_zero"]
 
 
 def test_the_training_path_is_compared_on_every_token_of_real_rows() -> None:

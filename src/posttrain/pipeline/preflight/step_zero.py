@@ -11,13 +11,14 @@ import numpy.typing as npt
 import torch
 
 from posttrain.core.records import RenderedSample, TokenRows
+from posttrain.core.seeds import build_numpy_generator
 from posttrain.models.adapters import list_adapters
 from posttrain.models.heads import find_head
 from posttrain.models.loading import load_policy
 from posttrain.models.logprobs import compute_logprobs
 from posttrain.objectives.sft import compute_sft_loss
 from posttrain.pipeline.preflight.findings import Figure, Finding
-from posttrain.pipeline.preflight.identities import SFT_IDENTITIES, IdentityCheck, StepZero
+from posttrain.pipeline.preflight.identities import SFT_IDENTITIES, IdentityCheck, StepZero, is_suspicious
 from posttrain.pipeline.preflight.override_names import STEP_ZERO
 from posttrain.pipeline.preflight.rounds import holds_adapters
 from posttrain.pipeline.sft_wiring import build_scored_policy, load_trained_policy
@@ -87,12 +88,15 @@ def measure_step_zero(folder: Path, config: SftConfig, data: StageData, name: st
     vocabulary = find_head(trained.model).weight.shape[0]
     if not np.isfinite(plain_N).all():  # nothing that is built of it could be told from itself
         return StepZero(config.dtype, vocabulary, plain_N, plain_N, is_trained_N, parent_N, start)
+    shuffled_N = None
+    if is_suspicious(_average(plain_N, is_trained_N), vocabulary):
+        shuffled_N = _score_alone(trained.model, shuffle_tokens(rows, seed))
     # What is computed again in a backward pass changes no forward pass.
     kept = config.model_copy(update={"activation_checkpointing": "off"})
     scored, _ = build_scored_policy(trained, kept, data, Ranks(), seed)
     training_N = _score_as_trained(scored, rows, config.micro_batch_tokens, device)
     _free_memory(scored)
-    return StepZero(config.dtype, vocabulary, plain_N, training_N, is_trained_N, parent_N, start)
+    return StepZero(config.dtype, vocabulary, plain_N, training_N, is_trained_N, parent_N, start, shuffled_N)
 
 
 def choose_first_rows(parts: Sequence[TokenRows], max_tokens: int) -> list[RenderedSample]:
@@ -111,6 +115,19 @@ def choose_first_rows(parts: Sequence[TokenRows], max_tokens: int) -> list[Rende
         if len(rows) >= MAX_ROWS or tokens >= max_tokens:
             break
     return rows
+
+
+def shuffle_tokens(rows: Sequence[RenderedSample], seed: int) -> list[RenderedSample]:
+    """Return rows of the same lengths, over which the tokens of all of them are dealt in random order."""
+    ids = np.concatenate([row.ids_T for row in rows])
+    dealt = build_numpy_generator("preflight", seed, "shuffled tokens").permutation(ids)
+    parts = np.split(dealt, np.cumsum([len(row.ids_T) for row in rows])[:-1])
+    return [RenderedSample(part, row.sources_T, row.is_trainable_T) for part, row in zip(parts, rows, strict=True)]
+
+
+def _average(logprobs_N: npt.NDArray[np.float64], is_trained_N: npt.NDArray[np.bool_]) -> float:
+    """Return the loss: the mean over trained tokens, 0 without any."""
+    return -float(logprobs_N[is_trained_N].mean()) if is_trained_N.any() else 0.0
 
 
 def _cut(row: RenderedSample, longest: int) -> RenderedSample:
