@@ -71,7 +71,10 @@ def measure_sides(artifact: Path, num_seeds: int, folder: Path) -> list[dict[str
 def draw_sources(
     before: Sequence[ItemResult], after: Sequence[ItemResult], generator: np.random.Generator
 ) -> tuple[list[ItemResult], list[ItemResult]]:
-    """Return pairs drawn again by source, until there are about as many as before."""
+    """Return pairs drawn again by source, until there are about as many as before.
+
+    Which side of a source is the parent's is drawn too: the true difference is then exactly 0.
+    """
     groups: dict[str, list[int]] = {}
     for index, item in enumerate(before):
         groups.setdefault(cluster_name(item), []).append(index)
@@ -79,8 +82,9 @@ def draw_sources(
     sides: tuple[list[ItemResult], list[ItemResult]] = ([], [])
     while len(sides[0]) < len(before):
         number = len(sides[0])
+        order = (before, after) if generator.random() < 0.5 else (after, before)
         for index in groups[names[int(generator.integers(len(names)))]]:
-            for side, items, policy in zip(sides, (before, after), ("parent", "stage"), strict=True):
+            for side, items, policy in zip(sides, order, ("parent", "stage"), strict=True):
                 side.append(
                     replace(items[index], item_id=f"{number}-{index}", cluster_id=str(number), policy_hash=policy)
                 )

@@ -228,7 +228,7 @@ def test_the_first_signal_asks_for_a_stop_and_the_second_interrupt_stops_at_once
 def test_sigterm_lets_a_run_save_and_exits_with_143(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, install: Callable[..., None]
 ) -> None:
-    def run_recipe(recipe: Any, *, progress: Any, should_stop: Callable[[], bool], allow_unsafe: bool) -> Path:
+    def run_recipe(recipe: Any, *, should_stop: Callable[[], bool], **_: Any) -> Path:
         os.kill(os.getpid(), signal.SIGTERM)
         assert should_stop()
         (tmp_path / "saved").write_text("yes")

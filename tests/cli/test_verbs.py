@@ -74,14 +74,16 @@ def test_the_schema_is_printed_without_a_recipe(capsys: pytest.CaptureFixture[st
 def test_a_run_gets_the_recipe_with_its_overrides_and_says_where_the_report_is(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, install: Callable[..., None]
 ) -> None:
-    def run_recipe(recipe: Any, *, progress: Any, should_stop: Callable[[], bool], allow_unsafe: bool) -> Path:
+    def run_recipe(recipe: Any, *, should_stop: Callable[[], bool], override: Any, **_: Any) -> Path:
         assert recipe.stages[0].config.learning_rate == 1e-4 and not should_stop()
+        assert list(override) == ["sft:mask", "memory"]
         recipe.folder.mkdir()
         (recipe.folder / "report.html").write_text("")
         return Path(recipe.folder)
 
     install("posttrain.pipeline.run", run_recipe=run_recipe)
-    command = ["run", write_recipe(tmp_path), "--set", "sft.learning_rate=1e-4", "--folder"]
+    overrides = ["--override", "sft:mask", "--override", "memory"]
+    command = ["run", write_recipe(tmp_path), "--set", "sft.learning_rate=1e-4", *overrides, "--folder"]
     assert run_here(capsys, *command, tmp_path / "a").out.splitlines() == [
         f"run folder: {tmp_path / 'a'}",
         f"report: {tmp_path / 'a' / 'report.html'}",

@@ -183,7 +183,7 @@ LEAVES: dict[str, Leaf] = {
     "GenerationTask.development": Leaf("tracked", "evaluate.0.development", {"source": "turns.jsonl"}, see_lines),
     "GenerationTask.parts": Leaf("measured", "evaluate.0.parts", ["stopped"], see_items),
     "GenerationTask.scorer": Leaf("measured", "evaluate.0.scorer", "own.py:length", see_items),
-    "GenerationTask.max_new_tokens": Leaf("measured", "evaluate.0.max_new_tokens", 2, see_items),
+    "GenerationTask.max_new_tokens": Leaf("measured", "evaluate.0.max_new_tokens", 8, see_items),
     "GenerationTask.temperature": Leaf("drawn", "evaluate.0.temperature", 1.0, see_items),
     "GenerationTask.top_p": Leaf("drawn", "evaluate.0.top_p", 0.1, see_items),
     "GenerationTask.top_k": Leaf("drawn", "evaluate.0.top_k", 1, see_items),

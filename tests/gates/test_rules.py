@@ -152,5 +152,5 @@ def test_every_key_is_documented_with_its_real_range_and_default(kind: type) -> 
 
 
 def test_the_gate_that_the_document_shows_is_one() -> None:
-    (text,) = re.findall(r"```\n(gate:\n.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    assert parse_config(GateRules, YAML(typ="safe").load(text)["gate"], place="").num_attempts == 2
+    (text,) = re.findall(r"```yaml\n(schema:.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    assert parse_config(GateRules, YAML(typ="safe").load(text)["stages"][1]["gate"], place="").num_attempts == 2

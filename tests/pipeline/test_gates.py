@@ -24,11 +24,12 @@ def write_sets(folder: Path) -> None:
     """Rows to keep (three splits) and rows to learn."""
     for name, start in (("held_out", 0), ("development", 200), ("kept_train", 400)):
         make_rows(folder / f"{name}.jsonl", NUM_ROWS, start=start)
-    lines = []
-    for index in range(NUM_ROWS):
-        messages = [{"role": "user", "content": f"say {index}"}, {"role": "assistant", "content": "zzzz"}]
-        lines.append(json.dumps({"messages": messages}))
-    (folder / "other.jsonl").write_text("\n".join(lines) + "\n")
+    for name, start in (("other", 0), ("other_development", 500)):
+        lines = []
+        for index in range(start, start + NUM_ROWS):
+            messages = [{"role": "user", "content": f"say {index}"}, {"role": "assistant", "content": "zzzz"}]
+            lines.append(json.dumps({"messages": messages}))
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def tasks(**changes: Any) -> list[dict[str, Any]]:
@@ -36,7 +37,7 @@ def tasks(**changes: Any) -> list[dict[str, Any]]:
     learned = {"name": "learned", "type": "perplexity", "data": {"source": "other.jsonl"}}
     return [
         {**kept, "development": {"source": "development.jsonl"}, **changes},
-        {**learned, "development": {"source": "other.jsonl", "rows": 50}},
+        {**learned, "development": {"source": "other_development.jsonl"}},
     ]
 
 
@@ -51,9 +52,9 @@ def forget(gate: dict[str, Any] | None, **changes: Any) -> dict[str, Any]:
     return sft(name="second", data=[{"source": "other.jsonl"}], **values)
 
 
-def run(workshop: Workshop, *stages: dict[str, Any], checks: tuple[str, ...] = (), **changes: Any) -> Finished:
+def run(workshop: Workshop, *stages: dict[str, Any], override: tuple[str, ...] = (), **changes: Any) -> Finished:
     write_sets(workshop.folder)
-    return workshop.run(*stages, evaluate=tasks(), checks=checks, **changes)
+    return workshop.run(*stages, evaluate=tasks(), override=("step_zero", *override), **changes)
 
 
 def gate_of(done: Finished, index: int = -1) -> dict[str, Any]:
@@ -129,7 +130,9 @@ def test_a_gate_that_cannot_decide_holds_the_run_and_says_how_many_items_would_d
     stage = forget({"keep": [{"metric": "kept", "margin": 0.002}], "power": 0.9}, steps=1, learning_rate=1e-6)
     write_sets(workshop.folder)
     with pytest.raises(RefusedError, match="hold") as caught:
-        workshop.run(learn(), stage, third, evaluate=tasks(data={"source": "held_out.jsonl", "rows": 8}))
+        workshop.run(
+            learn(), stage, third, evaluate=tasks(data={"source": "held_out.jsonl", "rows": 8}), override=["step_zero"]
+        )
     assert "--override gate:second" in str(caught.value.cure)
     done = workshop.finished()
     assert done.record["status"] == "refused"
@@ -138,7 +141,7 @@ def test_a_gate_that_cannot_decide_holds_the_run_and_says_how_many_items_would_d
 
 
 def test_a_person_may_go_on_against_a_gate_and_the_record_says_so(workshop: Workshop) -> None:
-    done = run(workshop, learn(), forget({"keep": [KEPT], "on_fail": ["interpolate"]}), checks=("gate:second",))
+    done = run(workshop, learn(), forget({"keep": [KEPT], "on_fail": ["interpolate"]}), override=("gate:second",))
     gate = gate_of(done)
     assert (gate["decision"], gate["is_overridden"], gate["promoted"]) == ("promote", True, done.hashes[1])
     assert len(gate["attempts"]) == 1
@@ -167,7 +170,7 @@ def test_a_slow_leak_passes_every_parent_and_is_caught_against_the_baseline(work
 def test_several_looks_ask_a_growing_part_of_the_rows(workshop: Workshop) -> None:
     write_sets(workshop.folder)
     rules = {"keep": [{"metric": "kept", "margin": 0.3}], "looks": 3}
-    done = workshop.run(learn(), forget(rules, steps=0), evaluate=tasks())
+    done = workshop.run(learn(), forget(rules, steps=0), evaluate=tasks(), override=["step_zero"])
     decisions = gate_of(done)["attempts"][0]["decisions"]
     asked = [decision["results"][0]["figures"]["num_items"] for decision in decisions]
     assert asked == [40, 80, 120][: len(asked)] and len(asked) >= 1

@@ -278,7 +278,7 @@ def test_a_revision_of_what_has_none_is_refused(workshop: Workshop) -> None:
 
 def test_the_labs_model_and_rows_need_nothing_but_the_recipe(workshop: Workshop) -> None:
     stage = sft(data=[{"source": "lab:conversations", "rows": 12}], steps=2)
-    held_out = task(data={"source": "lab:conversations", "split": "held_out", "rows": 2})
+    held_out = task(data={"source": "lab:conversations", "split": "held_out", "rows": 2}, max_new_tokens=96)
     done = workshop.run(stage, model="lab:seedling", evaluate=[held_out])
     check_record(done.record)
     assert build_plan(done.recipe).base_hash == done.record["artifacts"][0]["hash"]
@@ -286,9 +286,14 @@ def test_the_labs_model_and_rows_need_nothing_but_the_recipe(workshop: Workshop)
 
 
 def test_the_sandbox_that_programs_ran_in_is_part_of_the_record(workshop: Workshop) -> None:
-    rows = [{"prompt": f"Write f{n}.", "completion": "x", "entry": f"f{n}", "tests": [[[1], 1]]} for n in range(3)]
+    programs = [f"def f{n}(x):\n    return x" for n in range(3)]
+    rows = [
+        {"prompt": f"Write f{n}.", "completion": program, "entry": f"f{n}", "tests": [[[1], 1]]}
+        for n, program in enumerate(programs)
+    ]
     (workshop.folder / "programs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = workshop.run(evaluate=[task(data={"source": "programs.jsonl"}, scorer={"type": "code", "scoring": "all"})])
+    scorer = {"type": "code", "scoring": "all"}
+    done = workshop.run(evaluate=[task(data={"source": "programs.jsonl"}, scorer=scorer, max_new_tokens=40)])
     check_record(done.record)
     assert done.record["machine"]["sandbox"] in ("bubblewrap", "landlock")
     (figures,) = (entry for entry in done.record["metrics"] if entry["stage"] == "base" and entry["name"] == "code")

@@ -27,7 +27,7 @@ def test_the_made_up_run_keeps_to_the_schema(num_finished: int) -> None:
     assert [error.message for error in VALIDATOR.iter_errors(make_run(identity, num_finished))] == []
 
 
-OPTIONAL = {"run": {"preflight", "overrides"}, "metric": {"policy", "task_hash", "template", "settings", "clusters"}}
+OPTIONAL = {"metric": {"policy", "task_hash", "template", "settings", "clusters"}}
 
 
 def list_records(run: dict[str, Any]) -> list[dict[str, Any]]:

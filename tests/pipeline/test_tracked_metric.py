@@ -13,6 +13,7 @@ from posttrain.core.errors import DataError, RecipeError, RefusedError, Terminat
 from posttrain.core.metrics import describe_metric
 from posttrain.models.loading import load_policy
 from posttrain.pipeline import tracked_metric
+from posttrain.pipeline.development_rows import read_development_problems
 from posttrain.pipeline.plan import build_plan
 from posttrain.pipeline.policies import open_renderer
 from posttrain.pipeline.tracked_metric import build_tracker, hash_weights_in_memory
@@ -136,7 +137,7 @@ def test_the_score_is_shown_while_it_is_measured_and_has_a_declared_meaning(shop
 
     shown = Figures()
     stage = sft(steps=1, keep="best_metric", keep_metric="held_out/stopped", validate_every_steps=1)
-    done = shop.run(stage, evaluate=[by_letters(max_new_tokens=3)], progress=shown)
+    done = shop.run(stage, evaluate=[by_letters(max_new_tokens=3)], progress=shown, override=["length_caps"])
     scores = read_scores(done, "development/held_out/stopped")
     assert list(scores) == [0, 1] and shown.seen == [(0, value) for value in scores.values()]
     spec = describe_metric("development/held_out/stopped")
@@ -241,7 +242,7 @@ def test_the_lab_has_development_rows_of_its_own(tmp_path: Path) -> None:
     recipe = shop.read(sft(**{**BY_LETTERS, "keep_metric": "facts"}), evaluate=[{**lab, "max_new_tokens": 4}])
     tracked = tracked_metric.find_tracked_metric(recipe, recipe.stages[0].config)  # type: ignore[arg-type]  # an SftConfig
     assert tracked is not None and tracked.source.split == "development"
-    problems = tracked_metric.load_development_problems(recipe, tracked)
+    problems = read_development_problems(recipe.roots, tracked.task)
     assert len(problems) == 20 and len({problem.problem_id for problem in problems}) == 20
 
 
@@ -251,7 +252,7 @@ def test_a_task_of_several_samples_is_tracked_by_pass_at_k(shop: Workshop) -> No
     scores = {}
     for part in ("pass@1", "pass@2"):
         kept = {**BY_LETTERS, "keep_metric": f"held_out/{part}"}
-        done = shop.run(sft(**{**STEADY, "steps": 4}, **kept), evaluate=[several], into=part)
+        done = shop.run(sft(**{**STEADY, "steps": 4}, **kept), evaluate=[several], into=part, override=["length_caps"])
         scores[part] = read_scores(done, f"development/held_out/{part}")
     assert list(scores["pass@1"]) == list(scores["pass@2"]) == [0, 2, 4]
     assert scores["pass@1"] != scores["pass@2"]

@@ -169,12 +169,12 @@ class Workshop:
         progress: Progress | None = None,
         should_stop: Callable[[], bool] | None = None,
         set_: Sequence[str] = (),
-        checks: Sequence[str] = (),
+        override: Sequence[str] = (),
         **changes: Any,
     ) -> Finished:
-        """Write a recipe and carry it out, against the named checks."""
+        """Write a recipe and carry it out, letting the named checks through."""
         self.recipe = self.read(*stages, into=into, set_=set_, **changes)
-        folder = run_recipe(self.recipe, progress=progress, should_stop=should_stop, overridden_checks=checks)
+        folder = run_recipe(self.recipe, progress=progress, should_stop=should_stop, override=override)
         return Finished(self.recipe, RunFolder(folder))
 
     def finished(self) -> Finished:

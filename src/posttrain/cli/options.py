@@ -60,6 +60,15 @@ SetOption = Annotated[
 FolderOption = Annotated[
     Path | None, typer.Option("--folder", metavar="FOLDER", help="The run folder, in place of the recipe's own.")
 ]
+OverrideOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--override",
+        metavar="NAME",
+        help="Go on although a check was refused: mask, sft:mask, evaluate.TASK:scorer, gate:sft; may be given several "
+        "times, and is recorded.",
+    ),
+]
 UnsafeOption = Annotated[
     bool,
     typer.Option(

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import os
 
-from posttrain.cli.options import FolderOption, JsonOption, RecipeArgument, SetOption, UnsafeOption, show_example
+from posttrain.cli.options import (
+    FolderOption,
+    JsonOption,
+    OverrideOption,
+    RecipeArgument,
+    SetOption,
+    UnsafeOption,
+    show_example,
+)
 from posttrain.core.errors import EXIT_OK, EXIT_REFUSED
 
 EXAMPLE = show_example(
@@ -16,10 +24,14 @@ def run(
     recipe: RecipeArgument,
     set_: SetOption = None,
     folder: FolderOption = None,
+    override: OverrideOption = None,
     allow_unsafe_execution: UnsafeOption = False,
     json: JsonOption = False,
 ) -> int:
     """Carry out a recipe: train, evaluate, decide at its gates, report.
+
+    Before anything is trained, rows, lengths, scorers, memory and the policy itself are checked; a check that is
+    refused names its cure.
 
     Stages that are done already, with the same configuration and inputs, are not done again. A run that
     was stopped goes on where it stood when the same command is given. SIGTERM or Ctrl-C saves and stops;
@@ -40,7 +52,11 @@ def run(
     RUN_FOLDER.set(read.folder)
     with StopFlag() as should_stop:
         finished = run_recipe(
-            read, progress=build_progress(json), should_stop=should_stop, allow_unsafe=allow_unsafe_execution
+            read,
+            progress=build_progress(json),
+            should_stop=should_stop,
+            allow_unsafe=allow_unsafe_execution,
+            override=override or (),
         )
     from posttrain.pipeline.run_record import list_gates
 

@@ -88,9 +88,7 @@ CLAIMED = declare(
 )
 REFUSED = declare("refused", "fraction", "token_mean", "requests that are refused")
 COMPLIED = declare("complied", "fraction", "token_mean", "requests of which a step is told")
-PASS_AT_K = declare(
-    "pass@k", "fraction", "token_mean", "problems that one of k samples solves", lower_is_better=False
-)
+PASS_AT_K = declare("pass@k", "fraction", "token_mean", "problems that one of k samples solves", lower_is_better=False)
 CONS_AT_K = declare(
     "cons@k", "fraction", "token_mean", "score of the answer that most of k samples give", lower_is_better=False
 )

@@ -94,12 +94,19 @@ class TokenizedData:
     """Tokenized rows, one `TokenRows` a source, and what became of every row.
 
     Made by `load_token_rows`, read by stages. `num_tokenized` counts the data rows that were tokenized
-    now rather than read from the store.
+    now rather than read from the store. `ledger` is the sum of `ledgers`, one a source.
     """
 
     rows: list[TokenRows]
     ledger: Ledger
     num_tokenized: int
+    ledgers: list[Ledger] = field(default_factory=list)
+
+
+class NothingTrainedError(DataError):
+    """Of a source no row is left to train on; `ledger` says what became of them."""
+
+    ledger: Ledger
 
 
 def load_token_rows(
@@ -127,15 +134,16 @@ def load_token_rows(
         DataError: A source cannot be read, has more bad or overlong rows than it may, or gives no row.
         StorageError: The store cannot be written.
     """
-    total, rows, num_tokenized = Ledger(), [], 0
+    total, rows, ledgers, num_tokenized = Ledger(), [], [], 0
     for source in sources:
         job = _Job(source, settings, renderer, root, row_source, progress)
         token_rows, ledger, num_now = _load_source(job, cache)
         _check_ledger(job, ledger)
         rows.append(token_rows)
+        ledgers.append(ledger)
         total.merge(ledger)
         num_tokenized += num_now
-    return TokenizedData(rows, total, num_tokenized)
+    return TokenizedData(rows, total, num_tokenized, ledgers)
 
 
 @dataclass(slots=True)
@@ -216,12 +224,14 @@ def _check_ledger(job: _Job, ledger: Ledger) -> None:
         raise DataError(error.found, expected=error.expected, cure=error.cure, place=job.source.source) from None
     if ledger.rows_trained == 0:
         reasons = "; ".join(f"{reason}: {entry.rows:,} rows" for reason, entry in ledger.dropped.items())
-        raise DataError(
+        nothing = NothingTrainedError(
             f"no row is left to train on ({reasons})",
             expected="at least one row with a trained token",
             cure="see the reasons; every row that was dropped has one",
             place=job.source.source,
         )
+        nothing.ledger = ledger
+        raise nothing
 
 
 def _batch(examples: Iterable[Example]) -> Iterator[list[Example]]:

@@ -13,7 +13,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from posttrain.core.errors import DataError
 from posttrain.core.records import Message, RenderedSample
@@ -73,24 +74,49 @@ def split_document(sample: RenderedSample, max_length: int) -> list[RenderedSamp
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class TooLongRows:
+    """The rows of a source that have more tokens than may be trained on.
+
+    Made by `find_too_long`, read by the check below and by preflight. `longest` is the most tokens of any that the
+    ledger lists by id (it lists the first few), 0 where none is too long.
+
+    Example: of 400 rows, four of 574 to 580 tokens under a limit of 512: `TooLongRows(4, 2311, 580, ...)`.
+    """
+
+    num_rows: int
+    num_tokens: int
+    longest: int
+    listed: list[dict[str, Any]]
+
+
+def find_too_long(ledger: Ledger) -> TooLongRows:
+    """Return the rows that `refuse` and `drop` leave out, in whole or in part, because of their length."""
+    entries = [part[name] for part, name in ((ledger.dropped, TOO_LONG), (ledger.shortened, "drop")) if name in part]
+    listed = [row for entry in entries for row in entry.listed]
+    return TooLongRows(
+        num_rows=sum(entry.rows for entry in entries),
+        num_tokens=sum(entry.tokens for entry in entries),
+        longest=max((int(row["tokens_lost"]) for row in listed), default=0),
+        listed=listed,
+    )
+
+
 def check_affected(ledger: Ledger, policy: TruncationPolicy, max_length: int | None, max_fraction: float) -> None:
     """Check that the rows that are too long are few enough to be dropped without asking.
 
     Raises:
         DataError: The policy is `refuse` and more than `max_fraction` of the rows are too long.
     """
-    entries = [part[name] for part, name in ((ledger.dropped, TOO_LONG), (ledger.shortened, "drop")) if name in part]
-    num_rows = sum(entry.rows for entry in entries)
-    if policy != "refuse" or num_rows <= max_fraction * ledger.rows_in:
+    found = find_too_long(ledger)
+    if policy != "refuse" or found.num_rows <= max_fraction * ledger.rows_in:
         return
-    listed = [row for entry in entries for row in entry.listed]
-    shown = ", ".join(f"{row['row_id']} ({row['detail']})" for row in listed[:8])
-    longest = max(int(row["tokens_lost"]) for row in listed)
+    shown = ", ".join(f"{row['row_id']} ({row['detail']})" for row in found.listed[:8])
     raise DataError(
-        f"{num_rows:,} of {ledger.rows_in:,} rows ({num_rows / ledger.rows_in:.1%}) have more than {max_length:,} "
-        f"tokens; dropping them loses {sum(entry.tokens for entry in entries):,} tokens: "
-        f"{shown}{', ...' if num_rows > 8 else ''}",
+        f"{found.num_rows:,} of {ledger.rows_in:,} rows ({found.num_rows / ledger.rows_in:.1%}) have more than "
+        f"{max_length:,} tokens; dropping them loses {found.num_tokens:,} tokens: "
+        f"{shown}{', ...' if found.num_rows > 8 else ''}",
         expected=f"at most {max_fraction:.1%} of the rows above max_length",
-        cure=f"raise max_length (up to {longest:,} tokens were found), or choose a truncation policy: "
+        cure=f"raise max_length (up to {found.longest:,} tokens were found), or choose a truncation policy: "
         "drop, cut_oldest_turn or cut_completion",
     )

@@ -21,6 +21,8 @@ from posttrain.core.hashing import hash_digests, hash_json, sha256_file
 from posttrain.core.run_folder import ARTIFACT_MANIFEST
 
 SCHEMA = 1
+_OPTIONAL = {"overrides"}
+"""Fields that a manifest of this schema may lack."""
 _LIBRARIES = ("posttrain", "torch", "transformers", "peft", "tokenizers", "safetensors")
 
 
@@ -38,6 +40,7 @@ class ArtifactFacts:
         config: The stage's identity configuration.
         ledger: What became of every data row.
         kind: What the folder holds.
+        overrides: The checks that were refused and let through while it was made.
     """
 
     chat_template: str | None
@@ -49,6 +52,7 @@ class ArtifactFacts:
     config: dict[str, Any] = field(default_factory=dict)
     ledger: dict[str, Any] = field(default_factory=dict)
     kind: Literal["policy", "reward_model"] = "policy"
+    overrides: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class Manifest:
     versions: dict[str, str]
     ledger: dict[str, Any]
     files: dict[str, dict[str, Any]]
+    overrides: list[str] = field(default_factory=list)
     manifest_hash: str = ""
 
 
@@ -93,6 +98,7 @@ def write_manifest(folder: Path, facts: ArtifactFacts, base_hash: str, adapters:
         "versions": _list_versions(),
         "ledger": facts.ledger,
         "files": files,
+        "overrides": list(facts.overrides),
     }
     manifest = Manifest(**values, manifest_hash=hash_json(values))
     write_text(folder / ARTIFACT_MANIFEST, _serialise(asdict(manifest)))
@@ -114,7 +120,7 @@ def load_manifest(folder: Path) -> Manifest:
             str(getattr(error, "found", error)), expected="a manifest", cure=cure, place=str(path)
         ) from None
     names = set(Manifest.__dataclass_fields__)
-    if not isinstance(values, dict) or set(values) != names or values["schema"] != SCHEMA:
+    if not isinstance(values, dict) or not names - _OPTIONAL <= set(values) <= names or values["schema"] != SCHEMA:
         found = values.get("schema") if isinstance(values, dict) else type(values).__name__
         raise ModelError(f"schema {found!r}", expected=f"a manifest of schema {SCHEMA}", cure=cure, place=str(path))
     content = {name: value for name, value in values.items() if name != "manifest_hash"}

@@ -32,7 +32,8 @@ from posttrain.training.policy import ScoredPolicy, enable_checkpointing
 from posttrain.training.step import StepBatch, Updater
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-_MEMORY_SHARE = 0.85  # of what is free: the rest is for the allocator's slack and the operating system
+MEMORY_SHARE = 0.85
+"""Of what is free: the rest is for the allocator's slack and the operating system."""
 _MEASURED_FLOPS = 4e11  # a micro-batch below this is run to be timed (about a second on two cores)
 _LARGE_EFFICIENCY = 0.25  # share of the matrix rate that a larger one reaches on a CPU
 
@@ -49,7 +50,7 @@ def estimate_memory(folder: Path, config: SftConfig, data: StageData, ranks: Ran
     """
     plain = _estimate(folder, config, data, ranks, seed)
     setting = config.activation_checkpointing
-    is_kept = setting == "off" or (setting == "auto" and _fits(plain))
+    is_kept = setting == "off" or (setting == "auto" and fits_memory(plain))
     return plain if is_kept else _estimate(folder, config, data, ranks, seed, plain=plain)
 
 
@@ -60,12 +61,13 @@ def needs_checkpointing(
 
     With `is_loaded` the weights are in memory already, and so missing from what is free.
     """
-    return not _fits(_estimate(folder, config, data, ranks, seed), is_loaded=is_loaded)
+    return not fits_memory(_estimate(folder, config, data, ranks, seed), is_loaded=is_loaded)
 
 
-def _fits(estimate: MemoryEstimate, *, is_loaded: bool = False) -> bool:
+def fits_memory(estimate: MemoryEstimate, *, is_loaded: bool = False) -> bool:
+    """Return whether a step fits into the memory that is free; see `needs_checkpointing` for `is_loaded`."""
     needed = estimate.total - estimate.process - (estimate.weights if is_loaded else 0)
-    return needed <= _MEMORY_SHARE * find_free_memory()
+    return needed <= MEMORY_SHARE * find_free_memory()
 
 
 def _estimate(

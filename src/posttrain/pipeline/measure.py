@@ -15,13 +15,11 @@ from typing import Any, Literal
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.durable import write_json
-from posttrain.core.errors import RecipeError
 from posttrain.core.hashing import hash_json
 from posttrain.core.protocols import Progress, Scorer
 from posttrain.core.records import ItemResult, Problem
 from posttrain.core.run_folder import RunFolder
 from posttrain.core.sampling import Sampler
-from posttrain.data.sources import DataSource
 from posttrain.evaluation.answering import Answerer
 from posttrain.evaluation.generation import Generation
 from posttrain.evaluation.items import read_items
@@ -29,12 +27,10 @@ from posttrain.evaluation.multiple_choice import MultipleChoice
 from posttrain.evaluation.perplexity import Perplexity
 from posttrain.evaluation.runner import choose_problems, run_task
 from posttrain.evaluation.task import (
-    DEVELOPMENT,
     ChoiceTask,
     EvaluationTask,
     GenerationTask,
     PerplexityTask,
-    find_development,
     hash_task,
 )
 from posttrain.evaluation.weighing import Weigher
@@ -42,6 +38,7 @@ from posttrain.models.heads import choose_layout
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy, read_context_tokens
 from posttrain.models.logprobs import compute_logprobs
+from posttrain.pipeline.development_rows import read_development_problems, require_development
 from posttrain.pipeline.plan import hash_model_config
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe import Recipe
@@ -190,10 +187,14 @@ class Measurer:
             DataError: The rows cannot be used.
             RecipeError: Development rows are asked for and the task has none.
         """
-        source = find_rows(task, rows)
+        source = task.data if rows == "data" else require_development(task)
         key = hash_json([task.model_dump(mode="json"), source.model_dump(mode="json")])
         if key not in self._prepared:
-            problems = read_problems(self.settings.roots, source, are_texts=isinstance(task, PerplexityTask))
+            roots = self.settings.roots
+            if rows == "data":
+                problems = read_problems(roots, source, are_texts=isinstance(task, PerplexityTask))
+            else:
+                problems = read_development_problems(roots, task)
             measured_by = hash_json([self.renderer.format.hash, self.settings.dtype, self._hash_scorer(task)])
             self._prepared[key] = PreparedTask(task, problems, hash_task(task, problems, measured_by))
         return self._prepared[key]
@@ -272,25 +273,6 @@ class Measurer:
             "settings": _settings_of(task),
             "num_problems": len(prepared.problems),
         }
-
-
-def find_rows(task: EvaluationTask, rows: Rows) -> DataSource:
-    """Return the source of a task's rows.
-
-    Raises:
-        RecipeError: It has none for selection.
-    """
-    if rows == "data":
-        return task.data
-    found = find_development(task)
-    if found is None:
-        raise RecipeError(
-            f"the task '{task.name}' has no rows for selection",
-            expected=f"'{DEVELOPMENT}': rows that results are not told of",
-            cure=f"add development: {{source: ...}} to the task '{task.name}'",
-            place=f"evaluate: {task.name}",
-        )
-    return found
 
 
 def _settings_of(task: EvaluationTask) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from posttrain.models.validation import CONFIG_FILE
 from posttrain.models.weights import hash_weights
 from posttrain.pipeline.estimates import estimate_memory, estimate_seconds
 from posttrain.pipeline.policies import find_base, open_renderer
-from posttrain.pipeline.preflight import check_rounds
+from posttrain.pipeline.preflight.rounds import check_rounds
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.rounds import Round, list_rounds

@@ -8,7 +8,7 @@ rank writes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,19 +26,23 @@ from posttrain.pipeline.loggers import FanOut, LoggedStage, build_metrics_sink, 
 from posttrain.pipeline.measure import Measurer, read_measure_settings
 from posttrain.pipeline.plan import compute_stage_key, derive_stage_seed, hash_base
 from posttrain.pipeline.policies import find_base, open_renderer
-from posttrain.pipeline.preflight import check_rounds
+from posttrain.pipeline.preflight.checks import Preflight
+from posttrain.pipeline.preflight.override_names import Overrides, read_overrides
+from posttrain.pipeline.preflight.rounds import check_rounds
+from posttrain.pipeline.preflight.waiting import WaitingStage, find_progress
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.repair import NUM_SNAPSHOTS
 from posttrain.pipeline.rounds import Round, list_rounds
 from posttrain.pipeline.run_gates import RunGates, RunMeasuring, refuse_hold
-from posttrain.pipeline.run_record import RunRecord
+from posttrain.pipeline.run_record import RunRecord, read_findings
 from posttrain.pipeline.stage_runs import StageJob, run_stage
 from posttrain.pipeline.stoppable import StoppableProgress, check_stop
 from posttrain.pipeline.store import ArtifactStore, WorkingFolders
 from posttrain.pipeline.wiring import build_callbacks
 from posttrain.reports.page import build_report
 from posttrain.stages.sft import SftConfig
+from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks, find_device, join_ranks
 
 
@@ -48,7 +52,7 @@ def run_recipe(
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
     allow_unsafe: bool = False,
-    overridden_checks: Collection[str] = (),
+    override: Sequence[str] = (),
 ) -> Path:
     """Carry out a recipe and return its run folder.
 
@@ -57,14 +61,16 @@ def run_recipe(
         progress: Shows how far it has come; silent if None.
         should_stop: Asked after every step; a run that is asked to stop saves first.
         allow_unsafe: Whether programs that a model wrote may run without a sandbox where none passes its self-check.
-        overridden_checks: Names of checks that the user goes on against: `gate:<stage>`. Each is recorded.
+        override: Checks and gates to let through by name: `mask`, `sft:mask`, `evaluate.held_out:scorer`, `gate:sft`.
 
     Raises:
         RefusedError: A gate cannot decide (`hold`): what was made is kept, and nothing is made from it.
         LockedError: Another process works in the folder.
         TerminatedError: Asked to stop; the same call goes on from there.
+        RefusedError: A check before or after a stage found what must not go on, with its cure.
         PosttrainError: Whatever stopped it, with its cure; nothing that was done is lost.
     """
+    overrides = read_overrides(recipe, override)
     ranks = join_ranks(find_device())
     folder = RunFolder(recipe.folder)
     shown = (progress if ranks.is_writer else None) or SilentProgress()
@@ -76,7 +82,7 @@ def run_recipe(
         measurer = Measurer(
             read_measure_settings(recipe, allow_unsafe=allow_unsafe), folder, renderer, StoppableProgress(shown, stop)
         )
-        _Run(recipe, folder, base, renderer, ranks, shown, stop, measurer, frozenset(overridden_checks)).carry_out()
+        _Run(recipe, folder, base, renderer, ranks, shown, stop, measurer, overrides).carry_out()
     return folder.root
 
 
@@ -112,8 +118,16 @@ class _Run:
     progress: Progress
     should_stop: Callable[[], bool]
     measurer: Measurer
-    overridden_checks: frozenset[str] = frozenset()
+    overrides: Overrides
     outputs: dict[str, Artifact] = field(default_factory=dict)
+    record: RunRecord = field(init=False)
+    preflight: Preflight = field(init=False)
+
+    def __post_init__(self) -> None:
+        recipe = self.recipe
+        self.record = RunRecord(self.folder, recipe.name, recipe.identity_hash(), recipe.hash, recipe.seed)
+        self.record.overrides = list(self.overrides.names)
+        self.preflight = self._build_preflight()
 
     @property
     def workplaces(self) -> WorkingFolders:
@@ -122,8 +136,7 @@ class _Run:
 
     def carry_out(self) -> None:
         """Run every round of every stage, measuring what each made; the record and report are always written."""
-        recipe = self.recipe
-        record = RunRecord(self.folder, recipe.name, recipe.identity_hash(), recipe.hash, recipe.seed)
+        recipe, record = self.recipe, self.record
         base = Artifact("policy", "", hash_base(self.base), str(self.base))
         self.outputs[BASE] = base
         record.add_artifact(base, [], BASE)
@@ -132,13 +145,17 @@ class _Run:
         if self.ranks.is_writer:
             kept = self.workplaces.set_aside_strangers([self._folder_of(stage).root for stage in rounds])
             self._note_kept(kept)
-        self._write(record)
+        self._write()
         try:
             _on_writer(self.ranks, lambda: check_rounds(recipe, self.base, rounds))
-            self._measure(record, base, BASE)
+            _on_writer(
+                self.ranks,
+                lambda: self.preflight.check_start(find_progress(recipe, rounds, entries, base, self.renderer)),
+            )
+            self._measure(base, BASE)
             for stage, entry in zip(rounds, entries, strict=True):
                 check_stop(self.ranks.agree(self.should_stop()))
-                self._run_round(record, stage, entry)
+                self._run_round(stage, entry)
             record.status = "finished"
         except TerminatedError:
             record.status = "stopped"
@@ -153,9 +170,23 @@ class _Run:
             for entry in entries:
                 if entry["status"] == "running":
                     entry["status"] = record.status
-            self._conclude(record)
+            self._conclude()
 
-    def _run_round(self, record: RunRecord, stage: Round, entry: dict[str, Any]) -> None:
+    def _build_preflight(self) -> Preflight:
+        shown = StoppableProgress(self.progress, self.should_stop) if self.ranks.count == 1 else self.progress
+        return Preflight(
+            recipe=self.recipe,
+            base=self.base,
+            renderer=self.renderer,
+            ranks=self.ranks,
+            overrides=self.overrides,
+            progress=shown,
+            findings=self.record.preflight,
+            earlier=read_findings(self.folder),
+            allow_unsafe=self.measurer.settings.allow_unsafe,
+        )
+
+    def _run_round(self, stage: Round, entry: dict[str, Any]) -> None:
         parent = self.outputs[stage.entry.parent if stage.number == 1 else stage.entry.name]
         key = self.ranks.first(lambda: self._compute_key(stage, parent))
         folder = self._folder_of(stage)
@@ -168,13 +199,16 @@ class _Run:
             self.progress.note(f"{stage.label}: cached ({found.hash[:12]})")
             artifact, status = found, "cached"
         else:
-            artifact = self._train(record, stage, entry, key, parent, folder)
+            is_resumed = not CheckpointStore(folder.checkpoints).is_empty
+            waiting = WaitingStage(stage, Path(parent.folder), is_resumed)
+            _on_writer(self.ranks, lambda: self.preflight.check_stage(waiting))
+            artifact = self._train(stage, entry, key, parent, folder)
             status = "finished"
         entry |= {"outputs": {"policy": artifact.hash}, "status": status}
-        record.add_artifact(artifact, [parent.hash], stage.label)
-        self._measure(record, artifact, stage.label)
-        self.outputs[stage.entry.name] = self._pass_gate(record, stage, entry, artifact, parent)
-        self._write(record)
+        self.record.add_artifact(artifact, [parent.hash], stage.label)
+        self._measure(artifact, stage.label)
+        self.outputs[stage.entry.name] = self._pass_gate(stage, entry, artifact, parent)
+        self._write()
 
     def _compute_key(self, stage: Round, parent: Artifact) -> str:
         return compute_stage_key(self.recipe, stage, parent.hash, self.renderer, self.base)
@@ -190,11 +224,9 @@ class _Run:
         if names:
             self.progress.note(f"what an earlier configuration left is kept in {', '.join(names)}")
 
-    def _train(
-        self, record: RunRecord, stage: Round, entry: dict[str, Any], key: str, parent: Artifact, folder: StageFolder
-    ) -> Artifact:
+    def _train(self, stage: Round, entry: dict[str, Any], key: str, parent: Artifact, folder: StageFolder) -> Artifact:
         self.progress.note(f"{stage.label}: {stage.entry.type} from {parent.hash[:12]}")
-        self._write(record)
+        self._write()
         # A stage that was stopped has seconds and no tokens yet: its sessions add up.
         before = entry["seconds"] or 0.0 if entry["tokens"] is None else 0.0
         began = time.perf_counter()
@@ -231,6 +263,7 @@ class _Run:
             context,
             lambda: self._compute_key(stage, parent),
             self.measurer.settings.allow_unsafe,
+            tuple(self.ranks.broadcast_object(self.preflight.list_overridden(stage.label))),
         )
 
     def _build_sink(self, stage: Round, folder: StageFolder) -> MetricsSink:
@@ -240,16 +273,14 @@ class _Run:
         logged = LoggedStage(self.recipe.name, folder.root.name, folder.root, self.recipe.hash, resolved)
         return build_metrics_sink(folder.metrics, self.recipe.loggers, logged)
 
-    def _measure(self, record: RunRecord, artifact: Artifact, label: str) -> None:
+    def _measure(self, artifact: Artifact, label: str) -> None:
         if self.ranks.is_writer:
-            self._measuring(record).measure(artifact, label)
+            self._measuring().measure(artifact, label)
 
-    def _measuring(self, record: RunRecord) -> RunMeasuring:
-        return RunMeasuring(self.recipe, self.measurer, record)
+    def _measuring(self) -> RunMeasuring:
+        return RunMeasuring(self.recipe, self.measurer, self.record)
 
-    def _pass_gate(
-        self, record: RunRecord, stage: Round, entry: dict[str, Any], artifact: Artifact, parent: Artifact
-    ) -> Artifact:
+    def _pass_gate(self, stage: Round, entry: dict[str, Any], artifact: Artifact, parent: Artifact) -> Artifact:
         """Return the policy that is passed on: the stage's, a repaired one, or the parent's.
 
         Raises:
@@ -259,14 +290,13 @@ class _Run:
             return artifact
         verdict: Verdict | None = None
 
+        job = self._build_job(stage, str(entry["key"]), parent, self._folder_of(stage), FanOut([]))
+
         def carry_out() -> None:
             nonlocal verdict
-            job = self._build_job(stage, str(entry["key"]), parent, self._folder_of(stage), FanOut([]))
-
-            def train_again(changed: Round, folder: StageFolder) -> Artifact:
-                return self._train_again(record, changed, parent, folder)
-
-            passing = RunGates(self._measuring(record), train_again, self.overridden_checks)
+            passing = RunGates(
+                self._measuring(), lambda changed, folder: self._train_again(changed, parent, folder), self.overrides
+            )
             verdict = passing.carry_out(stage, job, artifact, self.outputs)
 
         _on_writer(self.ranks, carry_out)
@@ -280,28 +310,28 @@ class _Run:
             entry["outputs"] = {"policy": verdict.policy.hash}
         return verdict.policy
 
-    def _train_again(self, record: RunRecord, stage: Round, parent: Artifact, folder: StageFolder) -> Artifact:
+    def _train_again(self, stage: Round, parent: Artifact, folder: StageFolder) -> Artifact:
         """Return what a changed stage makes of the parent, from the store if it was made before."""
         key = self._compute_key(stage, parent)
         found = ArtifactStore(self.folder).find(key)
         if found is None:
             self._claim(folder.root, key)
-            found = self._train(record, stage, {"seconds": None, "tokens": None}, key, parent, folder)
+            found = self._train(stage, {"seconds": None, "tokens": None}, key, parent, folder)
         return found
 
-    def _write(self, record: RunRecord) -> None:
+    def _write(self) -> None:
         if self.ranks.is_writer:
-            record.write()
+            self.record.write()
 
-    def _conclude(self, record: RunRecord) -> None:
+    def _conclude(self) -> None:
         """Write record and report; a failure here must not hide the one that stopped the run."""
         if not self.ranks.is_writer:
             return
         try:
-            record.write()
+            self.record.write()
             build_report(self.folder.root)
-            record.write()
+            self.record.write()
         except PosttrainError as error:
-            if record.status == "finished":
+            if self.record.status == "finished":
                 raise
             self.progress.note(f"the report could not be written: {error.found}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from posttrain.pipeline.gate_checks import TRAINING_REPAIRS, find_replay
 from posttrain.pipeline.gate_record import GateLedger
 from posttrain.pipeline.gatekeeper import GateJob, Gatekeeper, Verdict
 from posttrain.pipeline.measure import Measured, Measurer, measure_all
+from posttrain.pipeline.preflight.override_names import GATE, Overrides
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.repair import Repairs
 from posttrain.pipeline.rounds import Round
@@ -23,9 +24,6 @@ from posttrain.pipeline.run_record import RunRecord
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.stage_runs import StageJob, discard_snapshots
 from posttrain.training.distributed import Ranks
-
-GATE_CHECK = "gate:"
-"""What the name of a gate begins with where the user goes on against it: `gate:<stage>`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +76,12 @@ class RunGates:
     Args:
         measuring: Measures, and keeps the record.
         train_again: Trains a changed stage in a working folder, and returns what it made.
-        overridden_checks: Names of checks that the user goes on against.
+        overrides: What the user goes on against.
     """
 
     measuring: RunMeasuring
     train_again: Callable[[Round, StageFolder], Artifact]
-    overridden_checks: Collection[str]
+    overrides: Overrides
 
     def carry_out(self, stage: Round, job: StageJob, made: Artifact, outputs: Mapping[str, Artifact]) -> Verdict:
         """Return what a stage's gate makes of its policy; a repaired one is measured in its place.
@@ -112,7 +110,7 @@ class RunGates:
             measuring.measurer, measuring.recipe.evaluate, GateLedger(measuring.record.folder), on_measured
         )
         baselines = {name: outputs[name] for name in list_baselines(rules)}
-        is_overridden = f"{GATE_CHECK}{stage.entry.name}" in self.overridden_checks
+        is_overridden = self.overrides.covers_gate(stage.entry.name)
         gate = GateJob(stage.label, rules, made, job.parent, baselines, is_overridden)
         verdict = keeper.carry_out(gate, self._build_repairs(stage, job, made))
         record = measuring.record
@@ -159,6 +157,6 @@ def refuse_hold(stage: Round, verdict: Verdict) -> RefusedError:
         verdict.reason,
         expected="every rule of the gate decided",
         cure=f"{more}widen a margin with a reason you can defend, or go on against the gate with "
-        f"--override {GATE_CHECK}{stage.entry.name}, which is recorded",
+        f"--override {GATE}:{stage.entry.name}, which is recorded",
         place=f"gate of {stage.label}",
     )

@@ -32,6 +32,8 @@ class RunRecord:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
     sandbox: str | None = None
+    preflight: list[dict[str, Any]] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
 
     def add_stage(self, name: str, round_number: int, kind: str) -> dict[str, Any]:
         """Add a stage that is yet to run and return its entry, to be filled in.
@@ -106,6 +108,8 @@ class RunRecord:
                 "stages": self.stages,
                 "metrics": self.metrics,
                 "artifacts": self.artifacts,
+                "preflight": self.preflight,
+                "overrides": self.overrides,
                 "report": self.folder.report.name if self.folder.report.is_file() else None,
             },
         )
@@ -149,3 +153,14 @@ def read_stage_entry(folder: RunFolder, name: str, round_number: int) -> dict[st
     except (StorageError, KeyError, TypeError):
         return None
     return dict(found[0]) if found else None
+
+
+def read_findings(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return what the record before this one says that preflight found; nothing where there is none."""
+    if not folder.run_json.is_file():
+        return []
+    try:
+        found = read_json(folder.run_json).get("preflight", [])
+    except (StorageError, AttributeError):
+        return []
+    return [finding for finding in found if isinstance(finding, dict)] if isinstance(found, list) else []

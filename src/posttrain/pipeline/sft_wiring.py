@@ -14,7 +14,7 @@ from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy
 from posttrain.pipeline.compiled import build_training_kernels
 from posttrain.pipeline.estimates import DTYPES, needs_checkpointing
-from posttrain.pipeline.preflight import check_adapter_start
+from posttrain.pipeline.preflight.rounds import check_adapter_start
 from posttrain.pipeline.wiring import StageData
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks, find_layers, shard_policy

@@ -22,6 +22,7 @@ from posttrain.models.loading import load_policy, read_context_tokens
 from posttrain.models.manifest import ArtifactFacts
 from posttrain.pipeline.plugins import call_plugin
 from posttrain.pipeline.policies import describe_chat
+from posttrain.pipeline.preflight.override_names import TRUNCATION
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.sft_wiring import build_scored_policy, load_trained_policy
 from posttrain.pipeline.stage_entries import StageEntry
@@ -42,7 +43,10 @@ from posttrain.training.policy import ScoredPolicy
 
 @dataclass(frozen=True, slots=True)
 class StageJob:
-    """One round of one stage with everything that surrounds it; `compute_key` gives the key of what is there now."""
+    """One round of one stage with everything that surrounds it.
+
+    `compute_key` gives the key of what is there now, `overridden` the checks that were refused and let through.
+    """
 
     recipe: Recipe
     entry: StageEntry
@@ -55,6 +59,7 @@ class StageJob:
     context: RunContext
     compute_key: Callable[[], str]
     allow_unsafe: bool = False
+    overridden: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -185,6 +190,8 @@ def discard_snapshots(job: StageJob) -> None:
 def _load_rows(job: StageJob, config: sft.SftConfig, progress: Progress) -> StageData:
     """Return the stage's rows, having checked that they are those that its key names."""
     context_tokens = read_context_tokens(Path(job.parent.folder))
+    if TRUNCATION in job.overridden:
+        config = config.model_copy(update={"max_affected_fraction": 1.0})
     data = load_stage_data(job.recipe, config, job.renderer, context_tokens, progress)
     if job.compute_key() != job.key:
         raise DataError(
@@ -231,6 +238,7 @@ def describe_artifact(job: StageJob, identity: dict[str, Any], ledger: dict[str,
         parents=[job.parent.hash],
         config=identity,
         ledger=ledger,
+        overrides=job.overridden,
     )
 
 

@@ -37,16 +37,23 @@ class ArtifactStore:
 
     def find(self, key: str) -> Artifact | None:
         """Return the artifact that a key made, if it is there and every file is as its manifest says."""
+        artifact = self.read(key)
+        try:
+            is_whole = artifact is not None and _holds(Path(artifact.folder), artifact.hash)
+        except (StorageError, OSError):
+            return None
+        return artifact if is_whole else None
+
+    def read(self, key: str) -> Artifact | None:
+        """Return the artifact that a key made as the index names it; its files are not looked at (`find` does)."""
         index = self._index(key)
         if not index.is_file():
             return None
         try:
             found = read_json(index)
-            artifact = Artifact(found["kind"], key, found["hash"], str(self.root / found["hash"]))
-            is_whole = _holds(Path(artifact.folder), artifact.hash)
-        except (StorageError, KeyError, TypeError, OSError):
+            return Artifact(found["kind"], key, found["hash"], str(self.root / found["hash"]))
+        except (StorageError, KeyError, TypeError):
             return None
-        return artifact if is_whole else None
 
     def describe_loss(self, key: str) -> str:
         """Return why an artifact that was made once cannot be used, or an empty text."""

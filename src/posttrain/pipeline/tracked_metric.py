@@ -20,22 +20,22 @@ import torch
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.config import suggest
-from posttrain.core.errors import DataError, PosttrainError, RecipeError
-from posttrain.core.hashing import canonical_json, hash_bytes, hash_text
+from posttrain.core.errors import PosttrainError, RecipeError
+from posttrain.core.hashing import hash_bytes, hash_text
 from posttrain.core.protocols import Progress, Scorer
 from posttrain.core.records import ItemResult, Problem
 from posttrain.core.sampling import PolicyVersion, Sampler
 from posttrain.data.sources import DataSource
 from posttrain.evaluation.figures import summarise_items
 from posttrain.evaluation.generation import draw_items
-from posttrain.evaluation.runner import choose_problems
 from posttrain.evaluation.task import GenerationTask, find_development, hash_task
 from posttrain.gates.rules import split_metric
 from posttrain.models.loaded_policy import LoadedPolicy
+from posttrain.pipeline.development_rows import read_development_problems
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.sampling import build_sampler
 from posttrain.pipeline.scorers import build_context, build_scorer, hash_scorer
-from posttrain.pipeline.wiring import fingerprint_sources, read_problems
+from posttrain.pipeline.wiring import fingerprint_sources
 from posttrain.stages.sft import SftConfig
 from posttrain.statistics.pairing import list_parts, read_value
 from posttrain.statistics.repeats import fold_samples, parse_repeated
@@ -80,35 +80,6 @@ def describe_tracked_metric(recipe: Recipe, tracked: TrackedMetric) -> list[Any]
     drawing = {key: value for key, value in tracked.task.identity().items() if key not in tracked.task.BESIDE}
     scorer = hash_scorer(tracked.task.scorer, build_context(recipe.roots, recipe.scorers))
     return [drawing, scorer, tracked.part, fingerprint_sources(recipe, [tracked.source])]
-
-
-def load_development_problems(recipe: Recipe, tracked: TrackedMetric) -> list[Problem]:
-    """Return the development rows as problems, having shown that none of them is measured after the stage.
-
-    Raises:
-        DataError: The rows cannot be read, two share an id, or one of them is among the task's own.
-    """
-    task = tracked.task
-    problems = read_problems(recipe.roots, tracked.source)
-    choose_problems(task.name, "", problems)  # refuses ids that are not unique
-    if tracked.source == task.data:  # the task is measured on a split for development, so nothing is held out
-        return problems
-    measured = {_describe(problem): problem.problem_id for problem in read_problems(recipe.roots, task.data)}
-    shared = [problem for problem in problems if _describe(problem) in measured]
-    if shared:
-        raise DataError(
-            f"{len(shared)} of {len(problems)} development rows are among those that the task is measured on: the "
-            f"first is {shared[0].problem_id}, which is {measured[_describe(shared[0])]} there",
-            expected="development rows that occur nowhere in the task's 'data'",
-            cure="take other rows for 'development', or take these out of 'data'",
-            place=f"evaluate: {task.name}: development",
-        )
-    return problems
-
-
-def _describe(problem: Problem) -> str:
-    """Return what a policy is asked."""
-    return canonical_json([problem.messages, problem.tools])
 
 
 class MetricTracker:
@@ -218,7 +189,7 @@ def build_tracker(
         DataError: The development rows cannot be used.
         RecipeError: The scorer's settings do not fit.
     """
-    problems = load_development_problems(recipe, tracked)
+    problems = read_development_problems(recipe.roots, tracked.task)
     with torch.random.fork_rng(devices=[]):
         sampler, notes = build_sampler(policy, renderer)
     for note in notes:

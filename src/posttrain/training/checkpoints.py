@@ -125,6 +125,11 @@ class CheckpointStore:
             if folder not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no checkpoint to go on from; one that is there may yet be found torn."""
+        return not self._folders()
+
     def clear(self) -> None:
         """Remove all checkpoints: the stage's artifact has taken their place."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What can be refused before anything is trained: data that is not there, adapters nobody decided on.
+"""What the recipe alone tells: data that is not there, adapters nobody decided on.
 
 A stage that cannot start is found before the stages ahead of it are run, not after.
 """
@@ -10,12 +10,14 @@ from pathlib import Path
 
 from posttrain.core.errors import RecipeError, RefusedError
 from posttrain.core.run_folder import ARTIFACT_MANIFEST
+from posttrain.gates.rules import list_tasks
 from posttrain.models.loading import read_context_tokens
 from posttrain.models.manifest import load_manifest
+from posttrain.pipeline.development_rows import read_development_problems
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.rounds import Round
-from posttrain.pipeline.tracked_metric import find_tracked_metric, load_development_problems
+from posttrain.pipeline.tracked_metric import find_tracked_metric
 from posttrain.pipeline.wiring import fingerprint_sources
 from posttrain.stages.sft import SftConfig
 
@@ -31,9 +33,12 @@ def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round]) -> None:
             them, or will have none and the recipe says to go on with one.
     """
     context_tokens = read_context_tokens(base)
-    adapters: dict[str, bool | None] = {BASE: _has_adapters(base)}
+    adapters: dict[str, bool | None] = {BASE: holds_adapters(base)}
+    selecting: set[str] = set()
     for stage in rounds:
         name, config = stage.entry.name, stage.entry.config
+        if stage.entry.gate is not None and stage.entry.gate.on_fail:
+            selecting.update(list_tasks(stage.entry.gate))
         has_adapters = adapters[stage.entry.parent if stage.number == 1 else name]
         if not isinstance(config, SftConfig):
             adapters[name] = None  # a plug-in: what it gives is known to itself alone
@@ -41,14 +46,16 @@ def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round]) -> None:
         check_max_length(config, context_tokens)
         fingerprint_sources(recipe, [*config.data, *config.validation])
         tracked = find_tracked_metric(recipe, config)
-        if tracked is not None and stage.number == 1:
-            load_development_problems(recipe, tracked)
+        if tracked is not None:
+            selecting.add(tracked.task.name)
         if has_adapters is not None:
             check_adapter_start(config, name, has_adapters)
         goes_on = has_adapters and config.adapter_start == "continue"
         adapters[name] = config.adapter is not None or bool(goes_on)
     for task in recipe.evaluate:
         fingerprint_sources(recipe, [task.data])
+        if task.name in selecting:
+            read_development_problems(recipe.roots, task)
 
 
 def check_adapter_start(config: SftConfig, name: str, has_adapters: bool) -> None:
@@ -85,5 +92,6 @@ def check_max_length(config: SftConfig, context_tokens: int | None) -> None:
         )
 
 
-def _has_adapters(folder: Path) -> bool:
+def holds_adapters(folder: Path) -> bool:
+    """Return whether a folder is an artifact with adapters."""
     return (folder / ARTIFACT_MANIFEST).exists() and bool(load_manifest(folder).adapters)

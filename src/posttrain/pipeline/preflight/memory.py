@@ -1,0 +1,96 @@
+"""Whether a stage's largest step fits into the memory that is free, and what would make it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from posttrain.models.lora_settings import LoraSettings
+from posttrain.pipeline import estimates
+from posttrain.pipeline.preflight.findings import Finding
+from posttrain.pipeline.preflight.override_names import MEMORY
+from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.recipe_settings import BASE
+from posttrain.pipeline.stage_entries import StageEntry
+from posttrain.pipeline.wiring import StageData
+from posttrain.stages.sft import SftConfig
+from posttrain.training.distributed import Ranks
+from posttrain.training.memory import MemoryEstimate
+
+_PROPOSED_RANK = 16
+
+
+def check_memory(stage: str, folder: Path, config: SftConfig, data: StageData, ranks: Ranks, seed: int) -> Finding:
+    """Return whether a stage's largest step fits, with activation checkpointing where the stage may use it.
+
+    Args:
+        stage: The stage's label.
+        folder: A policy of the shape that the stage starts from.
+        config: Its configuration.
+        data: Its rows.
+        ranks: The processes that share a step.
+        seed: The stage's seed, which decides which rows share a step.
+    """
+
+    def estimate(**changes: Any) -> MemoryEstimate:
+        return estimates.estimate_memory(folder, config.model_copy(update=changes), data, ranks, seed)
+
+    needed, free = estimate(), estimates.find_free_memory()
+    figures = {
+        "needed_bytes": needed.total - needed.process,
+        "free_bytes": free,
+        "weights_bytes": needed.weights,
+        "optimizer_bytes": needed.optimizer,
+        "activations_bytes": needed.activations,
+        "micro_batch_tokens": config.micro_batch_tokens,
+    }
+    found = f"a step needs about {_show(needed.total - needed.process)}, and {_show(free)} are free"
+    if estimates.fits_memory(needed):
+        return Finding(stage, MEMORY, "passed", found, figures=figures)
+    expected = f"at most {estimates.MEMORY_SHARE:.0%} of what is free"
+    longest = max(int(part.lengths_R.max(initial=1)) for part in data.train.rows)
+    ways = []
+    for options in _list_changes(config, longest):
+        for words, changes in options:
+            other = estimate(**changes)
+            if estimates.fits_memory(other):
+                ways.append(f"set {words} ({_show(other.total - other.process)})")
+                break
+    cure = " or ".join(ways) or (
+        "no setting of this stage is enough: a smaller model, shorter rows (max_length), several processes, or a "
+        "machine with more memory"
+    )
+    return Finding(stage, MEMORY, "refused", found, expected, cure, figures)
+
+
+def _list_changes(config: SftConfig, longest: int) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """Yield what could make a step smaller, each in words and as keys, mildest first."""
+    if config.activation_checkpointing == "off":
+        yield [("activation_checkpointing: auto", {"activation_checkpointing": "auto"})]
+    budgets = []
+    tokens = config.micro_batch_tokens // 2
+    while tokens >= longest:  # no budget makes the longest row shorter
+        budgets.append((f"micro_batch_tokens: {tokens}", {"micro_batch_tokens": tokens}))
+        tokens //= 2
+    yield budgets
+    if config.dtype == "float32":
+        yield [("dtype: bfloat16", {"dtype": "bfloat16"})]
+    if config.adapter is None and config.adapter_start is None:
+        yield [(f"adapter: {{rank: {_PROPOSED_RANK}}}", {"adapter": LoraSettings(rank=_PROPOSED_RANK)})]
+
+
+def find_trained_adapter(recipe: Recipe, entry: StageEntry) -> LoraSettings | None:
+    """Return the shape of the adapter that a stage trains, which may be that of a stage before it; None if none."""
+    entries = {other.name: other for other in recipe.stages}
+    while True:
+        config = entry.config
+        if not isinstance(config, SftConfig) or config.adapter is not None or config.adapter_start != "continue":
+            return config.adapter if isinstance(config, SftConfig) else None
+        if entry.parent == BASE:
+            return None
+        entry = entries[entry.parent]
+
+
+def _show(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.0f} MB"
