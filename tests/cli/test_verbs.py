@@ -74,9 +74,9 @@ def test_the_schema_is_printed_without_a_recipe(capsys: pytest.CaptureFixture[st
 def test_a_run_gets_the_recipe_with_its_overrides_and_says_where_the_report_is(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, install: Callable[..., None]
 ) -> None:
-    def run_recipe(recipe: Any, *, should_stop: Callable[[], bool], override: Any, **_: Any) -> Path:
+    def run_recipe(recipe: Any, *, should_stop: Callable[[], bool], overridden_checks: Any, **_: Any) -> Path:
         assert recipe.stages[0].config.learning_rate == 1e-4 and not should_stop()
-        assert list(override) == ["sft:mask", "memory"]
+        assert list(overridden_checks) == ["sft:mask", "memory"]
         recipe.folder.mkdir()
         (recipe.folder / "report.html").write_text("")
         return Path(recipe.folder)
@@ -89,7 +89,11 @@ def test_a_run_gets_the_recipe_with_its_overrides_and_says_where_the_report_is(
         f"report: {tmp_path / 'a' / 'report.html'}",
     ]
     found = run_here(capsys, *command, tmp_path / "b", "--json")
-    assert json.loads(found.out) == {"folder": str(tmp_path / "b"), "report": str(tmp_path / "b" / "report.html")}
+    assert json.loads(found.out) == {
+        "folder": str(tmp_path / "b"),
+        "report": str(tmp_path / "b" / "report.html"),
+        "gates": [],
+    }
 
 
 def test_of_a_torchrun_job_only_the_first_process_says_where_the_run_is(

@@ -6,15 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from posttrain.core.errors import PosttrainError
+from posttrain.core.errors import PosttrainError, RefusedError
 from posttrain.core.progress import SilentProgress
 from posttrain.core.run_folder import RunFolder
 from posttrain.pipeline.estimates import estimate_memory
@@ -25,100 +24,8 @@ from posttrain.pipeline.run import run_recipe
 from posttrain.pipeline.wiring import load_stage_data, preview_rows
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks
-from tests.pipeline.tiny_runs import Finished, Workshop, make_base, make_rows, recipe_values, sft, task
-
-TEMPLATE = (
-    "{{ strftime_now('%Y') }} {{ greeting | default('none') }}{% for m in messages %}{{ m.role }}: {{ m.content }}"
-    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
-OWN = """\
-from pathlib import Path
-
-from posttrain.core.config import Config as Base
-
-
-class Config(Base):
-    data: list[dict]
-
-
-def run(config, inputs, parts, context):
-    return {"policy": parts.publish(parts.policy)}
-
-
-class Watch:
-    def on_step(self, step, metrics, policy):
-        Path(__file__).with_name("seen.txt").open("a").write(f"{step}\\n")
-
-
-class Saves:
-    def on_save(self, step, folder):
-        Watch.on_step(self, step, None, None)
-
-
-def length(completions, **columns):
-    return [float(len(text)) for text in completions]
-"""
-LORA = {"rank": 4, "alpha": 8.0}
-
-
-def stage(**changes: Any) -> dict[str, Any]:
-    """A stage of three steps."""
-    return sft(steps=changes.pop("steps", 3), **changes)
-
-
-def long_rows(**changes: Any) -> dict[str, Any]:
-    """A recipe in which some rows are too long."""
-    values = {"data": [{"source": "long.jsonl"}], "max_length": 60, "truncation": "drop", "max_affected_fraction": 1.0}
-    return recipe_values(stage(**{**values, **changes}))
-
-
-BASELINES: dict[str, dict[str, Any]] = {
-    "plain": recipe_values(stage()),
-    "epochs": recipe_values(stage(steps=None, epochs=1.0)),
-    "seven": recipe_values(stage(steps=7)),
-    "saved": recipe_values(stage(callbacks=["own.py:Saves"])),
-    "measured": recipe_values(stage(steps=1), evaluate=[task()]),
-    "drawn": recipe_values(stage(steps=1), evaluate=[task(temperature=2.0)]),
-    "validated": recipe_values(stage(validation=[{"source": "held_out.jsonl"}], learning_rate=5.0)),
-    "adapter": recipe_values(stage(adapter=LORA)),
-    "two": recipe_values(
-        stage(adapter=LORA, adapter_start="new"), stage(name="more", adapter=LORA, adapter_start="continue")
-    ),
-    "mixed": recipe_values(
-        stage(data=[{"source": "rows.jsonl", "proportion": 1.0}, {"source": "held_out.jsonl", "proportion": 1.0}])
-    ),
-    "turns": recipe_values(stage(data=[{"source": "turns.jsonl"}])),
-    "documents": recipe_values(stage(data=[{"source": "documents.jsonl"}], max_length=64, max_affected_fraction=1.0)),
-    "alpaca": recipe_values(stage(data=[{"source": "alpaca.jsonl"}])),
-    "renamed": recipe_values(stage(data=[{"source": "renamed.jsonl", "columns": {"prompt": "a", "completion": "b"}}])),
-    "lab": recipe_values(stage(data=[{"source": "lab:conversations", "rows": 10}])),
-    "bad": recipe_values(stage(data=[{"source": "bad.jsonl", "max_bad_fraction": 0.5}])),
-    "long": long_rows(),
-    "template": recipe_values(stage(), chat={"template": "own.jinja"}),
-}
-
-
-def make_workshop(folder: Path) -> Workshop:
-    """A folder with everything that the baselines name."""
-    workshop = Workshop(folder, make_base(folder.with_name("tiny-base")))
-    shutil.copytree(folder / "base", folder / "other")
-    config = folder / "other" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "rms_norm_eps": 0.01}))
-    (folder / "own.jinja").write_text(TEMPLATE)
-    (folder / "own.py").write_text(OWN)
-
-    def write(name: str, rows: list[dict[str, Any]], more: str = "") -> None:
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows) + more)
-
-    turns = [{"role": r, "content": c} for r, c in zip(["user", "assistant"] * 2, "abcd", strict=True)]
-    write("turns.jsonl", [{"messages": turns}] * 4)
-    write("documents.jsonl", [{"text": f"the ant met the bee {n} times. " * (1 + 3 * (n > 2))} for n in range(4)])
-    write("alpaca.jsonl", [{"instruction": f"say {n}", "input": "", "output": f"{n}"} for n in range(4)])
-    write("renamed.jsonl", [{"a": f"say {n}", "b": f"{n}", "c": f"say {n}?"} for n in range(4)])
-    make_rows(folder / "bad.jsonl", 5).open("a").write("no json\n")
-    make_rows(folder / "long.jsonl", 6).open("a").write(json.dumps({"prompt": "x " * 8, "completion": "y" * 50}) + "\n")
-    return workshop
+from tests.contracts.recipe_baselines import BASELINES, KEEP, LORA, long_rows
+from tests.pipeline.tiny_runs import Finished, Workshop, task
 
 
 @dataclass
@@ -201,8 +108,16 @@ def see_lines(trial: Trial) -> Any:
 def see_items(trial: Trial) -> Any:
     """What the base answers, by the names of the files, and the metrics' names."""
     done = trial.run()
-    files = {path.name: path.read_text() for path in done.folder.base.items_folder.glob("*.jsonl")}
+    base = done.folder.evaluations(done.record["artifacts"][0]["hash"]).root
+    files = {path.name.rpartition("-")[0]: path.read_text() for path in base.glob("*.jsonl")}
     return files, [metric["name"] for metric in done.record["metrics"]]
+
+
+def see_gate(trial: Trial) -> Any:
+    """What the gate of the first stage finds, whatever comes of it."""
+    with contextlib.suppress(RefusedError):
+        trial.run()
+    return json.loads((trial.read().folder / "run.json").read_text())["stages"][0]["gate"]
 
 
 def see_folders(trial: Trial) -> Any:
@@ -263,18 +178,56 @@ LEAVES: dict[str, Leaf] = {
     "ChatSettings.template": Leaf("plain", "chat", {"template": "own.jinja"}, see_rows),
     "ChatSettings.date": Leaf("template", "chat.date", "1999-12-31", see_rows),
     "ChatSettings.arguments": Leaf("template", "chat.arguments", {"greeting": "hello"}, see_rows),
-    "EvaluationTask.name": Leaf("measured", "evaluate.0.name", "other", see_items),
-    "EvaluationTask.data": Leaf("measured", "evaluate.0.data", {"source": "rows.jsonl"}, see_items),
-    "EvaluationTask.scorer": Leaf("measured", "evaluate.0.scorer", "own.py:length", see_items),
-    "EvaluationTask.max_new_tokens": Leaf("measured", "evaluate.0.max_new_tokens", 8, see_items),
-    "EvaluationTask.temperature": Leaf("drawn", "evaluate.0.temperature", 1.0, see_items),
-    "EvaluationTask.parts": Leaf("measured", "evaluate.0.parts", ["stopped"], see_items),
+    "GenerationTask.name": Leaf("measured", "evaluate.0.name", "other", see_items),
+    "GenerationTask.data": Leaf("measured", "evaluate.0.data", {"source": "rows.jsonl"}, see_items),
+    "GenerationTask.development": Leaf("tracked", "evaluate.0.development", {"source": "turns.jsonl"}, see_lines),
+    "GenerationTask.parts": Leaf("measured", "evaluate.0.parts", ["stopped"], see_items),
+    "GenerationTask.scorer": Leaf("measured", "evaluate.0.scorer", "own.py:length", see_items),
+    "GenerationTask.max_new_tokens": Leaf("measured", "evaluate.0.max_new_tokens", 8, see_items),
+    "GenerationTask.temperature": Leaf("drawn", "evaluate.0.temperature", 1.0, see_items),
+    "GenerationTask.top_p": Leaf("drawn", "evaluate.0.top_p", 0.1, see_items),
+    "GenerationTask.top_k": Leaf("drawn", "evaluate.0.top_k", 1, see_items),
+    "GenerationTask.min_p": Leaf("drawn", "evaluate.0.min_p", 0.9, see_items),
+    "GenerationTask.stop": Leaf("sampled", "evaluate.0.stop", list("aeiou 0123456789"), see_items),
+    "GenerationTask.num_samples": Leaf("sampled", "evaluate.0.num_samples", 2, see_items),
+    "GenerationTask.pass_at": Leaf("sampled", "evaluate.0.pass_at", [2], see_items),
+    "GenerationTask.cons_at": Leaf("sampled", "evaluate.0.cons_at", [3], see_items),
+    "ChoiceTask.name": Leaf("choice", "evaluate.0.name", "other", see_items),
+    "ChoiceTask.data": Leaf("choice", "evaluate.0.data", {"source": "choices.jsonl", "rows": 2}, see_items),
+    "ChoiceTask.parts": Leaf("choice", "evaluate.0.parts", ["by_token"], see_items),
+    "ChoiceTask.normalisation": Leaf("choice", "evaluate.0.normalisation", "sum", see_items),
+    "ChoiceTask.options": Leaf("choice", "evaluate.0.options", "letters", see_items),
+    "PerplexityTask.name": Leaf("perplexity", "evaluate.0.name", "other", see_items),
+    "PerplexityTask.data": Leaf("perplexity", "evaluate.0.data", {"source": "turns.jsonl"}, see_items),
+    "PerplexityTask.development": Leaf("repaired", "evaluate.0.development", {"source": "turns.jsonl"}, see_gate),
+    "PerplexityTask.parts": Leaf("perplexity", "evaluate.0.parts", ["nats"], see_items),
+    "GateRules.improve": own("gate.improve", [{"metric": "other"}], see_gate, "gated"),
+    "GateRules.keep": own("gate.keep", [{"metric": "other", "margin": 0.1}], see_gate, "gated"),
+    "GateRules.floor": own("gate.floor", [{"metric": "other", "at_least": 0.1}], see_gate, "gated"),
+    "GateRules.ceiling": own("gate.ceiling", [{"metric": "held_out", "at_most": 0.95}], see_gate, "gated"),
+    "GateRules.on_fail": own("gate.on_fail", ["interpolate"], see_gate, "gated"),
+    "GateRules.max_attempts": own("gate.max_attempts", 2, see_gate, "repaired"),
+    "GateRules.replay": own("gate.replay", [{"source": "turns.jsonl"}], see_gate, "replayed"),
+    "GateRules.level": own("gate.level", 0.01, see_gate, "gated"),
+    "GateRules.looks": own("gate.looks", 2, see_gate, "gated"),
+    "GateRules.power": own("gate.power", 0.6, see_gate, "undecided"),
+    "ImproveRule.metric": own("gate.improve.0.metric", "other", see_gate, "improved"),
+    "ImproveRule.by": own("gate.improve.0.by", 0.5, see_gate, "improved"),
+    "KeepRule.metric": own("gate.keep.0.metric", "other", see_gate, "gated"),
+    "KeepRule.margin": own("gate.keep.0.margin", 0.06, see_gate, "gated"),
+    "KeepRule.baseline": Leaf("gated", "stages.0.gate.keep.0", {"metric": "held_out", "margin": 0.05}, see_gate),
+    "KeepRule.cumulative_margin": own("gate.keep.0.cumulative_margin", 0.2, see_gate, "gated"),
+    "FloorRule.metric": own("gate.floor.0.metric", "other", see_gate, "gated"),
+    "FloorRule.at_least": own("gate.floor.0.at_least", 0.8, see_gate, "gated"),
+    "CeilingRule.metric": own("gate.ceiling.0.metric", "other", see_gate, "improved"),
+    "CeilingRule.at_most": own("gate.ceiling.0.at_most", 0.8, see_gate, "improved"),
     "StageKeys.name": own("name", "other", see_folders),
     "StageKeys.type": Leaf(
         "plain", "stages.0", {"name": "sft", "type": "own.py:run", "data": [{"source": "rows.jsonl"}]}, see_plan
     ),
     "StageKeys.parent": Leaf("two", "stages.1", {**BASELINES["two"]["stages"][1], "from": "base"}, see_lineage),
     "StageKeys.repeat": own("repeat", 2, see_plan),
+    "StageKeys.gate": own("gate", {"keep": [KEEP]}, see_gate, "perplexity"),
     "DataSource.source": own("data.0.source", "held_out.jsonl", see_rows),
     "DataSource.split": own("data.0.split", "development", see_rows, "lab"),
     "DataSource.format": own("data.0.format", "trl", see_rows, "alpaca"),
@@ -313,6 +266,7 @@ LEAVES: dict[str, Leaf] = {
     "SftConfig.packing": own("packing", "off", see_policy),
     "SftConfig.validate_every_steps": own("validate_every_steps", 1, see_lines, "validated"),
     "SftConfig.keep": own("keep", "best_validation_loss", see_policy, "validated"),
+    "SftConfig.keep_metric": own("keep_metric", "held_out/stopped", see_lines, "tracked"),
     "SftConfig.checkpoint_every_steps": own("checkpoint_every_steps", 3, see_callbacks, "saved"),
     "SftConfig.log_every_steps": own("log_every_steps", 3, see_lines, "seven"),
     "SftConfig.callbacks": own("callbacks", ["own.py:Watch"], see_callbacks),
@@ -326,6 +280,10 @@ LEAVES: dict[str, Leaf] = {
 WITHOUT_EFFECT: dict[str, str] = {
     "RecipeHead.model": "always there; what it holds is ModelSource's",
     "RecipeHead.chat": "always there; what it holds is ChatSettings'",
+    "GenerationTask.type": "says which class reads the task: within the class it has one value",
+    "ChoiceTask.type": "says which class reads the task: within the class it has one value",
+    "ChoiceTask.development": "read as of any task: GenerationTask's and PerplexityTask's are looked at",
+    "PerplexityTask.type": "says which class reads the task: within the class it has one value",
     "SftConfig.type": "says which class reads the stage: within the class it has one value",
 }
 """Fields that are no leaf of their own, and why."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import types
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -37,12 +37,14 @@ def _write_number(value: float) -> str:
 
 def _describe_type(annotation: Any) -> str:
     origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _describe_type(parts[0])
     if annotation in _NAMES:
         return _NAMES[annotation]
     if origin is Literal:
         return ", ".join(f"`{part}`" for part in parts)
     if origin in (Union, types.UnionType):
-        return " or ".join(_describe_type(part) for part in parts if part is not type(None))
+        return " or ".join(dict.fromkeys(_describe_type(part) for part in parts if part is not type(None)))
     if origin is list:
         return f"list of {_describe_type(parts[0])}"
     if origin is dict:

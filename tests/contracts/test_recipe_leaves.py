@@ -20,7 +20,8 @@ from posttrain.pipeline.recipe_checks import configs_in
 from posttrain.pipeline.recipe_settings import RecipeHead, StageKeys
 from posttrain.pipeline.rounds import list_rounds
 from posttrain.pipeline.stage_types import BUILT_IN_STAGES
-from tests.contracts.recipe_leaves import BASELINES, LEAVES, WITHOUT_EFFECT, Leaf, Trial, make_workshop
+from tests.contracts.recipe_baselines import BASELINES, make_workshop
+from tests.contracts.recipe_leaves import LEAVES, WITHOUT_EFFECT, Leaf, Trial
 from tests.pipeline.tiny_runs import Workshop
 
 _numbers = itertools.count()
@@ -64,7 +65,15 @@ def see_baseline(workshop: Workshop, leaf: Leaf) -> Any:
 def test_every_field_has_an_entry_and_every_entry_a_field() -> None:
     assert set(FIELDS) == {*LEAVES, *WITHOUT_EFFECT}
     assert not set(LEAVES) & set(WITHOUT_EFFECT)
-    assert {"RecipeHead", "ChatSettings", "EvaluationTask", "DataSource", "SftConfig", "LoraSettings"} <= set(CLASSES)
+    assert {
+        "RecipeHead",
+        "ChatSettings",
+        "GenerationTask",
+        "GateRules",
+        "DataSource",
+        "SftConfig",
+        "LoraSettings",
+    } <= set(CLASSES)
 
 
 def test_a_field_without_an_entry_would_be_found() -> None:

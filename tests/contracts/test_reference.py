@@ -53,6 +53,11 @@ def read_tables(path: Path) -> dict[str, list[list[str]]]:
     }
 
 
+def recipe_tables() -> dict[str, list[list[str]]]:
+    """Return the tables of every key of a recipe: gates have a page of their own."""
+    return read_tables(DOCS / "recipes.md") | read_tables(DOCS / "gates.md")
+
+
 def column(path: Path, title: str) -> list[str]:
     """Return the code words in the first column of the table that has this title there."""
     (table,) = re.findall(rf"^\| {re.escape(title)} \|.*\n\|[- |]+\n((?:\|.*\n)+)", path.read_text(), re.MULTILINE)
@@ -73,7 +78,7 @@ def test_every_scorer_has_a_section() -> None:
 
 @pytest.mark.parametrize("kind", reachable_configs(), ids=lambda kind: kind.__name__)
 def test_every_key_of_a_recipe_is_documented_with_its_real_range_and_default(kind: type[BaseModel]) -> None:
-    rows = read_tables(DOCS / "recipes.md")[kind.__name__]
+    rows = recipe_tables()[kind.__name__]
     expected = [list(describe_key(name, field)) for name, field in kind.model_fields.items()]
     assert [row[:3] for row in rows] == expected
     assert [row[0] for row in rows if len(row) != 4 or not row[3]] == []
@@ -81,7 +86,7 @@ def test_every_key_of_a_recipe_is_documented_with_its_real_range_and_default(kin
 
 @pytest.mark.parametrize("kind", reachable_configs(), ids=lambda kind: kind.__name__)
 def test_the_keys_that_change_no_result_are_marked(kind: type[BaseModel]) -> None:
-    marked = [row[0].strip("`") for row in read_tables(DOCS / "recipes.md")[kind.__name__] if row[3].startswith("°")]
+    marked = [row[0].strip("`") for row in recipe_tables()[kind.__name__] if row[3].startswith("°")]
     extras = {name: field.json_schema_extra for name, field in kind.model_fields.items()}
     assert marked == [name for name, extra in extras.items() if isinstance(extra, dict) and extra["identity"] is False]
 

@@ -1,6 +1,7 @@
 """The runner: resume, identity, failures in the denominator, and figures worked by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +9,14 @@ import pytest
 from posttrain.core.config import parse_config
 from posttrain.core.errors import DataError, RecipeError, RefusedError, StorageError
 from posttrain.core.records import Completion, Outcome, Problem
+from posttrain.evaluation.figures import summarise_items
+from posttrain.evaluation.generation import Generation
 from posttrain.evaluation.items import read_items
-from posttrain.evaluation.runner import run_task, summarise_items
-from posttrain.evaluation.task import EvaluationTask, hash_task
+from posttrain.evaluation.runner import choose_problems, run_task
+from posttrain.evaluation.task import GenerationTask, hash_task
 from posttrain.scorers.exact_match import ExactMatch
 
-TASK = EvaluationTask(name="held_out", data={"source": "lab:conversations"}, max_new_tokens=8)
+TASK = GenerationTask(name="held_out", data={"source": "lab:conversations"}, max_new_tokens=8)
 
 
 class SilentProgress:
@@ -71,20 +74,16 @@ def build_texts(count=100):
 
 def run(path, sampler=None, *, problems=None, scorer=None, task=TASK, policy="policy", progress=None):
     sampler = sampler or TableSampler(build_texts(), policy)
-    return run_task(
-        task,
-        build_problems() if problems is None else problems,
-        sampler,
-        scorer or ExactMatch(),
-        items_path=path,
-        progress=progress or SilentProgress(),
-        policy_hash=policy,
-    )
+    asked = build_problems() if problems is None else problems
+    measured = choose_problems(task.name, hash_task(task, asked), asked)
+    answerer = Generation(task, policy, lambda: sampler, scorer or ExactMatch())
+    return run_task(measured, answerer, path, progress or SilentProgress())
 
 
 def test_failures_of_the_policy_stay_in_the_denominator(tmp_path):
-    """Of 100 items 50 are right, 25 wrong, 13 truncated (n % 8 = 3) and 12 empty (n % 8 = 7)."""
-    metrics = {metric["name"]: metric for metric in run(tmp_path / "items.jsonl")}
+    """Of 100 items 50 are right, 25 wrong, 13 truncated (n % 8 = 3) and 12 empty (n % 8 = 7); Wilson's limits of 50."""
+    alone = [replace(problem, cluster_id="") for problem in build_problems()]
+    metrics = {metric["name"]: metric for metric in run(tmp_path / "items.jsonl", problems=alone)}
     match, stop = metrics["exact_match"], metrics["stop_rate"]
     assert (match["task"], match["value"], match["n"], match["method"]) == ("held_out", 0.5, 100, "wilson")
     assert (match["low"], match["high"]) == pytest.approx((0.4038, 0.5962), abs=1e-4)
@@ -138,14 +137,14 @@ def test_an_item_drawn_after_a_restart_has_the_seed_it_would_have_had(tmp_path):
     assert all(first.seeds[name] == seed for name, seed in second.seeds.items())
 
 
-def test_a_second_evaluation_draws_nothing(tmp_path):
+def test_a_second_evaluation_draws_nothing_and_shows_no_bar(tmp_path):
     path, progress = tmp_path / "items.jsonl", SilentProgress()
     expected, before = run(path), path.read_bytes()
     sampler = TableSampler(build_texts(), breaks_after=0)
     assert run(path, sampler, progress=progress) == expected
     assert sampler.drawn == []
     assert path.read_bytes() == before
-    assert (progress.total, progress.done, progress.is_finished) == (100, 100, True)
+    assert (progress.total, progress.done) == (0, 0)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40])
@@ -290,12 +289,13 @@ def test_scores_between_zero_and_one_get_a_reproducible_bootstrap_interval(tmp_p
         def score(self, items):
             return [Outcome("scored", int(problem.problem_id[1:]) / 99) for problem, _ in items]
 
-    metric = run(tmp_path / "a.jsonl", scorer=Graded())[0]
+    alone = [replace(problem, cluster_id="") for problem in build_problems()]
+    metric = run(tmp_path / "a.jsonl", scorer=Graded(), problems=alone)[0]
     assert metric["method"] == "bootstrap"
     assert metric["value"] == pytest.approx(0.5)
     # Standard error of the mean of 100 evenly spread values: sqrt(1 / 12 / 100) = 0.0289, times 1.96.
     assert (metric["low"], metric["high"]) == pytest.approx((0.443, 0.557), abs=0.01)
-    assert run(tmp_path / "b.jsonl", scorer=Graded())[0] == metric
+    assert run(tmp_path / "b.jsonl", scorer=Graded(), problems=alone)[0] == metric
     assert summarise_items("held_out", "graded", read_items(tmp_path / "a.jsonl"))[0] == metric
 
 
@@ -311,10 +311,10 @@ def test_scores_between_zero_and_one_get_a_reproducible_bootstrap_interval(tmp_p
 def test_a_wrong_key_or_range_of_a_task_is_refused(change, said):
     values = {"name": "held_out", "data": {"source": "lab:conversations"}, **change}
     with pytest.raises(RecipeError, match=said):
-        parse_config(EvaluationTask, values, place="evaluate[0]")
+        parse_config(GenerationTask, values, place="evaluate[0]")
 
 
 def test_a_share_of_a_mixture_is_refused_where_nothing_is_mixed():
     values = {"name": "held_out", "data": {"source": "lab:conversations", "proportion": 2.0}}
     with pytest.raises(RecipeError, match="mixes nothing"):
-        parse_config(EvaluationTask, values, place="evaluate[0]")
+        parse_config(GenerationTask, values, place="evaluate[0]")

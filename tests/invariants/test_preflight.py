@@ -220,7 +220,7 @@ def test_a_taught_lab_policy_has_groups_to_learn_from_and_an_untaught_one_has_no
     """The base knows no form and never stops: all is cut and nothing is right. A little teaching mends both."""
     (bench.folder / "lab_rl.py").write_text(LAB_STAGE)
     rl = {"name": "rl", "type": "lab_rl.py:rl"}
-    untaught = bench.run(rl, into="untaught", model="lab:base@1", override=["rollouts", "length_caps"])
+    untaught = bench.run(rl, into="untaught", model="lab:base@1", checks=["rollouts", "length_caps"])
     assert {f["name"]: f["status"] for f in untaught.record["preflight"]} == {
         "rollouts": "overridden", "length_caps": "overridden",
     }  # fmt: skip

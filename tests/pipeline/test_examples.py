@@ -23,7 +23,7 @@ from posttrain.pipeline.run import run_recipe
 from tests.conftest import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
-NOT_ALWAYS = {"best", "superseded", "traceback.txt"}
+NOT_ALWAYS = {"best", "gates", "snapshots", "superseded", "traceback.txt"}
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +56,8 @@ def read_documented_files() -> list[str]:
             stage = name
         elif name.startswith("artifacts/"):
             found.append("artifacts/keys")
+        elif "<" in name:
+            found.append(name.split("/")[0])
         else:
             found.append(f"{stage}{name}" if line.startswith("        ") else name)
     return [path for path in found if path.rstrip("/").split("/")[-1] not in NOT_ALWAYS]
@@ -73,7 +75,7 @@ def test_the_example_recipe_runs_as_it_stands_and_leaves_what_the_documents_list
     assert sum(losses[-10:]) < sum(losses[:10])
     assert find_differences(folder / "artifacts" / record["stages"][1]["outputs"]["policy"]) == []
     documented = read_documented_files()
-    assert len(documented) >= 12
+    assert len(documented) >= 11
     assert [path for path in documented if not (folder / path).exists()] == []
 
 

@@ -81,7 +81,7 @@ def test_checks_are_overridden_for_all_stages_for_one_or_for_a_task_and_gates_fo
 )
 def test_an_unknown_name_is_refused_before_anything_is_written(workshop: Workshop, name: str, cure: str) -> None:
     with pytest.raises(RecipeError, match="no check is called") as refused:
-        workshop.run(evaluate=[task()], override=[name])
+        workshop.run(evaluate=[task()], checks=[name])
     assert refused.value.place == "--override" and cure in refused.value.cure
     assert not (workshop.folder / "run").exists()
 

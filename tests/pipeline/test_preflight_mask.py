@@ -131,6 +131,6 @@ def test_answers_that_are_all_cut_before_their_stop_token_are_refused_and_can_be
     with pytest.raises(RefusedError, match="in 8 of 8 rows") as refused:
         workshop.run(cut)
     assert "raise max_length" in refused.value.cure and "--override sft:mask" in refused.value.cure
-    done = workshop.run(cut, override=["sft:mask"])
+    done = workshop.run(cut, checks=["sft:mask"])
     (found,) = (f for f in done.record["preflight"] if f["name"] == "mask")
     assert found["status"] == "overridden" and found["figures"]["unstopped_fraction"] == 1.0

@@ -94,7 +94,7 @@ def test_a_run_is_refused_before_the_policy_is_loaded_and_can_be_let_through(
     record = json.loads((workshop.folder / "run" / "run.json").read_text())
     statuses = {finding["name"]: finding["status"] for finding in record["preflight"]}
     assert statuses == {"truncation": "passed", "mask": "passed", "memory": "refused", "step_zero": "skipped"}
-    done = workshop.run(override=["sft:memory"])
+    done = workshop.run(checks=["sft:memory"])
     assert done.statuses == ["finished"] and loaded == ["sft"]
     statuses = {finding["name"]: finding["status"] for finding in done.record["preflight"]}
     assert (statuses["memory"], statuses["step_zero"]) == ("overridden", "passed")

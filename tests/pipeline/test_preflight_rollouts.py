@@ -201,7 +201,7 @@ def test_a_users_stage_is_probed_with_the_policy_that_it_starts_from(sampling: W
     assert found["rollouts"]["status"] == "passed" and found["length_caps"]["status"] == "refused"
     assert refused.value.place == "rl: length_caps" and "max_new_tokens: 8" in refused.value.cure
     taught = sft(steps=150, learning_rate=1e-2, checkpoint_every_steps=100)
-    done = sampling.run(taught, rl(), override=["rl:rollouts"])
+    done = sampling.run(taught, rl(), checks=["rl:rollouts"])
     found = findings(done)
     assert done.statuses == ["finished", "finished"] and found["length_caps"]["status"] == "passed"
     assert found["length_caps"]["figures"]["clipped_fraction"] < 0.2
@@ -213,18 +213,18 @@ def test_a_users_stage_is_probed_with_the_policy_that_it_starts_from(sampling: W
 def test_a_reward_that_never_changes_is_refused_before_the_stage_runs(sampling: Workshop) -> None:
     dead = rl(scorer="own.py:longest")
     with pytest.raises(RefusedError, match="rewards are 0") as refused:
-        sampling.run(dead, override=["rl:length_caps"])
+        sampling.run(dead, checks=["rl:length_caps"])
     assert refused.value.place == "rl: rollouts" and "--override rl:rollouts" in refused.value.cure
-    done = sampling.run(dead, override=["rollouts", "length_caps"])
+    done = sampling.run(dead, checks=["rollouts", "length_caps"])
     assert {name: f["status"] for name, f in findings(done).items()} == dict.fromkeys(
         ("rollouts", "length_caps"), "overridden"
     )
 
 
 def test_equal_seeds_draw_the_same_groups(sampling: Workshop) -> None:
-    one, two = (sampling.run(rl(), override=["rollouts", "length_caps"], into=into) for into in ("one", "two"))
+    one, two = (sampling.run(rl(), checks=["rollouts", "length_caps"], into=into) for into in ("one", "two"))
     assert findings(one) == findings(two)
-    other = sampling.run(rl(), override=["rollouts", "length_caps"], into="three", seed=18)
+    other = sampling.run(rl(), checks=["rollouts", "length_caps"], into="three", seed=18)
     assert findings(other)["rollouts"]["figures"] != findings(one)["rollouts"]["figures"]
 
 

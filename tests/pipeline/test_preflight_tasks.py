@@ -12,7 +12,7 @@ import pytest
 
 from posttrain.core.errors import RefusedError
 from posttrain.core.records import Completion, Outcome, Problem
-from posttrain.evaluation.task import EvaluationTask
+from posttrain.evaluation.task import GenerationTask
 from posttrain.pipeline.preflight import tasks
 from posttrain.pipeline.preflight.length_caps import check_length_caps, compute_cap
 from posttrain.pipeline.preflight.references import Reference
@@ -55,7 +55,7 @@ def test_a_cap_holds_99_percent_of_the_answers_rounded_up(lengths: list[int], ca
 
 
 def judge_caps(references: Sequence[Reference], context: int | None = None, cap: int = 10) -> Any:
-    chosen = EvaluationTask.model_validate(task(max_new_tokens=cap))
+    chosen = GenerationTask.model_validate(task(max_new_tokens=cap))
     return check_length_caps("evaluate.held_out", chosen, references, context)
 
 
@@ -182,7 +182,7 @@ def test_a_cap_too_small_for_the_rows_own_answers_is_refused_with_one_that_is_no
     assert "set max_new_tokens: 8" in refused.value.cure
     done = workshop.run(evaluate=[task(max_new_tokens=8)])
     assert done.statuses == ["finished"]
-    let = workshop.run(evaluate=[task(max_new_tokens=3)], override=["evaluate.held_out:length_caps"])
+    let = workshop.run(evaluate=[task(max_new_tokens=3)], checks=["evaluate.held_out:length_caps"])
     assert recorded(workshop)["evaluate.held_out:length_caps"]["status"] == "overridden"
     assert let.record["metrics"][0]["outcomes"]["truncated"] > 0
 
@@ -196,7 +196,7 @@ def test_a_users_scorer_that_is_always_content_is_refused(workshop: Workshop) ->
     assert refused.value.place == "evaluate.held_out: scorer"
     record = json.loads((workshop.folder / "run" / "run.json").read_text())
     assert record["metrics"] == []  # not even the base was measured with it
-    assert workshop.run(evaluate=[task(scorer="own.py:content")], override=["scorer"]).statuses == ["finished"]
+    assert workshop.run(evaluate=[task(scorer="own.py:content")], checks=["scorer"]).statuses == ["finished"]
 
 
 def test_rows_whose_answer_is_a_bare_value_are_no_completions(workshop: Workshop) -> None:
@@ -243,5 +243,5 @@ def test_several_refusals_are_named_together_each_with_its_cure_and_its_override
     assert text.count("    cure: ") == 3 and text.count("    expected: ") == 3
     record = json.loads((workshop.folder / "run" / "run.json").read_text())
     assert [stage["status"] for stage in record["stages"]] == ["pending", "pending"]  # the first was not trained
-    done = workshop.run(sft(), bad, evaluate=measured, override=list(names))
+    done = workshop.run(sft(), bad, evaluate=measured, checks=list(names))
     assert done.statuses == ["finished", "finished"] and done.record["overrides"] == list(names)

@@ -43,14 +43,14 @@ def test_a_tenth_of_the_rows_too_long_is_refused_and_what_is_proposed_is_enough(
 def test_letting_it_through_drops_the_rows_counts_them_and_says_so_in_the_lineage(workshop: Workshop) -> None:
     write_rows(workshop, *[2] * 9, 20)
     for name in ("truncation", "sft:truncation"):
-        done = workshop.run(sft(max_length=60), override=[name], into=name.replace(":", "-"))
+        done = workshop.run(sft(max_length=60), checks=[name], into=name.replace(":", "-"))
         ledger = done.record["stages"][0]["ledger"]
         assert (ledger["rows_in"], ledger["rows_trained"], ledger["dropped"][TOO_LONG]["rows"]) == (10, 9, 1)
         assert findings(done)["truncation"]["status"] == "overridden"
         assert done.record["overrides"] == [name]
         assert load_manifest(done.artifact()).overrides == ["truncation"]
     with pytest.raises(RefusedError):
-        workshop.run(sft(max_length=60), override=["sft:mask"], into="other")
+        workshop.run(sft(max_length=60), checks=["sft:mask"], into="other")
     with pytest.raises(DataError, match="have more than 60 tokens"):  # a plan overrides nothing
         build_plan(done.recipe)
     allowed = workshop.run(sft(max_length=60, max_affected_fraction=1.0), into="allowed")
@@ -60,7 +60,7 @@ def test_letting_it_through_drops_the_rows_counts_them_and_says_so_in_the_lineag
 def test_no_override_helps_where_every_row_is_too_long(workshop: Workshop) -> None:
     write_rows(workshop, 20, 21)
     with pytest.raises(RefusedError, match="no row is left to train on") as refused:
-        workshop.run(sft(max_length=60), override=["truncation", "mask"])
+        workshop.run(sft(max_length=60), checks=["truncation", "mask"])
     assert refused.value.place == "sft: truncation"
     assert "set max_length: 128" in refused.value.cure and "--override" not in refused.value.cure
 

@@ -18,7 +18,7 @@ from posttrain.models.manifest import find_differences, load_manifest
 from posttrain.pipeline.recipe import read_recipe
 from posttrain.training.checkpoints import CheckpointStore
 from tests.pipeline.test_run import check_record
-from tests.pipeline.tiny_runs import Finished, Workshop, sft, task
+from tests.pipeline.tiny_runs import Finished, Workshop, make_rows, sft, task
 from tests.soak.processes import PATIENCE_SECONDS, wait_for
 
 pytestmark = pytest.mark.invariants
@@ -91,6 +91,21 @@ def test_two_ranks_train_what_one_does_and_one_of_them_writes(workshop: Workshop
     assert [name for name in names[1] if len(name) < 32] == [name for name in names[0] if len(name) < 32]
     again = finish(recipe, "together")
     assert again.statuses == ["cached", "cached"] and again.hashes == together.hashes
+
+
+def test_two_ranks_keep_the_best_by_a_metric_that_the_first_one_measures(workshop: Workshop) -> None:
+    make_rows(workshop.folder / "development.jsonl", 6, start=80)
+    kept = {"keep": "best_metric", "keep_metric": "held_out/stopped", "validate_every_steps": 1}
+    lora = {"adapter": {"rank": 2}, "adapter_start": "new", "learning_rate": 3e-3}
+    stages = (sft(**kept, ema_decay=0.5), sft(name="more", **kept, **lora))
+    tasks = [task(development={"source": "development.jsonl"})]
+    alone = workshop.run(*stages, evaluate=tasks, into="alone")
+    together = finish(workshop.write(*stages, evaluate=tasks), "together")
+    close(alone, together)
+    assert [len([line for line in together.lines(i) if "development/held_out/stopped" in line]) for i in (0, 1)] == [
+        5,
+        5,
+    ]
 
 
 WAITING = """\

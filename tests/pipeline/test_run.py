@@ -56,11 +56,11 @@ def test_a_run_leaves_a_valid_record_a_balanced_ledger_metrics_items_rows_and_a_
     assert lines[-1]["validation/loss"] < lines[0]["validation/loss"]
     assert record["stages"][0]["tokens"] == max(line.get("num_tokens", 0) for line in lines)
 
-    items = read_lines(done.stage().items("held_out"))
+    items = read_lines(done.items("held_out", "sft"))
     assert [item["prompt"][-1]["role"] for item in items] == ["user"] * 5
     assert {item["policy_hash"] for item in items} == set(done.hashes)
     assert [item["reference"] for item in items] == ["ant", "bee", "cow", "dog", "elk"]
-    base_items = read_lines(done.folder.base.items("held_out"))
+    base_items = read_lines(done.items("held_out", "base"))
     assert {item["policy_hash"] for item in base_items} == {record["artifacts"][0]["hash"]}
     assert [(m["stage"], m["name"], m["n"]) for m in record["metrics"]] == [
         (stage, name, 5) for stage in ("base", "sft") for name in ("exact_match", "stop_rate")
@@ -102,7 +102,7 @@ def test_a_second_start_does_nothing_again_and_says_the_same(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = workshop.run(evaluate=[task()])
-    before, hashes, items = first.record, first.hashes, first.stage().items("held_out").read_bytes()
+    before, hashes, items = first.record, first.hashes, first.items("held_out", "sft").read_bytes()
     metrics = first.stage().metrics.read_bytes()
 
     def refuse(*arguments: Any, **named: Any) -> None:
@@ -121,7 +121,7 @@ def test_a_second_start_does_nothing_again_and_says_the_same(
     check_record(second.record)
     assert second.record["stages"][0] == {**before["stages"][0], "status": "cached"}
     assert second.record["metrics"] == before["metrics"]
-    assert second.stage().items("held_out").read_bytes() == items
+    assert second.items("held_out", "sft").read_bytes() == items
     assert second.stage().metrics.read_bytes() == metrics
 
 
@@ -137,7 +137,7 @@ def test_the_same_recipe_elsewhere_makes_the_same_policy_and_another_seed_anothe
     again = workshop.run(evaluate=[task()], into="elsewhere")
     assert again.statuses == ["finished"] and again.hashes == first.hashes
     assert again.lines() == first.lines()
-    assert again.stage().items("held_out").read_bytes() == first.stage().items("held_out").read_bytes()
+    assert again.items("held_out", "sft").read_bytes() == first.items("held_out", "sft").read_bytes()
     assert again.record["metrics"] == first.record["metrics"]
     other = workshop.run(evaluate=[task()], into="third", seed=18)
     assert other.hashes != first.hashes and other.record["artifacts"][0] == first.record["artifacts"][0]
@@ -171,7 +171,7 @@ def test_another_configuration_runs_again_and_the_one_before_is_kept_and_comes_b
     back = workshop.run(evaluate=[task()])
     assert back.statuses == ["cached"] and back.hashes == hashes
     assert {p.name: p.read_bytes() for p in (back.stage().metrics, back.stage().ledger)} == left
-    assert [item["policy_hash"] for item in read_lines(back.stage().items("held_out"))] == hashes * 5
+    assert [item["policy_hash"] for item in read_lines(back.items("held_out", "sft"))] == hashes * 5
     assert [path.name.split("-")[2] for path in back.folder.superseded.iterdir()] == ["sft"]
 
 
@@ -205,7 +205,7 @@ def test_another_configuration_of_the_base_runs_again_although_its_weights_are_t
     second = workshop.run(evaluate=[task()])
     assert second.record["artifacts"][0] == base
     assert second.statuses == ["finished"] and second.hashes != hashes
-    assert len(list(second.folder.superseded.glob("base-items-*"))) == 1
+    assert len(list(second.folder.superseded.glob("evaluations-*"))) == 1
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "delete", "manifest", "index", "folder"])
@@ -259,7 +259,7 @@ def test_what_is_known_of_a_cached_stage_outlives_a_start_that_never_reaches_it(
     first = workshop.run(evaluate=[task()])
     entry = first.record["stages"][0]
     with monkeypatch.context() as patch:
-        patch.setattr("posttrain.pipeline.run.measure_policy", lambda *arguments, **named: 1 / 0)
+        patch.setattr("posttrain.pipeline.run_gates.measure_all", lambda *arguments, **named: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             workshop.run(evaluate=[task()])
     record = json.loads(first.folder.run_json.read_text())
@@ -297,4 +297,4 @@ def test_the_sandbox_that_programs_ran_in_is_part_of_the_record(workshop: Worksh
     check_record(done.record)
     assert done.record["machine"]["sandbox"] in ("bubblewrap", "landlock")
     (figures,) = (entry for entry in done.record["metrics"] if entry["stage"] == "base" and entry["name"] == "code")
-    assert (figures["value"], figures["n"]) == (0.0, 3)
+    assert (figures["value"], figures["method"], figures["n"]) == (None, "unread", 3)

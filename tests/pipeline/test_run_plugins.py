@@ -189,17 +189,17 @@ def test_scorers_of_the_users_own_are_functions_coroutines_or_objects(workshop: 
     write(workshop, SCORERS)
     tasks = [task(name=name.lower(), scorer=f"own.py:{name}") for name in ("length", "later", "Judge")]
     judged = ["evaluate.judge:scorer"]  # it looks at the row alone, whatever the completion
-    done = workshop.run(evaluate=tasks, override=judged)
+    done = workshop.run(evaluate=tasks, checks=judged)
     check_record(done.record)
     found = {(m["stage"], m["task"], m["name"]): m["value"] for m in done.record["metrics"]}
     assert found["sft", "judge", "judged"] == pytest.approx((3 + 3 + 3 + 3 + 3) / 5)
     assert found["sft", "later", "later"] == 0
-    items = [json.loads(line) for line in done.stage().items("length").read_text().splitlines()]
+    items = [json.loads(line) for line in done.items("length", "sft").read_text().splitlines()]
     assert [item["outcome"]["value"] % 1 for item in items] == [0, 0.5, 0, 0.5, 0]  # the rows' own column
     write(workshop, SCORERS.replace("/ 2 for", "/ 4 for"))
-    again = workshop.run(evaluate=tasks, override=judged)  # another version of the scorer: no old score is reused
+    again = workshop.run(evaluate=tasks, checks=judged)  # another version of the scorer: no old score is reused
     assert again.statuses == ["cached"]
-    items = [json.loads(line) for line in again.stage().items("length").read_text().splitlines()]
+    items = [json.loads(line) for line in again.items("length", "sft").read_text().splitlines()]
     assert [item["outcome"]["value"] % 1 for item in items] == [0, 0.25, 0, 0.25, 0]
 
 

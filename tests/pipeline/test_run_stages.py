@@ -42,8 +42,8 @@ def test_each_round_of_a_repeated_stage_starts_from_the_round_before_with_other_
     assert done.lines(0)[0]["num_tokens"] != done.lines(1)[0]["num_tokens"]
     assert [m["stage"] for m in done.record["metrics"][::2]] == ["base", "sft", "sft (round 2)", "last"]
     page = done.folder.report.read_text()
-    for index in range(3):  # every round's own rows and items are in the report
-        assert done.stage(index).items("held_out").is_file()
+    for index, label in enumerate(["sft", "sft (round 2)", "last"]):  # every round's rows and items are in the report
+        assert done.items("held_out", label).is_file()
         assert done.hashes[index][:12] in page
 
     longer = workshop.run(sft(repeat=3), evaluate=[task()])
@@ -156,20 +156,21 @@ def test_items_are_drawn_again_in_another_precision_chat_format_or_context_and_k
     def drawn(**changes: Any) -> tuple[bytes, int]:
         stage = changes.pop("stage", sft(steps=0))
         done = workshop.run(stage, evaluate=[task()], **changes)
-        return done.folder.base.items("held_out").read_bytes(), len(list(done.folder.superseded.glob("base-items-*")))
+        path = done.items("held_out", "base")
+        return path.read_bytes(), len(list(path.parent.glob("*.jsonl")))
 
     first, kept = drawn()
-    assert kept == 0
+    assert kept == 1
     (workshop.folder / "own.jinja").write_text(
         "{% for m in messages %}{{ m.role }}> {{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
         "\n{% endfor %}{% if add_generation_prompt %}assistant> {% endif %}"
     )
     other, kept = drawn(chat={"template": "own.jinja"})
-    assert other != first and kept == 1
+    assert other != first and kept == 2
     _, kept = drawn(stage=sft(steps=0, dtype="bfloat16"))
-    assert kept == 2
+    assert kept == 3
     again, kept = drawn()
-    assert again == first and kept == 2
+    assert again == first and kept == 3
 
 
 def test_rows_that_change_after_the_stages_key_was_computed_are_not_trained_on(

@@ -141,7 +141,7 @@ def test_folders_of_stages_that_the_recipe_does_not_have_are_moved_out_of_its_wa
 
 def test_a_claim_removes_what_a_killed_write_left(tmp_path: Path) -> None:
     folders = WorkingFolders(RunFolder(tmp_path))
-    folder = folders.run.base.items_folder
+    folder = folders.run.evaluations("policy").root
     folders.claim(folder, KEY)
     (folder / ".tmp-half").write_text("")
     (folder / "task.jsonl").write_text(json.dumps({}))

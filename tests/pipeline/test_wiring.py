@@ -11,17 +11,16 @@ import pytest
 from posttrain.core.errors import DataError, ModelError, RecipeError
 from posttrain.core.progress import SilentProgress
 from posttrain.core.run_folder import RunFolder
-from posttrain.pipeline.measure import choose_dtype
+from posttrain.pipeline.measure import choose_dtype, read_measure_settings
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.scorers import build_scorer
 from posttrain.pipeline.wiring import (
     StageData,
-    build_scorer_context,
     fingerprint_sources,
     fingerprint_values,
-    load_problems,
     load_stage_data,
     preview_rows,
+    read_problems,
 )
 from posttrain.scorers.exact_match import ExactMatch
 from posttrain.stages.sft import SftConfig
@@ -75,11 +74,11 @@ def test_a_problem_is_what_comes_before_the_last_answer_with_every_column(worksh
     ]
     (workshop.folder / "problems.jsonl").write_text("\n".join(map(json.dumps, rows)))
     recipe = workshop.read(evaluate=[task(data={"source": "problems.jsonl"})])
-    first, second = load_problems(recipe, recipe.evaluate[0])
+    first, second = read_problems(recipe.roots, recipe.evaluate[0].data)
     assert first.messages == turns[:4] and first.columns == {"answer": "second", "level": 3}
     assert [message["content"] for message in second.messages] == ["three"]
     assert second.columns["answer"] == "third" and first.problem_id != second.problem_id
-    assert isinstance(build_scorer("exact_match", build_scorer_context(recipe)), ExactMatch)
+    assert isinstance(build_scorer("exact_match", read_measure_settings(recipe).scorer_context), ExactMatch)
 
 
 def test_a_source_counts_by_content_wherever_it_lies(workshop: Workshop) -> None:

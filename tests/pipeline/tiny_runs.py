@@ -16,6 +16,7 @@ from posttrain.models.making import make_model
 from posttrain.pipeline.recipe import Recipe, read_recipe
 from posttrain.pipeline.run import run_recipe
 from tests.models.tiny_models import ARCHITECTURES, make_tokenizer
+from tests.stages.tiny_sft import StopAfter
 
 WORDS = ("ant", "bee", "cow", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay", "kiwi", "lark")
 
@@ -89,6 +90,11 @@ class Finished:
         """Of the policy that every round made, in order."""
         return [stage["outputs"]["policy"] for stage in self.record["stages"]]
 
+    def items(self, task: str, stage: str) -> Path:
+        """The items of a task, as a stage's policy (or `base`) answered them."""
+        [metric, *_] = [m for m in self.record["metrics"] if (m["task"], m["stage"]) == (task, stage)]
+        return self.folder.evaluations(metric["policy"]).items(task, metric["task_hash"])
+
     def stage(self, index: int = 0) -> StageFolder:
         """The working folder of a round."""
         return StageFolder(sorted(self.folder.stages.iterdir())[index])
@@ -121,6 +127,21 @@ class Notes:
         self.notes.append(text)
 
 
+class StopInTraining(Notes):
+    """Asks for a stop once so many steps were taken; a progress too, which tells it when training begins."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.is_training = False
+        self.stop = StopAfter(steps)
+
+    def start(self, title: str, total: int, *, unit: str = "step") -> None:
+        self.is_training = title == "training"
+
+    def __call__(self) -> bool:
+        return self.is_training and self.stop()
+
+
 class Workshop:
     """A folder with a base model and rows, in which recipes are written and run."""
 
@@ -148,10 +169,14 @@ class Workshop:
         progress: Progress | None = None,
         should_stop: Callable[[], bool] | None = None,
         set_: Sequence[str] = (),
-        override: Sequence[str] = (),
+        checks: Sequence[str] = (),
         **changes: Any,
     ) -> Finished:
-        """Write a recipe and carry it out."""
-        recipe = self.read(*stages, into=into, set_=set_, **changes)
-        folder = run_recipe(recipe, progress=progress, should_stop=should_stop, override=override)
-        return Finished(recipe, RunFolder(folder))
+        """Write a recipe and carry it out, against the named checks."""
+        self.recipe = self.read(*stages, into=into, set_=set_, **changes)
+        folder = run_recipe(self.recipe, progress=progress, should_stop=should_stop, overridden_checks=checks)
+        return Finished(self.recipe, RunFolder(folder))
+
+    def finished(self) -> Finished:
+        """The run that was begun last, however it ended."""
+        return Finished(self.recipe, RunFolder(self.recipe.folder))

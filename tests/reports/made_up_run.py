@@ -15,13 +15,15 @@ from typing import Any
 
 from posttrain.core.hashing import hash_text
 from posttrain.core.records import Source
-from posttrain.core.run_folder import RunFolder, StageFolder
+from posttrain.core.run_folder import RunFolder
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.data.ledger import DropKind, Ledger
+from tests.reports.made_up_gates import gate_of, make_preflight, poison
 
 NUM_ITEMS = 200
 STAGES = (("sft", 300), ("sft-expert", 120))
 TASKS = ("held_out", "arithmetic")
+POLICIES = {"base": hash_text("artifact", "seedling")} | {name: hash_text("artifact", name) for name, _ in STAGES}
 RIGHT = {"base": (0.05, 0.19), "sft": (0.81, 0.55), "sft-expert": (0.885, 0.575)}
 QUESTIONS = (
     ("What is {a} plus {b}?", "{a} + {b} = {c}.\nAnswer: {c}", "I think it is {w} because numbers go on"),
@@ -60,22 +62,21 @@ def write_run(root: Path, *, text: Callable[[str], str] = identity, num_finished
     root.mkdir(parents=True, exist_ok=True)
     folder.recipe.write_text(RECIPE if text is identity else text(RECIPE))
     folder.resolved.write_text(json.dumps({"model": text("lab:seedling")}))
-    write_items(StageFolder(root / "base"), "base", text)
+    write_items(folder, "base", text)
     for index, (name, num_steps) in enumerate(STAGES[:num_finished]):
         stage = folder.stage(index, name)
         stage.root.mkdir(parents=True)
         write_lines(stage.metrics, training_lines(name, num_steps, text))
         stage.ledger.write_text(json.dumps(make_ledger(index, text)))
         stage.preview.write_text(json.dumps(make_rows(text)))
-        write_items(stage, name, text)
+        write_items(folder, name, text)
     folder.run_json.write_text(json.dumps(make_run(text, num_finished), indent=2))
     return root
 
 
 def make_run(text: Callable[[str], str], num_finished: int) -> dict[str, Any]:
     """Return run.json of the made-up run."""
-    hashes = [hash_text("artifact", name) for name, _ in STAGES]
-    base = hash_text("artifact", "seedling")
+    base, *hashes = POLICIES.values()
     stages: list[dict[str, Any]] = []
     for index, (name, num_steps) in enumerate(STAGES):
         is_done = index < num_finished
@@ -91,7 +92,7 @@ def make_run(text: Callable[[str], str], num_finished: int) -> dict[str, Any]:
                 "seconds": num_steps * 0.41 if is_done else None,
                 "tokens": num_steps * 32 * 78 if is_done else None,
                 "ledger": make_ledger(index, text) if is_done else None,
-                "gate": None,
+                "gate": poison(gate_of(name), text) if is_done else None,
             }
         )
     artifacts = [{"hash": base, "kind": "policy", "folder": "artifacts/" + base, "parents": [], "stage": "base"}]
@@ -123,16 +124,17 @@ def make_run(text: Callable[[str], str], num_finished: int) -> dict[str, Any]:
         "stages": stages,
         "metrics": [*measure("base", text), *(m for name, _ in STAGES[:num_finished] for m in measure(name, text))],
         "artifacts": artifacts,
-        "preflight": [],
-        "overrides": [],
         "report": "report.html" if num_finished == len(STAGES) else None,
+        "preflight": poison(make_preflight(), text),
+        "overrides": ["gate:sft-expert", text("memory")] if num_finished == len(STAGES) else [],
     }
 
 
 def measure(stage: str, text: Callable[[str], str]) -> list[dict[str, Any]]:
     """Return the metrics after one stage, with Wilson's 95 % intervals."""
     stop = {"base": 0.03, "sft": 0.985, "sft-expert": 0.995}[stage]
-    lines = []
+    label = text(stage) if stage != "base" else stage
+    lines: list[dict[str, Any]] = []
     for index, task in enumerate(TASKS):
         right = RIGHT[stage][index]
         for name, value in (("exact_match", right), ("stop_rate", stop)):
@@ -140,8 +142,8 @@ def measure(stage: str, text: Callable[[str], str]) -> list[dict[str, Any]]:
             low, high = wilson(value, NUM_ITEMS)
             lines.append(
                 {
-                    "stage": text(stage) if stage != "base" else stage,
-                    "task": text(task),
+                    "stage": label,
+                    "task": task,
                     "name": name if text is identity else text(name),
                     "value": value,
                     "low": low,
@@ -149,9 +151,15 @@ def measure(stage: str, text: Callable[[str], str]) -> list[dict[str, Any]]:
                     "n": NUM_ITEMS,
                     "method": "wilson",
                     "outcomes": {"scored": NUM_ITEMS - truncated, "unparsed": 0, "truncated": truncated, "harness": 0},
+                    "task_hash": hash_text(task),
+                    "template": hash_text("template") if text is identity else text("template"),
+                    "settings": {"max_new_tokens": 32, "temperature": 0.0, "top_p": None, "stop": [text("###")]},
+                    "clusters": 50,
                 }
             )
-    return lines
+    # A metric of which no items are recorded, under a name that may be any text.
+    bare = {"stage": label, "task": text("writing"), "name": text("judged"), "value": stop / 2, "low": None}
+    return [*lines, {**bare, "high": None, "n": 40, "method": "none", "outcomes": {"scored": 40}}]
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
@@ -245,8 +253,8 @@ def make_item(index: int) -> tuple[str, str, str]:
     return question.format(**values), right.format(**values), wrong.format(**values)
 
 
-def write_items(stage: StageFolder, name: str, text: Callable[[str], str]) -> None:
-    """Write a stage's evaluated items; the same items fail in every stage, fewer of them later."""
+def write_items(folder: RunFolder, name: str, text: Callable[[str], str]) -> None:
+    """Write the items of a stage's policy; the same items fail in every stage, fewer of them later."""
     for task_index, task in enumerate(TASKS):
         order = build_numpy_generator(3, task).permutation(NUM_ITEMS)
         num_right = round(RIGHT[name][task_index] * NUM_ITEMS)
@@ -265,13 +273,18 @@ def write_items(stage: StageFolder, name: str, text: Callable[[str], str]) -> No
                     "task_hash": hash_text(task),
                     "sample_index": 0,
                     "outcome": outcome,
-                    "policy_hash": hash_text(name),
+                    "policy_hash": POLICIES[name],
                     "text": text(right if is_right else wrong),
                     "prompt": [{"role": "user", "content": text(question)}],
                     "reference": text(right),
                 }
             )
-        write_lines(stage.items(task), lines)
+        write_lines(items_path(folder, name, task), lines)
+
+
+def items_path(folder: RunFolder, name: str, task: str) -> Path:
+    """Return where the items of a task lie that the policy of a stage answered."""
+    return folder.evaluations(POLICIES[name]).items(task, hash_text(task))
 
 
 def write_lines(path: Path, lines: Any) -> None:

@@ -13,6 +13,7 @@ TEXT_TAGS = {
     "h1",
     "h2",
     "h3",
+    "h4",
     "span",
     "a",
     "b",
@@ -42,7 +43,7 @@ PART_TAGS = {
     "footer",
 }
 TABLE_TAGS = {"table", "thead", "tbody", "tr", "th", "td"}
-DRAWING_TAGS = {"svg", "path", "g", "circle", "rect", "text"}
+DRAWING_TAGS = {"svg", "path", "g", "circle", "rect", "text", "line"}
 ALLOWED_TAGS = PAGE_TAGS | TEXT_TAGS | PART_TAGS | TABLE_TAGS | DRAWING_TAGS
 LOADING_ATTRIBUTES = {
     "src", "srcset", "srcdoc", "action", "formaction", "poster", "data", "background", "ping", "xlink:href", "style",
@@ -50,9 +51,16 @@ LOADING_ATTRIBUTES = {
 
 
 class PageReader(HTMLParser):
-    """Collects elements, text, scripts and styles of a page; `faults` lists all that could act or load."""
+    """Collects elements, text, scripts and styles of a page; `faults` lists all that could act or load.
 
-    def __init__(self, page: str) -> None:
+    `pictures` are the titles of the drawings that are read out.
+
+    Args:
+        page: The page.
+        has_script: Whether the page has one script and one block of data, else none.
+    """
+
+    def __init__(self, page: str, *, has_script: bool = True) -> None:
         super().__init__(convert_charrefs=True)
         self.faults: list[str] = []
         self.scripts: list[tuple[dict[str, str | None], str]] = []
@@ -60,6 +68,8 @@ class PageReader(HTMLParser):
         self.policy = ""
         self.words: list[str] = []
         self.tags: list[str] = []
+        self.pictures: list[str] = []
+        self._num_scripts = int(has_script)
         self._open = ""
         self.feed(page)
         self.close()
@@ -76,6 +86,8 @@ class PageReader(HTMLParser):
                 self.faults.append(f"{tag} {name}={value}")
             if name == "href" and not re.match(r"#[\w-]+$|data:text/csv;charset=utf-8,[\w%.~/-]*$", value or ""):
                 self.faults.append(f"{tag} href={value}")
+        if tag == "svg" and values.get("role") == "img":
+            self.pictures.append("")
         if tag == "script":
             self.scripts.append((values, ""))
         if tag == "meta" and values.get("http-equiv") == "Content-Security-Policy":
@@ -94,6 +106,8 @@ class PageReader(HTMLParser):
             self.styles.append(data)
         else:
             self.words.append(data)
+            if self._open == "title" and self.pictures:
+                self.pictures[-1] += data
 
     def handle_comment(self, data: str) -> None:
         self.faults.append(f"<!--{data}-->")
@@ -106,10 +120,11 @@ class PageReader(HTMLParser):
     def _check_policy(self) -> None:
         blocks = [text for attributes, text in self.scripts if attributes.get("type") == "application/json"]
         live = [text for attributes, text in self.scripts if attributes.get("type") != "application/json"]
-        if len(blocks) != 1 or len(live) != 1 or "<" in blocks[0]:
+        if [len(blocks), len(live)] != 2 * [self._num_scripts] or "<" in "".join(blocks):
             self.faults.append(f"{len(blocks)} data blocks and {len(live)} scripts")
+        scripts = f"script-src {_source(''.join(live))}; " if self._num_scripts else ""
         expected = (
-            f"default-src 'none'; style-src {_source(''.join(self.styles))}; script-src {_source(''.join(live))}; "
+            f"default-src 'none'; style-src {_source(''.join(self.styles))}; {scripts}"
             "base-uri 'none'; form-action 'none'"
         )
         if self.policy != expected:

@@ -12,7 +12,7 @@ import pytest
 from posttrain.core.errors import StorageError
 from posttrain.core.run_folder import RunFolder
 from posttrain.reports.page import build_report
-from tests.reports.made_up_run import TASKS, identity, make_run, write_lines, write_run
+from tests.reports.made_up_run import TASKS, identity, items_path, make_run, write_lines, write_run
 from tests.reports.page_reader import PageReader
 from tests.reports.payloads import PAYLOADS
 
@@ -165,6 +165,8 @@ def test_a_missing_or_torn_run_json_is_an_error_with_a_cure(tmp_path: Path, cont
 
 def test_values_of_the_wrong_type_anywhere_in_run_json_do_no_harm(tmp_path: Path) -> None:
     root, whole = tmp_path, make_run(identity, 2)
+    for stage in whole["stages"]:
+        stage["gate"] = None  # what stands inside a gate has a test of its own
     odd = (None, 7, -1e308, "x", [], {}, [[{}]], {"a": [None]}, True, 10**400)
     for key in whole:
         for value in odd:
@@ -186,7 +188,9 @@ def test_files_outside_the_run_folder_are_not_read_through_links(tmp_path: Path)
     write_lines(items, [{"item_id": "hunter2", "text": "hunter2"}])
     (root / "recipe.yaml").unlink()
     (root / "recipe.yaml").symlink_to(secret)
-    (root / "base" / "items" / "stolen.jsonl").symlink_to(items)
+    stolen = items_path(RunFolder(root), "base", TASKS[0])
+    stolen.unlink()
+    stolen.symlink_to(items)
     page = read_report(root)
     assert "hunter2" not in page.text
     assert "recipe.yaml is missing." in page.text
@@ -196,8 +200,9 @@ def test_long_rows_and_answers_are_cut_and_the_rest_is_counted(tmp_path: Path) -
     root = write_run(tmp_path / "run")
     stage = RunFolder(root).stage(1, "sft-expert")
     stage.preview.write_text(json.dumps([{"row_id": "long", "tokens": [["ab", 1, 3, 1]] * 2000}]))
-    items = [json.loads(line) for line in stage.items(TASKS[0]).read_text().splitlines()]
-    write_lines(stage.items(TASKS[0]), [{**item, "text": "y" * 100_000} for item in items])
+    path = items_path(RunFolder(root), "sft-expert", TASKS[0])
+    items = [json.loads(line) for line in path.read_text().splitlines()]
+    write_lines(path, [{**item, "text": "y" * 100_000} for item in items])
     page = read_report(root)
     assert "2000 tokens, 2000 trained on" in page.text
     assert "… 1520 more tokens" in page.text

@@ -68,7 +68,9 @@ def content(done: Finished) -> dict[str, Any]:
         "policies": done.hashes,
         "metrics": done.record["metrics"],
         "lines": [done.lines(index) for index in range(len(folders))],
-        "items": [folder.items("held_out").read_text() for folder in [done.folder.base, *folders]],
+        "items": [
+            done.items("held_out", stage).read_text() for stage in sorted({m["stage"] for m in done.record["metrics"]})
+        ],
         "rows": [folder.preview.read_text() for folder in folders],
         "ledgers": [folder.ledger.read_text() for folder in folders],
     }

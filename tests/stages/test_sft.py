@@ -87,6 +87,40 @@ def test_the_best_weights_by_validation_loss_are_published_not_the_last(tmp_path
     assert not torch.equal(last.published["lm_head.weight"], best.published["lm_head.weight"])
 
 
+def test_the_best_by_a_metric_is_published_where_the_loss_prefers_another(tmp_path: Path) -> None:
+    """The validation loss falls at every step, and the planted score is highest after the second of four."""
+    changes = {**VALIDATED, "schedule": "constant", "warmup_fraction": 0.0, "steps": 4}
+    best = Stage(make_config(**changes, keep="best_metric", keep_metric="facts/format"))
+    best.parts.validation = best.parts.train
+    scores = iter([0.2, 0.5, 0.9, 0.9, 0.1])
+    best.parts.measure = lambda: next(scores)
+    best.run(tmp_path / "best")
+    lines = [line for line in best.sink.lines if "validation/loss" in line]
+    assert [line["development/facts/format"] for line in lines] == [0.2, 0.5, 0.9, 0.9, 0.1]
+    losses = [line["validation/loss"] for line in lines]
+    assert losses == sorted(losses, reverse=True)
+    two, last = Stage(make_config(**{**changes, "steps": 2})), Stage(make_config(**changes))
+    two.run(tmp_path / "two")
+    last.run(tmp_path / "last")
+    assert all(torch.equal(best.published[name], two.published[name]) for name in two.published)
+    assert not torch.equal(best.published["lm_head.weight"], last.published["lm_head.weight"])
+
+
+def test_a_metric_needs_no_validation_rows_and_measures_the_average_that_would_be_kept(tmp_path: Path) -> None:
+    stage = Stage(make_config(keep="best_metric", keep_metric="facts", validate_every_steps=2, ema_decay=0.5, steps=3))
+    seen: list[torch.Tensor] = []
+
+    def measure() -> float:
+        seen.append(stage.model.lm_head.weight.detach().clone())
+        return float(len(seen))
+
+    stage.parts.measure = measure
+    stage.run(tmp_path)
+    assert [line["step"] for line in stage.sink.lines if "development/facts" in line] == [0, 2, 3]
+    assert torch.equal(seen[-1], stage.published["lm_head.weight"])
+    assert not any("validation/loss" in line for line in stage.sink.lines)
+
+
 def test_where_no_step_is_better_the_starting_weights_are_kept(tmp_path: Path) -> None:
     changes = {**VALIDATED, "learning_rate": 5.0, "schedule": "constant", "keep": "best_validation_loss"}
     stage = Stage(make_config(**changes))
@@ -234,6 +268,10 @@ def test_data_without_rows_is_refused(tmp_path: Path) -> None:
         ({"mode": "full_text", "train_on": "all"}, "belongs to mode: chat"),
         ({"mode": "full_text", "truncation": "drop"}, "belongs to mode: chat"),
         ({"adapter_start": "stack"}, "needs adapter"),
+        ({"keep": "best_metric", "validate_every_steps": 5}, "needs keep_metric"),
+        ({"keep": "best_metric", "keep_metric": "facts"}, "needs validate_every_steps"),
+        ({"keep_metric": "facts", "validate_every_steps": 5}, "chooses nothing without keep: best_metric"),
+        ({"keep": "best_metric", "keep_metric": "Facts!", "validate_every_steps": 5}, "keep_metric"),
     ],
 )
 def test_impossible_pairs_are_refused_with_the_cure(changes: dict[str, Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,11 @@ def make_config(**changes: Any) -> SftConfig:
     return SftConfig.model_validate(values | {"data": [{"source": "rows.jsonl"}]})
 
 
+def score_weights(model: Any) -> float:
+    """A score in [-1, 1] that depends on every trained weight and rises and falls as they move."""
+    return math.sin(50 * sum(float(p.detach().double().abs().mean()) for p in model.parameters() if p.requires_grad))
+
+
 class Stage:
     """One start of a stage: everything is built anew, as a new process would."""
 
@@ -76,15 +82,23 @@ class Stage:
         policy = make_policy(model, layout)
         compute_dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
         shard_policy(policy, find_layers(find_backbone(model)), ranks, compute_dtype=compute_dtype)
-        self.parts = SftParts(policy, make_data(TRAIN), validation, ranks, "cpu", self._publish)
+        measure = (lambda: score_weights(model)) if config.keep_metric else None
+        self.parts = SftParts(policy, make_data(TRAIN), validation, ranks, "cpu", self._publish, measure)
 
     def _publish(self, weights: dict[str, torch.Tensor]) -> Artifact:
         self.published = {name: tensor.clone() for name, tensor in weights.items()}
         return ARTIFACT
 
-    def run(self, folder: Path, should_stop: Callable[[], bool] = lambda: False, callback: Any = None) -> RunContext:
+    def run(
+        self,
+        folder: Path,
+        should_stop: Callable[[], bool] = lambda: False,
+        callback: Any = None,
+        num_snapshots: int = 0,
+    ) -> RunContext:
         """Run the stage; `should_stop` is asked once a step."""
         context = make_context(folder, self.sink, should_stop=should_stop)
+        context.num_snapshots = num_snapshots
         if callback is not None:
             context.callbacks.append(callback)
         assert sft.run(self.config, {}, self.parts, context) == {"policy": ARTIFACT}

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,13 @@ import torch.utils.checkpoint
 from transformers import GPT2LMHeadModel, LlamaForCausalLM, Qwen3ForCausalLM  # noqa: F401  # as above
 
 from posttrain.core.errors import DataError, TerminatedError
+from posttrain.core.run_folder import StageFolder
+from posttrain.pipeline.tracked_metric import measure_on_first_rank
 from posttrain.stages.sft import build_step_batch, compute_validation
+from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks, gather_tensors, join_ranks
 from posttrain.training.optimizer import AdamWSettings
-from tests.stages.tiny_sft import TRAIN, VALIDATION, Stage, StopAfter, make_config, make_data
+from tests.stages.tiny_sft import TRAIN, VALIDATION, Stage, StopAfter, make_config, make_data, score_weights
 
 Arrays = dict[str, np.ndarray]
 _WAIT_SECONDS = 240
@@ -143,14 +147,48 @@ def make_updater_of(policy: Any, ranks: Ranks, max_grad_norm: float | None) -> A
 
 
 def run_stage(
-    ranks: Ranks, *, folder: str, stop_after: int | None = None, name: str = "llama", **changes: Any
+    ranks: Ranks,
+    *,
+    folder: str,
+    stop_after: int | None = None,
+    num_snapshots: int = 0,
+    name: str = "llama",
+    **changes: Any,
 ) -> dict[str, Any]:
-    """Run an SFT stage in a folder, or until it is asked to stop; return what it published and logged."""
+    """Run an SFT stage in a folder, or until it is asked to stop; return what it published, logged and kept."""
     stage = Stage(make_config(**changes), name=name, ranks=ranks)
+    should_stop = StopAfter(stop_after) if stop_after else lambda: False
     try:
-        stage.run(Path(folder), StopAfter(stop_after) if stop_after else lambda: False)
+        stage.run(Path(folder), should_stop, num_snapshots=num_snapshots)
     except TerminatedError:
         return {}
+    store = CheckpointStore(StageFolder(Path(folder)).snapshots)
+    snapshots = {step: _to_arrays(store.load(step).tensors) for step in store.list_whole()}
+    return {"published": _to_arrays(stage.published), "lines": stage.sink.without_times(), "snapshots": snapshots}
+
+
+def run_measured_stage(ranks: Ranks, *, folder: str, fails: bool = False, **changes: Any) -> dict[str, Any]:
+    """Run a stage that keeps the best by a score of its whole weights; return what it published and logged, or why not.
+
+    Over several ranks the first one scores a plain model that is given the weights.
+    """
+    config = make_config(keep="best_metric", keep_metric="facts", validate_every_steps=1, **changes)
+    stage = Stage(config, ranks=ranks)
+    if ranks.count > 1:
+        plain = Stage(config).model
+
+        def measure() -> float:
+            if fails:
+                raise DataError("no room for an answer")
+            return score_weights(plain)
+
+        tracker: Any = SimpleNamespace(policy=SimpleNamespace(model=plain), measure=measure)
+        sharded = {name: p.detach() for name, p in stage.model.named_parameters() if p.requires_grad}
+        stage.parts.measure = measure_on_first_rank(tracker if ranks.is_writer else None, sharded, ranks)
+    try:
+        stage.run(Path(folder))
+    except DataError as error:
+        return {"error": error.found}
     return {"published": _to_arrays(stage.published), "lines": stage.sink.without_times()}
 
 

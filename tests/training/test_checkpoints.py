@@ -153,6 +153,19 @@ def test_one_that_must_be_there_and_is_torn_stops_with_the_cure(tmp_path: Path) 
     assert "start the run again" in caught.value.cure
 
 
+def test_those_that_are_whole_are_listed_and_all_but_some_steps_removed(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=5)
+    assert store.list_whole() == []
+    for step in (3, 20, 100, 7):
+        store.save(step, tensors_of(step), state_of(step))
+    (store.folder / "step-00000020" / "state.safetensors").write_bytes(b"torn")
+    assert store.list_whole() == [3, 7, 100]
+    store.save(7, tensors_of(7), state_of(7))  # the one that was there is set aside
+    store.keep_only([7, 20, 50])
+    assert sorted(path.name for path in store.folder.iterdir()) == ["step-00000007", "step-00000020"]
+    assert_holds(store.load(7), 7)
+
+
 def test_a_checkpoint_takes_the_place_of_one_of_the_same_step_whole_or_torn(tmp_path: Path) -> None:
     store = make_store(tmp_path, 5)
     store.save(5, tensors_of(7), state_of(5))

@@ -12,6 +12,7 @@ from tests.training.rank_jobs import (
     Arrays,
     fail_on_one_rank,
     fail_on_the_first_rank,
+    run_measured_stage,
     run_ranks,
     run_stage,
     take_steps,
@@ -101,6 +102,42 @@ def test_a_checkpoint_of_some_ranks_is_taken_up_by_others(
     for ours, theirs in zip(resumed[0]["lines"], after, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5, rel=1e-4)
     assert all(other["published"] == {} and other["lines"] == [] for other in resumed[1:])
+
+
+@several
+def test_a_measured_average_is_not_what_is_trained_on_next(tmp_path: Path, count: int) -> None:
+    """What a measurement gathers of the averages must not be left in the place of the weights."""
+    changes = {"ema_decay": 0.9, "epsilon": 1e-3, "learning_rate": 0.05, "schedule": "constant", "num_snapshots": 2}
+    changes |= {"validation": [{"source": "held.jsonl"}], "validate_every_steps": 1}
+    (alone,) = run_ranks(run_stage, 1, folder=str(tmp_path / "alone"), **changes)
+    shared, *others = run_ranks(run_stage, count, folder=str(tmp_path / "shared"), **changes)
+    for ours, theirs in zip(shared["lines"], alone["lines"], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5, rel=1e-4)
+    assert_close(shared["published"], alone["published"])
+    assert list(shared["snapshots"]) == list(alone["snapshots"]) == [2, 4]
+    for step, weights in alone["snapshots"].items():
+        assert_close(shared["snapshots"][step], weights)
+    assert all(other["published"] == {} for other in others)
+
+
+@several
+@pytest.mark.parametrize("changes", [{"ema_decay": 0.5}, {"adapter": {"rank": 4}}], ids=["full weights", "LoRA"])
+def test_the_first_rank_measures_whole_weights_and_all_keep_the_same_best(
+    tmp_path: Path, count: int, changes: dict[str, Any]
+) -> None:
+    changes = {**changes, "epsilon": 1e-3, "learning_rate": 0.05}
+    (alone,) = run_ranks(run_measured_stage, 1, folder=str(tmp_path / "alone"), **changes)
+    shared = run_ranks(run_measured_stage, count, folder=str(tmp_path / "shared"), **changes)
+    scores = [
+        [line["development/facts"] for line in r["lines"] if "development/facts" in line] for r in (alone, shared[0])
+    ]
+    assert len(set(scores[0])) == 7 and scores[1] == pytest.approx(scores[0], abs=1e-3)
+    assert_close(shared[0]["published"], alone["published"])
+
+
+def test_what_stops_a_measurement_stops_every_rank(tmp_path: Path) -> None:
+    for result in run_ranks(run_measured_stage, 2, folder=str(tmp_path), fails=True):
+        assert result == {"error": "no room for an answer"}
 
 
 @several

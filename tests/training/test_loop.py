@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from posttrain.core.errors import StorageError, TerminatedError
-from posttrain.training.loop import LoopFunctions, LoopSettings, TrainingLoop
+from posttrain.training.loop import LoopFunctions, LoopSettings, TrainingLoop, space_snapshots
 from tests.training.tiny import ListSink, make_context, make_model, make_samples, make_step, make_updater
 
 SAMPLES = make_samples((6, 4, 9))
@@ -22,10 +23,12 @@ def make_loop(
     sink: ListSink | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     num_steps: int = 3,
+    **settings: Any,
 ) -> TrainingLoop:
-    validate = (lambda: {"validation/loss": next(validations)}) if validations is not None else None
+    by = settings.get("best_by", "validation/loss")
+    validate = (lambda: {by: next(validations)}) if validations is not None else None
     return TrainingLoop(
-        LoopSettings(num_steps, 1, 100, 1, keep_best=validations is not None),
+        LoopSettings(num_steps, 1, 100, 1, keep_best=validations is not None, **settings),
         LoopFunctions(lambda step: make_step([SAMPLES[step % 3]]), lambda step: 0.01, lambda step: step / 3, validate),
         make_updater(make_model()),
         make_context(folder, sink, should_stop=should_stop),
@@ -55,6 +58,54 @@ def test_when_no_validation_loss_is_finite_the_last_weights_are_kept_and_nothing
 
 def test_of_equal_validation_losses_the_earliest_is_kept(tmp_path: Path) -> None:
     assert make_loop(tmp_path, iter([3.0, 1.0, 1.0, 1.0])).run().best_step == 1
+
+
+def test_by_a_metric_the_highest_is_kept_and_of_equals_the_earliest(tmp_path: Path) -> None:
+    by = {"best_by": "development/facts", "is_higher_better": True}
+    loop = make_loop(tmp_path / "a", iter([0.1, 0.6, 0.6, 0.2]), **by)
+    state = loop.run()
+    assert (state.best_step, state.best_value) == (1, 0.6)
+    one = make_loop(tmp_path / "one", num_steps=1)
+    one.run()
+    assert all(torch.equal(loop.final_weights()[name], tensor) for name, tensor in one.final_weights().items())
+    assert loop.best.load(1).state == {"development/facts": 0.6}
+    assert make_loop(tmp_path / "b", iter([0.0, 0.0, 0.0, 0.0]), **by).run().best_step == 0
+    assert make_loop(tmp_path / "c", iter([float("nan"), 0.1, float("nan"), 0.3]), **by).run().best_step == 3
+
+
+def test_snapshots_lie_evenly_between_the_first_weights_and_the_last() -> None:
+    assert space_snapshots(100, 3) == (25, 50, 75)
+    assert space_snapshots(7, 2) == (2, 5)  # 2.33 and 4.67
+    assert space_snapshots(3, 8) == (1, 2) and space_snapshots(1, 4) == space_snapshots(0, 4) == ()
+    assert space_snapshots(50, 0) == ()
+    for num_steps in range(30):
+        for count in range(12):
+            steps = space_snapshots(num_steps, count)
+            assert len(steps) == min(count, max(0, num_steps - 1)), (num_steps, count)
+
+
+def test_snapshots_are_the_weights_after_their_steps(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path / "all", snapshot_steps=(1, 2))
+    loop.run()
+    assert loop.snapshots.list_whole() == [1, 2]
+    for step in (1, 2):
+        part = make_loop(tmp_path / f"{step}", num_steps=step)
+        part.run()
+        found = loop.snapshots.load(step).tensors
+        assert found.keys() == part.final_weights().keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in part.final_weights().items())
+
+
+def test_a_start_with_other_snapshots_keeps_none_that_are_not_asked_for(tmp_path: Path) -> None:
+    answers = iter([False, True])
+    with pytest.raises(TerminatedError):
+        make_loop(tmp_path, snapshot_steps=(1, 2), should_stop=lambda: next(answers)).run()
+    loop = make_loop(tmp_path, snapshot_steps=(2,))
+    loop.run()
+    assert loop.snapshots.list_whole() == [2]
+    plain = make_loop(tmp_path)
+    plain.run()
+    assert list((tmp_path / "snapshots").iterdir()) == []
 
 
 def test_being_asked_to_stop_at_the_last_step_is_finishing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ EXIT_MEANINGS: dict[int, str] = {
     errors.EXIT_TRAINING: "a step could not be taken (a loss that is not finite, say)",
     errors.EXIT_SANDBOX: "the sandbox cannot start or a job in it was killed",
     errors.EXIT_SAMPLER: "an engine or endpoint that completions are drawn from failed",
-    errors.EXIT_REFUSED: "a check before or after a stage refused to go on, or found evaluation items in training data",
+    errors.EXIT_REFUSED: "a check or a gate refused, a stage was rolled back, or evaluation items are in training data",
     errors.EXIT_STORAGE: "a disk is full or unwritable, or a file is torn",
     errors.EXIT_LOCKED: "another process works in the run folder",
     errors.EXIT_INTERRUPTED: "interrupted at once (Ctrl-C twice, or where nothing needs saving)",

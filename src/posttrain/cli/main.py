@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 from posttrain import __version__
-from posttrain.cli import chat, contamination, data, export, lab, merge, plan, report, run, sample, verify
+from posttrain.cli import (
+    chat,
+    compare,
+    contamination,
+    data,
+    eval,
+    export,
+    lab,
+    merge,
+    plan,
+    report,
+    run,
+    sample,
+    verify,
+)
 from posttrain.cli.bugs import RUN_FOLDER, record_bug
 from posttrain.cli.exit_codes import describe_exit_codes
 from posttrain.cli.output import prepare_streams, print_error, print_lines, silence_stdout
@@ -61,6 +75,8 @@ data_verbs.command("contamination", epilog=contamination.EXAMPLE)(contamination.
 app.add_typer(data_verbs, name="data")
 app.command("sample", epilog=sample.EXAMPLE)(sample.sample)
 app.command("chat", epilog=chat.EXAMPLE)(chat.chat)
+app.command("eval", epilog=eval.EXAMPLE)(eval.eval_)
+app.command("compare", epilog=compare.EXAMPLE)(compare.compare)
 app.command("report", epilog=report.EXAMPLE)(report.report)
 app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
 lab_verbs.command("show", epilog=lab.SHOW_EXAMPLE)(lab.show)

@@ -120,6 +120,15 @@ CacheOption = Annotated[
     float | None,
     typer.Option("--cache-gb", min=0, help="Most gigabytes of keys and values; 4.3 by default."),
 ]
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option("--task", metavar="NAME", help="Only this task of the suite; may be given several times."),
+]
+RowsOption = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="At most so many rows a task.")]
+TemplateOption = Annotated[
+    str,
+    typer.Option("--template", metavar="TEMPLATE", help="auto (the model's own, else plain), plain, or a .jinja file."),
+]
 
 
 def show_example(*lines: str) -> str:

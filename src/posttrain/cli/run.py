@@ -13,6 +13,7 @@ from posttrain.cli.options import (
     UnsafeOption,
     show_example,
 )
+from posttrain.core.errors import EXIT_OK, EXIT_REFUSED
 
 EXAMPLE = show_example(
     "posttrain run recipes/demo.yaml", "posttrain run recipes/demo.yaml --set sft.learning_rate=1e-4"
@@ -26,15 +27,15 @@ def run(
     override: OverrideOption = None,
     allow_unsafe_execution: UnsafeOption = False,
     json: JsonOption = False,
-) -> None:
-    """Carry out a recipe: train, evaluate, report.
+) -> int:
+    """Carry out a recipe: train, evaluate, decide at its gates, report.
 
     Before anything is trained, rows, lengths, scorers, memory and the policy itself are checked; a check that is
     refused names its cure.
 
     Stages that are done already, with the same configuration and inputs, are not done again. A run that
     was stopped goes on where it stood when the same command is given. SIGTERM or Ctrl-C saves and stops;
-    a second Ctrl-C stops at once.
+    a second Ctrl-C stops at once. The exit code is 8 where a gate could not decide, and where a stage was rolled back.
     """
     from posttrain.cli.bugs import RUN_FOLDER
     from posttrain.cli.console import build_progress
@@ -55,15 +56,21 @@ def run(
             progress=build_progress(json),
             should_stop=should_stop,
             allow_unsafe=allow_unsafe_execution,
-            override=override or (),
+            overridden_checks=override or (),
         )
+    from posttrain.pipeline.run_record import list_gates
+
+    gates = list_gates(RunFolder(finished))
+    code = EXIT_REFUSED if any(gate["decision"] == "roll_back" for gate in gates) else EXIT_OK
     if not is_first_process():
-        return
+        return code
     page = RunFolder(finished).report
     if json:
-        print_json({"folder": str(finished), "report": str(page) if page.is_file() else None})
+        print_json({"folder": str(finished), "report": str(page) if page.is_file() else None, "gates": gates})
     else:
+        print_lines(*(f"gate of {gate['stage']}: {gate['reason']}" for gate in gates))
         print_lines(f"run folder: {finished}", *([f"report: {page}"] if page.is_file() else []))
+    return code
 
 
 def is_first_process() -> bool:

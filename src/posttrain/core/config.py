@@ -1,7 +1,8 @@
 """The base of every typed configuration: frozen, strict, with identity and did-you-mean.
 
 A field that changes no result (log interval, paths) is declared with `display_field(...)`; it is left
-out of `identity()`, hence out of artifact keys, and stays in the plan's hash.
+out of `identity()`, hence out of artifact keys, and stays in the plan's hash. One declared with
+`optional_field(...)` is left out while it is None.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from posttrain.core.errors import RecipeError
 from posttrain.core.hashing import hash_json
+
+_WHERE_GIVEN = "where given"
 
 
 class Config(BaseModel):
@@ -37,19 +40,33 @@ def display_field(default: Any = ..., **arguments: Any) -> Any:
     return Field(default, json_schema_extra={"identity": False}, **arguments)
 
 
+def optional_field(**arguments: Any) -> Any:
+    """Declare a field that is None unless given, and that belongs to the identity only then.
+
+    So a configuration that does without it has the name that it would have if there were no such field.
+    """
+    return Field(None, json_schema_extra={"identity": _WHERE_GIVEN}, **arguments)
+
+
 def _identity(value: Any) -> Any:
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
         return {
             name: _identity(getattr(value, name))
             for name, field in fields.items()
-            if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("identity") is False)
+            if _is_named(field.json_schema_extra, getattr(value, name))
         }
     if isinstance(value, Mapping):
         return {str(key): _identity(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_identity(item) for item in value]
     return value
+
+
+def _is_named(extra: Any, value: Any) -> bool:
+    """Return whether a field of this declaration and value belongs to the identity."""
+    rule = extra.get("identity") if isinstance(extra, dict) else None
+    return rule is not False and not (rule == _WHERE_GIVEN and value is None)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -86,7 +103,7 @@ def explain_validation(kind: type[BaseModel], error: ValidationError) -> dict[st
     """Return the found, expected and cure texts of a pydantic error, with suggestions for unknown keys."""
     found, cures = [], []
     for detail in error.errors():
-        path = ".".join(str(part) for part in detail["loc"])
+        path = ".".join(str(part) for part in drop_tags(kind, detail["loc"]))
         if detail["type"] == "extra_forbidden":
             found.append(f"unknown key '{path}'")
             cures.append(f"'{path}': {suggest(str(detail['loc'][-1]), _known_keys(kind, detail['loc'][:-1]))}")
@@ -109,9 +126,32 @@ def _known_keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
     """Return the field names of the models that a location inside `kind` points into."""
     models: list[type[BaseModel]] = [kind]
     for part in path:
-        fields = [model.model_fields[part] for model in models if isinstance(part, str) and part in model.model_fields]
-        models = [inner for field in fields for inner in _models_in(field.annotation)] or models
+        models = _enter(models, part)
     return sorted({name for model in models for name in model.model_fields})
+
+
+def drop_tags(kind: type[BaseModel], location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return an error's location as the user wrote it: without the names of a union's members that stand in it."""
+    models: list[type[BaseModel]] = [kind]
+    kept: list[int | str] = []
+    for part in location:
+        if not _is_tag(models, part):
+            kept.append(part)
+        models = _enter(models, part)
+    return tuple(kept)
+
+
+def _enter(models: list[type[BaseModel]], part: int | str) -> list[type[BaseModel]]:
+    if _is_tag(models, part):
+        return [model for model in models if part in typing.get_args(model.model_fields["type"].annotation)]
+    fields = [model.model_fields[part] for model in models if isinstance(part, str) and part in model.model_fields]
+    return [inner for field in fields for inner in _models_in(field.annotation)] or models
+
+
+def _is_tag(models: list[type[BaseModel]], part: int | str) -> bool:
+    """Return whether a part of a location names a member of a union that is told by `type`."""
+    named = [typing.get_args(model.model_fields["type"].annotation) for model in models if "type" in model.model_fields]
+    return len(models) > 1 and any(part in names for names in named)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

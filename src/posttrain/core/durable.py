@@ -12,10 +12,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from posttrain.core.errors import PosttrainError, StorageError
 
@@ -68,19 +68,16 @@ def _describe_write(reason: str, path: Path) -> StorageError:
     )
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash it holds its previous or its next content, whole.
-
-    Raises:
-        StorageError: The disk is full or the folder cannot be written.
-    """
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to fill, which takes the place of another at once when the context ends well."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
@@ -92,9 +89,29 @@ def write_bytes(path: Path, content: bytes) -> None:
             raise
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that after a crash it holds its previous or its next content, whole.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    with _replacing(path) as file:
+        file.write(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text durably (see `write_bytes`)."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines, each given without its newline, as `write_bytes` does, one at a time.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    with _replacing(path) as file:
+        file.writelines(f"{line}\n".encode() for line in lines)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -168,5 +185,10 @@ def remove_temporaries(folder: Path) -> None:
 
 def append_line(path: Path, text: str) -> None:
     """Append one line to a text file and flush it; a line holds no newline of its own."""
+    append_lines(path, [text])
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Append lines to a text file and flush it; a line holds no newline of its own."""
     with storage_errors(path), path.open("a", encoding="utf-8") as file:
-        file.write(text.rstrip("\n") + "\n")
+        file.writelines(line.rstrip("\n") + "\n" for line in lines)

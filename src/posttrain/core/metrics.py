@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+METRIC_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}(/[^/\s]+)*$"
+"""How a recipe writes what a task measures: `<task>`, the mean of its scores, or `<task>/<part>`."""
+
 Reduction = Literal["token_mean", "sum", "last", "maximum"]
 
 
@@ -39,8 +42,19 @@ def declare(key: str, unit: str, reduction: Reduction, meaning: str, *, lower_is
 
 
 def describe_metric(key: str) -> MetricSpec | None:
-    """Return a metric's declaration; a namespaced key is looked up by its last part too."""
+    """Return a metric's declaration; a namespaced key is looked up by its last part too.
+
+    `development/...` is one metric whatever follows.
+    """
+    first, slash, _ = key.partition("/")
+    if slash and first == DEVELOPMENT:
+        return METRICS[DEVELOPMENT]
     return METRICS.get(key) or METRICS.get(key.rsplit("/", 1)[-1])
+
+
+def name_development_metric(metric: str) -> str:
+    """Return the key under which `<task>` or `<task>/<part>` on development rows is logged during training."""
+    return f"{DEVELOPMENT}/{metric}"
 
 
 LOSS = declare("loss", "nats/token", "token_mean", "training loss over trained tokens", lower_is_better=True)
@@ -55,6 +69,9 @@ NUM_TRAINED_TOKENS = declare("num_trained_tokens", "tokens", "sum", "tokens trai
 EPOCH = declare("epoch", "epochs", "last", "passes over the data so far")
 VALIDATION_LOSS = declare(
     "validation/loss", "nats/token", "token_mean", "loss over held-out rows", lower_is_better=True
+)
+DEVELOPMENT = declare(
+    "development", "score", "last", "a task's mean score on its development rows", lower_is_better=False
 )
 TOKENS_PER_SECOND = declare("time/tokens_per_second", "tokens/s", "last", "throughput, prompts included")
 STEP_SECONDS = declare("time/step_seconds", "s", "last", "wall-clock time of the step")
@@ -71,4 +88,21 @@ CLAIMED = declare(
 )
 REFUSED = declare("refused", "fraction", "token_mean", "requests that are refused")
 COMPLIED = declare("complied", "fraction", "token_mean", "requests of which a step is told")
+PASS_AT_K = declare("pass@k", "fraction", "token_mean", "problems that one of k samples solves", lower_is_better=False)
+CONS_AT_K = declare(
+    "cons@k", "fraction", "token_mean", "score of the answer that most of k samples give", lower_is_better=False
+)
+CHOICE_ACCURACY = declare(
+    "accuracy", "fraction", "token_mean", "questions whose right choice is the likeliest", lower_is_better=False
+)
+TOKEN_PROBABILITY = declare(
+    "token_probability", "fraction", "token_mean", "geometric mean probability of tokens", lower_is_better=False
+)
+PERPLEXITY = declare("perplexity", "tokens", "token_mean", "exp of the nats per token of texts", lower_is_better=True)
+NATS_PER_TOKEN = declare(
+    "nats_per_token", "nats/token", "token_mean", "negative log-likelihood of texts by token", lower_is_better=True
+)
+BITS_PER_BYTE = declare(
+    "bits_per_byte", "bits/byte", "token_mean", "negative log-likelihood of texts by byte", lower_is_better=True
+)
 STOP_RATE = declare("stop_rate", "fraction", "token_mean", "completions that end by themselves", lower_is_better=False)

@@ -116,7 +116,8 @@ class Scorer(Protocol):
 class RunContext:
     """What a stage is given beside its config, inputs and parts.
 
-    `folder` is the stage's own working folder (checkpoints, metrics), kept across restarts.
+    `folder` is the stage's own working folder (checkpoints, metrics), kept across restarts. `num_snapshots` is how many
+    times on its way the stage keeps its weights for whoever may want to go back; it changes no result.
     """
 
     folder: Path
@@ -126,3 +127,4 @@ class RunContext:
     should_stop: Callable[[], bool]
     callbacks: list[Callback] = field(default_factory=list)
     log_every_steps: int = 10
+    num_snapshots: int = 0

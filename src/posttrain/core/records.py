@@ -110,7 +110,8 @@ class Problem:
     """Something to sample completions for and to score them by.
 
     Made by data and lab, read by samplers and scorers. `columns` holds what the scorer needs
-    (`answer`, say); `cluster_id` groups problems that share a source, for clustered error bars.
+    (`answer`, say); `cluster_id` groups problems that share a source, for clustered error bars; `reply` is the
+    assistant's own text that the row ends with, where it has one.
     """
 
     problem_id: str
@@ -118,6 +119,7 @@ class Problem:
     columns: dict[str, Any] = field(default_factory=dict)
     tools: list[dict[str, Any]] | None = None
     cluster_id: str = ""
+    reply: str | None = None
 
 
 FinishReason = Literal["stop", "length", "cancelled", "filtered"]
@@ -178,7 +180,9 @@ class Outcome:
 
     `status` is `scored`, one of the failures, or `not_applicable` where the scorer has nothing to say of
     such a row; `fault` says whose failure it is. The policy's failures keep their declared `value` in
-    every denominator; the harness's, and what does not apply, never become a score.
+    every denominator; the harness's, and what does not apply, never become a score. `answer` is
+    what was judged, in one form, where a scorer looks for a final answer: equal ones are one vote
+    (`statistics.repeats`).
 
     Example: an answer that cannot be read is `Outcome("unparsed", 0.0, fault="policy",
     why="no number found")` and counts as 0 in the mean.
@@ -189,6 +193,7 @@ class Outcome:
     why: str = ""
     fault: Literal["policy", "harness"] | None = None
     parts: dict[str, float] = field(default_factory=dict)
+    answer: str | None = None
 
     @property
     def is_counted(self) -> bool:

@@ -4,8 +4,10 @@ runs/<name>/
   run.json            what ran and what came out (schema: pipeline/run_schema.json)
   recipe.yaml         the recipe as given; recipe.resolved.json as understood
   lock                held while a process works here
-  stages/<NN-name>/   metrics.jsonl, checkpoints/, items/ of one stage
+  stages/<NN-name>/   metrics.jsonl, checkpoints/, snapshots/ of one stage
   artifacts/<hash>/   finished artifacts
+  evaluations/<hash>/ what a policy answered: <task>-<hash>.jsonl, one JSON line an item; .json says how
+  gates/<hash>.json   what gates decided on an artifact; gates/looks.jsonl counts every decision
   superseded/         what earlier configurations left in the folders above; it comes back with them
   cache/              tokenized rows, by content hash
   report.html
@@ -25,6 +27,8 @@ from posttrain.core.errors import LockedError
 
 CHECKPOINT_MANIFEST = "manifest.json"
 ARTIFACT_MANIFEST = "manifest.json"
+TASK_HASH_LENGTH = 12
+"""Characters of a task's hash that its files are named with."""
 
 
 class RunFolder:
@@ -68,10 +72,23 @@ class RunFolder:
         """What can be made again: tokenized rows, models built on the spot."""
         return self.root / "cache"
 
+    def evaluations(self, policy_hash: str) -> EvaluationFolder:
+        """Return the folder of what a policy was measured on."""
+        return EvaluationFolder(self.root / "evaluations" / policy_hash)
+
     @property
-    def base(self) -> StageFolder:
-        """The folder of what was measured on the base model."""
-        return StageFolder(self.root / "base")
+    def gates(self) -> Path:
+        """The folder of gate decisions, by the hash of the policy that they were made on."""
+        return self.root / "gates"
+
+    def gate(self, policy_hash: str) -> Path:
+        """Return the file of the gate decisions made on a policy."""
+        return self.gates / f"{policy_hash}.json"
+
+    @property
+    def looks(self) -> Path:
+        """One JSON line for each time that a gate decided on rows that results are told of."""
+        return self.gates / "looks.jsonl"
 
     @property
     def artifacts(self) -> Path:
@@ -117,27 +134,46 @@ class StageFolder:
 
     @property
     def best(self) -> Path:
-        """The weights of the best validation loss so far."""
+        """The best weights so far, by validation loss or by a task's score."""
         return self.root / "best"
+
+    @property
+    def snapshots(self) -> Path:
+        """Weights at evenly spaced steps, for a gate that may go back to one of them."""
+        return self.root / "snapshots"
 
     @property
     def ledger(self) -> Path:
         """Rows in, trained on, dropped by reason."""
         return self.root / "ledger.json"
 
+    def repair(self, name: str) -> StageFolder:
+        """Return the working folder of a repair that trains the stage again."""
+        return StageFolder(self.root / "repairs" / name)
+
     @property
     def preview(self) -> Path:
         """Some rows as trained: tokens, sources, trainable flags."""
         return self.root / "rows.json"
 
-    @property
-    def items_folder(self) -> Path:
-        """The folder of evaluated items."""
-        return self.root / "items"
 
-    def items(self, task: str) -> Path:
-        """Evaluated items of one task, one JSON line each."""
-        return self.items_folder / f"{task}.jsonl"
+class EvaluationFolder:
+    """Paths of what one policy was measured on; a task is named by its own name and by what it holds."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def items(self, task: str, task_hash: str, seed: int = 0) -> Path:
+        """Return the file of a task's evaluated items, one JSON line each."""
+        return self.root / f"{_name_task(task, task_hash, seed)}.jsonl"
+
+    def card(self, task: str, task_hash: str, seed: int = 0) -> Path:
+        """Return the file that says what was measured, and how."""
+        return self.root / f"{_name_task(task, task_hash, seed)}.json"
+
+
+def _name_task(task: str, task_hash: str, seed: int) -> str:
+    return f"{task}-{task_hash[:TASK_HASH_LENGTH]}" + (f"-seed{seed}" if seed else "")
 
 
 class FolderLock:

@@ -1,25 +1,32 @@
 """Item files: one JSON line for each evaluated item, appended as items are scored.
 
 A crash can tear the last line only; it is left out when the file is read, and its item is evaluated
-again.
+again. Files are read a line at a time: what is kept of an item is up to the reader.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from posttrain.core.durable import append_line, storage_errors, write_text
+from posttrain.core.durable import append_lines, storage_errors, write_lines
 from posttrain.core.errors import StorageError
+from posttrain.core.hashing import hash_text
 from posttrain.core.records import ItemResult, Outcome
+
+ItemKey = tuple[str, int]
+"""What names an item in a file: the problem's id and the number of the sample."""
 
 
 def format_item(item: ItemResult) -> str:
-    """Return an item as one line of JSON."""
-    return json.dumps(dataclasses.asdict(item), allow_nan=False)
+    """Return an item as one line of JSON; an outcome without an answer says nothing of one."""
+    values = dataclasses.asdict(item)
+    if item.outcome.answer is None:
+        del values["outcome"]["answer"]
+    return json.dumps(values, allow_nan=False)
 
 
 def parse_item(line: str) -> ItemResult:
@@ -36,19 +43,15 @@ def parse_item(line: str) -> ItemResult:
         raise ValueError(f"not an item: {error}") from None
 
 
-def read_items(path: Path) -> list[ItemResult]:
-    """Return the items of a file, in its order; a torn last line is left out, a missing file holds none.
+def iterate_items(path: Path) -> Iterator[ItemResult]:
+    """Yield the items of a file, in its order; a torn last line is left out, a missing file holds none.
 
     Raises:
         StorageError: A line before the last is not an item, or the file cannot be read.
     """
-    with storage_errors(path):
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
-    items = []
-    # A whole line ends with a newline, so what follows the last newline is torn, or nothing.
-    for number, line in enumerate(lines[:-1], start=1):
+    for number, (line, _) in enumerate(_iterate_lines(path), start=1):
         try:
-            items.append(parse_item(line.decode("utf-8")))
+            yield parse_item(line.decode("utf-8"))
         except ValueError as error:
             raise StorageError(
                 str(error),
@@ -56,15 +59,69 @@ def read_items(path: Path) -> list[ItemResult]:
                 cure="delete the file and run the same command again: the task is evaluated anew",
                 place=f"{path}:{number}",
             ) from None
-    return items
+
+
+def read_items(path: Path) -> list[ItemResult]:
+    """Return the items of a file (`iterate_items`)."""
+    return list(iterate_items(path))
+
+
+def drop_texts(item: ItemResult) -> ItemResult:
+    """Return an item without prompt, text and reference, which is all that figures are made of.
+
+    Where no scorer named its answer, the hash of the text votes in its place.
+    """
+    outcome = item.outcome
+    if outcome.answer is None and outcome.status == "scored":
+        outcome = dataclasses.replace(outcome, answer=hash_text(item.text.strip()))
+    return dataclasses.replace(item, text="", prompt=[], reference="", outcome=outcome)
+
+
+def item_key(item: ItemResult) -> ItemKey:
+    """Return what names an item in its file."""
+    return item.item_id, item.sample_index
 
 
 def write_items(path: Path, items: Iterable[ItemResult]) -> None:
     """Replace a file's items at once, durably."""
-    write_text(path, "".join(format_item(item) + "\n" for item in items))
+    write_lines(path, map(format_item, items))
 
 
 def append_items(path: Path, items: Iterable[ItemResult]) -> None:
     """Add items to the end of a file that has no torn line."""
-    for item in items:
-        append_line(path, format_item(item))
+    append_lines(path, map(format_item, items))
+
+
+def keep_items(path: Path, ranks: Mapping[ItemKey, int]) -> None:
+    """Bring a file's items into the order of their ranks, durably, and drop those without a rank and a torn last line.
+
+    Raises:
+        StorageError: As `iterate_items`; or the file cannot be written.
+    """
+    places: list[tuple[int, int, int]] = []
+    for item, (line, start) in zip(iterate_items(path), _iterate_lines(path), strict=False):
+        if (rank := ranks.get(item_key(item))) is not None:
+            places.append((rank, start, len(line)))
+    if not path.exists():
+        return
+
+    def lines() -> Iterator[str]:
+        with path.open("rb") as file:
+            for _, start, length in sorted(places):
+                file.seek(start)
+                yield file.read(length).decode("utf-8")
+
+    write_lines(path, lines())
+
+
+def _iterate_lines(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Yield whole lines without their newline, with the byte that each starts at."""
+    if not path.exists():
+        return
+    start = 0
+    with storage_errors(path), path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return  # torn, or nothing
+            yield line[:-1], start
+            start += len(line)

@@ -1,46 +1,180 @@
-"""What is measured: rows, how completions are drawn, and who judges them."""
+"""What is measured: rows, and how their answers are drawn or weighed, and judged.
+
+| type | what the policy does | what an item is worth |
+| --- | --- | --- |
+| `generation` | answers | what a scorer says |
+| `choice` | weighs given answers by their log-likelihood | 1 where the right one is likeliest |
+| `perplexity` | weighs a text | the geometric mean probability of its tokens |
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from posttrain.core.config import Config, display_field
 from posttrain.core.hashing import hash_json
 from posttrain.core.records import Problem
+from posttrain.core.sampling import SamplingSettings
 from posttrain.data.sources import DataSource
 
+GENERATION, CHOICE, PERPLEXITY = "generation", "choice", "perplexity"
+DEVELOPMENT = "development"
+Normalisation = Literal["sum", "token", "byte"]
 
-class EvaluationTask(Config):
-    """One task: measured on the base and after every stage, by the same rows, drawing and scorer.
 
-    `name` is the file name of its items too. `scorer` is a name, or a mapping with `type` and that type's keys.
-    `temperature` 0 is greedy. `max_new_tokens` counts the stop token; what does not stop by then is truncated and
-    counts as a failure. `parts` are parts of the scorer's outcomes that are reported beside its value.
+class _Task(Config):
+    """The keys that every task has.
+
+    `name` is part of the file name of its items. `data` are the rows that results are told of; `development` are rows
+    for selection: the best checkpoint, the search for a repair. `parts` are parts of the outcomes that are reported
+    beside their value.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
     data: DataSource
-    scorer: str | dict[str, Any] = "exact_match"
-    max_new_tokens: int = Field(128, ge=1, le=1_000_000)
-    temperature: float = Field(0.0, ge=0, le=100)
+    development: DataSource | None = None
     parts: list[str] = display_field(default_factory=list)
 
-    @field_validator("data")
+    BESIDE: ClassVar[tuple[str, ...]] = ("name", "data", "development")
+    """Fields that do not say how a row is measured."""
+
+    @field_validator("data", "development")
     @classmethod
-    def _check_data(cls, value: DataSource) -> DataSource:
-        if value.proportion is not None:
+    def _check_data(cls, value: DataSource | None) -> DataSource | None:
+        if value is not None and value.proportion is not None:
             raise ValueError("a task has one source and mixes nothing: leave 'proportion' out")
         return value
 
+    @model_validator(mode="after")
+    def _check_development(self) -> _Task:
+        if self.development is not None and self.development == self.data:
+            raise ValueError("'development' are the rows of 'data': what is selected on them is not measured by them")
+        return self
 
-def hash_task(task: EvaluationTask, problems: Sequence[Problem]) -> str:
+
+class GenerationTask(_Task):
+    """Completions are drawn and judged.
+
+    `scorer` is a name, or a mapping with `type` and that type's keys. `temperature` 0 is greedy. `max_new_tokens`
+    counts the stop token; what does not stop by then is truncated and counts as a failure. `pass_at` and `cons_at` ask
+    for pass@k and for the majority's score of the first k samples.
+    """
+
+    type: Literal["generation"] = "generation"
+    scorer: str | dict[str, Any] = "exact_match"
+    max_new_tokens: int = Field(128, ge=1, le=1_000_000)
+    temperature: float = Field(0.0, ge=0, le=100)
+    top_p: float | None = Field(None, gt=0, lt=1)
+    top_k: int | None = Field(None, ge=1)
+    min_p: float | None = Field(None, gt=0, lt=1)
+    stop: list[str] = Field(default_factory=list)
+    num_samples: int = Field(1, ge=1, le=100_000)
+    pass_at: list[int] = display_field(default_factory=list)
+    cons_at: list[int] = display_field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _check_sampling(self) -> GenerationTask:
+        if self.temperature == 0:
+            given = [name for name in ("top_p", "top_k", "min_p") if getattr(self, name) is not None]
+            if given:
+                raise ValueError(f"'{given[0]}' at temperature 0 changes nothing: set a temperature, or leave it out")
+            if self.num_samples > 1:
+                raise ValueError("samples at temperature 0 are all the same: set a temperature, or one sample")
+        if any(not text for text in self.stop):
+            raise ValueError("a stop string has at least one character")
+        for name in ("pass_at", "cons_at"):
+            wanted: list[int] = getattr(self, name)
+            if any(not 1 <= k <= self.num_samples for k in wanted) or len(set(wanted)) < len(wanted):
+                raise ValueError(f"'{name}' holds each k once, from 1 to num_samples ({self.num_samples})")
+        return self
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """How completions are drawn."""
+        return SamplingSettings(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            num_samples=self.num_samples,
+            stop_strings=tuple(self.stop),
+        )
+
+    @property
+    def repeated(self) -> list[str]:
+        """The metrics of several samples that are reported: `pass@k` and `cons@k`."""
+        return [f"pass@{k}" for k in self.pass_at] + [f"cons@{k}" for k in self.cons_at]
+
+
+class ChoiceTask(_Task):
+    """Each row's `choices` are weighed by their log-likelihood; the likeliest is the policy's answer.
+
+    Columns: `choices`, a list of texts (or `{text: [...], label: [...]}`), and `answer`: the right one's place from 0,
+    its label, its letter, or its text. `normalisation`: the log-likelihood as it is (`sum`), by token, or by byte of
+    UTF-8. `options: letters` shows the choices in the prompt and weighs their letters.
+    """
+
+    type: Literal["choice"]
+    normalisation: Normalisation = "byte"
+    options: Literal["texts", "letters"] = "texts"
+
+
+class PerplexityTask(_Task):
+    """Texts are weighed: documents whole, conversations by what the assistant says (stop tokens count)."""
+
+    type: Literal["perplexity"]
+
+
+def _read_type(value: Any) -> str:
+    if isinstance(value, Mapping):
+        named = value.get("type", GENERATION)
+        return named if isinstance(named, str) else ""
+    return str(getattr(value, "type", ""))
+
+
+EvaluationTask = Annotated[
+    Annotated[GenerationTask, Tag(GENERATION)]
+    | Annotated[ChoiceTask, Tag(CHOICE)]
+    | Annotated[PerplexityTask, Tag(PERPLEXITY)],
+    Discriminator(
+        _read_type,
+        custom_error_type="unknown_task",
+        custom_error_message=f"'type' of a task is one of {GENERATION}, {CHOICE}, {PERPLEXITY}",
+    ),
+]
+"""One task: measured on the base and after every stage, by the same rows, drawing and scorer."""
+
+TASK_TYPES: dict[str, type[_Task]] = {GENERATION: GenerationTask, CHOICE: ChoiceTask, PERPLEXITY: PerplexityTask}
+
+
+def find_development(task: GenerationTask | ChoiceTask | PerplexityTask) -> DataSource | None:
+    """Return the rows that a task selects by, or None where it has none: its own, or those of the lab's split."""
+    if task.development is not None:
+        return task.development
+    if task.data.split == DEVELOPMENT:
+        return task.data
+    if re.match(r"lab:", task.data.source):
+        return task.data.model_copy(update={"split": DEVELOPMENT})
+    return None
+
+
+def hash_task(
+    task: GenerationTask | ChoiceTask | PerplexityTask, problems: Sequence[Problem], measured_by: str = ""
+) -> str:
     """Return the name by content of a task and its problems: items may be compared only under one such hash.
 
     The task's name and the path of its data do not count; what the problems say does.
+
+    Args:
+        task: Its settings.
+        problems: All of its rows.
+        measured_by: The hash of what else decides an item: chat format, scorer, precision.
     """
-    settings = {key: value for key, value in task.identity().items() if key not in ("name", "data")}
-    contents = [[problem.problem_id, problem.messages, problem.tools, problem.columns] for problem in problems]
-    return hash_json([settings, contents])
+    settings = {key: value for key, value in task.identity().items() if key not in task.BESIDE}
+    contents = [[p.problem_id, p.messages, p.tools, p.columns, p.cluster_id, p.reply] for p in problems]
+    return hash_json([settings, contents, measured_by])

@@ -15,6 +15,7 @@ from posttrain.gates.results import Items
 from posttrain.gates.rules import split_metric
 from posttrain.statistics.clusters import Floats
 from posttrain.statistics.pairing import Pairs, check_side, cluster_name, list_parts, pair_items, read_value
+from posttrain.statistics.repeats import fold_samples, parse_repeated
 
 
 class UnmeasuredError(Exception):
@@ -51,7 +52,7 @@ def find_items(items: Items, metric: str, side: str) -> Sequence[ItemResult]:
     return found
 
 
-def read_pairs(metric: str, before: Items, after: Items, *, reference: str) -> Pairs:
+def read_pairs(metric: str, before: Items, after: Items, *, reference: str, may_be_unread: bool = False) -> Pairs:
     """Return the pairs of a metric.
 
     Args:
@@ -59,17 +60,18 @@ def read_pairs(metric: str, before: Items, after: Items, *, reference: str) -> P
         before: The reference's items.
         after: The stage's.
         reference: What the reference is called, for reasons.
+        may_be_unread: Whether a reference of which no answer could be read counts its declared values: something can
+            be gained over it, and nothing lost.
 
     Raises:
-        UnmeasuredError: They cannot be compared, or no answer of the reference could be read, so that nothing could
-            be lost.
+        UnmeasuredError: They cannot be compared, or no answer of the reference could be read.
     """
     before_items, after_items = find_items(before, metric, reference), find_items(after, metric, "the stage")
     try:
         pairs = pair_items(before_items, after_items, part=split_metric(metric)[1])
     except DataError as error:
         raise UnmeasuredError(_say(error)) from error
-    if not any(item.outcome.status == "scored" for item in before_items):
+    if not may_be_unread and not any(item.outcome.status == "scored" for item in before_items):
         raise UnmeasuredError(f"no answer of {reference} could be read: {count_statuses(before_items)}")
     return pairs
 
@@ -84,6 +86,8 @@ def read_values(metric: str, items: Items) -> Values:
     part = split_metric(metric)[1]
     try:
         check_side(found, "of the stage")
+        if parse_repeated(part) is not None:
+            found, part = fold_samples(found, str(part)), None
     except DataError as error:
         raise UnmeasuredError(_say(error)) from error
     if not any(item.outcome.status == "scored" for item in found):
@@ -104,12 +108,12 @@ def is_same_policy(metric: str, before: Items, after: Items) -> bool:
     return before[task][0].policy_hash == after[task][0].policy_hash
 
 
-def count_unread(metric: str, items: Items) -> str:
-    """Return a remark on the stage's answers if not one of them could be read, else nothing."""
+def count_unread(metric: str, items: Items, side: str = "the stage") -> str:
+    """Return a remark on a side's answers if not one of them could be read, else nothing."""
     found = items[split_metric(metric)[0]]
     if any(item.outcome.status == "scored" for item in found):
         return ""
-    return f"; not one answer of the stage could be read: {count_statuses(found)}"
+    return f"; not one answer of {side} could be read: {count_statuses(found)}"
 
 
 def count_statuses(items: Sequence[ItemResult]) -> str:

@@ -102,7 +102,8 @@ def judge_improvements(
     for rank, (p_value, index, figures, design) in enumerate(sorted(claims, key=lambda claim: claim[:2])):
         claim_level = level_of(level / (len(rules) - rank))
         is_open = is_open and p_value <= claim_level
-        remark = count_unread(rules[index].metric, evidence.stage)
+        metric = rules[index].metric
+        remark = count_unread(metric, evidence.parent, "the parent") + count_unread(metric, evidence.stage)
         design = replace(design, level=claim_level)
         results[index] = _conclude_claim(rules[index], figures, design, is_shown=is_open, power=power, remark=remark)
     return [results[index] for index in sorted(results)]
@@ -144,7 +145,7 @@ def judge_level(rule: FloorRule | CeilingRule, evidence: GateEvidence, *, level:
 
 def _measure_claim(rule: ImproveRule, evidence: GateEvidence, level: float) -> tuple[float, Figures, PairedDesign]:
     """Return a claim's p-value, figures, and the design that they were seen with; its state is set with the family."""
-    pairs = read_pairs(rule.metric, evidence.parent, evidence.stage, reference="the parent")
+    pairs = read_pairs(rule.metric, evidence.parent, evidence.stage, reference="the parent", may_be_unread=True)
     sample = _summarise(pairs)
     if rule.by == 0:
         # Of no difference there is an exact test; seeds by name, so that a decision can be made again.

@@ -14,10 +14,11 @@ from pydantic import Field, field_validator, model_validator
 
 from posttrain.core.config import Config, display_field, suggest
 from posttrain.core.errors import RecipeError
+from posttrain.core.metrics import METRIC_PATTERN
+from posttrain.data.sources import DataSource
 
-METRIC_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}(/[^/\s]+)*$"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
-RepairName = Literal["interpolate", "replay", "best_checkpoint"]
+RepairName = Literal["interpolate", "replay", "smaller_learning_rate", "best_checkpoint"]
 
 
 def _refuse_points(value: Any) -> Any:
@@ -80,7 +81,8 @@ class GateRules(Config):
     `level` is the chance, one-sided, with which a rule may pass although what it rules out is true; it is shared
     between the stage's own policy and its repairs. `looks` is how often the items may be decided on as more are drawn.
     `on_fail` names repairs in the order in which they are tried, from the first again where `max_attempts` is larger;
-    without `max_attempts` each is tried once. `power` is what the number of items that would decide is computed for.
+    without `max_attempts` each is tried once. `replay` are rows that the repair of that name mixes in; without any it
+    takes what the stages before were trained on. `power` is what the number of items that would decide is computed for.
     """
 
     improve: list[ImproveRule] = Field(default_factory=list)
@@ -89,6 +91,7 @@ class GateRules(Config):
     ceiling: list[CeilingRule] = Field(default_factory=list)
     on_fail: list[RepairName] = Field(default_factory=list)
     max_attempts: int | None = Field(None, ge=1, le=10)
+    replay: list[DataSource] = Field(default_factory=list)
     level: float = Field(0.05, gt=0, le=0.2)
     looks: int = Field(1, ge=1, le=10)
     power: float = display_field(0.9, gt=0.5, lt=1)
@@ -104,6 +107,10 @@ class GateRules(Config):
             raise ValueError("a gate without a rule promotes anything: add 'keep', or leave 'gate' out")
         if self.max_attempts is not None and not self.on_fail:
             raise ValueError("'max_attempts' without 'on_fail' tries nothing: name a repair, or leave it out")
+        if self.replay and "replay" not in self.on_fail:
+            raise ValueError("'replay' names rows for the repair of that name: add it to 'on_fail', or leave it out")
+        if any(source.proportion is not None for source in self.replay):
+            raise ValueError("'replay': the repair sets the proportions itself; leave 'proportion' out")
         for name, rules in (("improve", self.improve), ("floor", self.floor), ("ceiling", self.ceiling)):
             _refuse_repeated(name, [rule.metric for rule in rules])
         _refuse_repeated("keep", [f"{rule.metric} against {rule.baseline or 'the parent'}" for rule in self.keep])
@@ -119,6 +126,11 @@ def _refuse_repeated(key: str, names: list[Any]) -> None:
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise ValueError(f"'{key}' names '{repeated[0]}' twice")
+
+
+def list_metrics(rules: GateRules) -> list[str]:
+    """Return the metrics that a gate reads, each once, in the order of its rules."""
+    return list(dict.fromkeys(rule.metric for rule in _all_rules(rules)))
 
 
 def list_tasks(rules: GateRules) -> list[str]:

@@ -163,7 +163,7 @@ class LabScorer:
         found = self._find(completion.text)
         if found is None:
             return Outcome("unparsed", 0.0, why=f"no single last line '{ANSWER_MARK} ...'", fault="policy")
-        return Outcome("scored", float(found == wanted), why=f"expected {wanted!r}, found {found!r}")
+        return Outcome("scored", float(found == wanted), why=f"expected {wanted!r}, found {found!r}", answer=found)
 
     def _find(self, text: str) -> str | None:
         found = find_answer(text)

@@ -50,7 +50,7 @@ def load_adapter(model: Any, folder: Path, name: str) -> Any:
         ModelError: Not LoRA, a kind of LoRA not known here, made for another base, or not finite.
     """
     check_links(folder)
-    values = _read_settings(folder / ADAPTER_CONFIG_FILE)
+    values = read_adapter_settings(folder)
     entries = read_header(folder / ADAPTER_WEIGHTS_FILE)
     if isinstance(values["target_modules"], str):
         # A pattern of unknown origin is not run: the tensors themselves say which modules they are for.
@@ -116,10 +116,15 @@ def _plain(value: Any) -> Any:
     return value.value if hasattr(value, "value") else value
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings of a PEFT configuration that are read here, having refused those that are not."""
+def read_adapter_settings(folder: Path) -> dict[str, Any]:
+    """Return what decides an adapter's values beside its tensors: `_READ_KEYS`, with PEFT's defaults filled in.
+
+    Raises:
+        ModelError: Not LoRA, a kind of LoRA not known here, or a value out of range.
+    """
     from peft import LoraConfig
 
+    path = folder / ADAPTER_CONFIG_FILE
     raw = read_json_object(path)
     if raw.get("peft_type") != "LORA":
         raise _not_plain(path, f"an adapter of type {str(raw.get('peft_type'))[:40]}")

@@ -41,7 +41,7 @@ class Shadow:
             parameter.data = torch.empty(parameter.shape, dtype=dtype, device="meta")
         self.model.to_empty(device=self.device)
         self.model.tie_weights()
-        buffers = {_plain_name(name): buffer for name, buffer in causal_lm.named_buffers()}
+        buffers = {plain_name(name): buffer for name, buffer in causal_lm.named_buffers()}
         for name, _ in list(self.model.named_buffers()):
             place, _, key = name.rpartition(".")
             self.model.get_submodule(place)._buffers[key] = buffers[name].detach().clone()
@@ -83,7 +83,7 @@ def iterate_merged_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor
             continue
         layer = layers.get(name.removesuffix(".base_layer.weight")) if name.endswith(".base_layer.weight") else None
         weight = gather_whole(parameter) if layer is None else add_adapters(layer)
-        yield _plain_name(name), weight
+        yield plain_name(name), weight
 
 
 @torch.no_grad()
@@ -95,5 +95,6 @@ def compute_plain_logprobs(model: nn.Module, ids_T: torch.Tensor) -> torch.Tenso
     return logits.double().log_softmax(-1).gather(1, ids_T[1:, None])[:, 0]
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return the name that a parameter of a PEFT model's inner model has in the plain model."""
     return name.replace(".base_layer.", ".")

@@ -78,6 +78,9 @@ def _estimate(
     lengths, scored, num_micro_batches = find_largest_micro_batch(config, data, ranks, seed, layout)
     has_ema = config.ema_decay is not None
     whole = estimate_step_memory(policy, lengths, scored, num_micro_batches=num_micro_batches, has_ema=has_ema)
+    if config.keep == "best_metric":  # a sampler's copy; over several ranks also the whole policy that it copies
+        size = sum(p.numel() for p in policy.parameters()) * DTYPES[config.dtype].itemsize
+        whole = replace(whole, copies=size if ranks.count == 1 else 2 * size)
     if find_device() != "cpu":
         return replace(whole, process=0).share_among(ranks.count)
     layers = max(1, len(find_layers(find_backbone(policy.model))))

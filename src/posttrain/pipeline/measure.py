@@ -1,95 +1,80 @@
-"""Measuring a policy on the recipe's tasks: the base, and what every stage made."""
+"""Measuring policies on tasks: the base, what every stage made, candidates of repairs, any model.
+
+What a policy has answered lies below its hash (`RunFolder.evaluations`), so it is asked once, whichever stage it came
+from; a policy is loaded when there is something left to ask.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from posttrain.chat.rendering import Renderer
+from posttrain.core.durable import write_json
+from posttrain.core.errors import RecipeError
 from posttrain.core.hashing import hash_json
-from posttrain.core.protocols import Progress
-from posttrain.core.run_folder import StageFolder
-from posttrain.evaluation.runner import run_task
-from posttrain.models.loading import load_policy
+from posttrain.core.protocols import Progress, Scorer
+from posttrain.core.records import ItemResult, Problem
+from posttrain.core.run_folder import RunFolder
+from posttrain.core.sampling import Sampler
+from posttrain.data.sources import DataSource
+from posttrain.evaluation.answering import Answerer
+from posttrain.evaluation.generation import Generation
+from posttrain.evaluation.items import read_items
+from posttrain.evaluation.multiple_choice import MultipleChoice
+from posttrain.evaluation.perplexity import Perplexity
+from posttrain.evaluation.runner import choose_problems, run_task
+from posttrain.evaluation.task import (
+    DEVELOPMENT,
+    ChoiceTask,
+    EvaluationTask,
+    GenerationTask,
+    PerplexityTask,
+    find_development,
+    hash_task,
+)
+from posttrain.evaluation.weighing import Weigher
+from posttrain.models.heads import choose_layout
+from posttrain.models.loaded_policy import LoadedPolicy
+from posttrain.models.loading import load_policy, read_context_tokens
+from posttrain.models.logprobs import compute_logprobs
 from posttrain.pipeline.plan import hash_model_config
+from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.sampling import build_sampler
-from posttrain.pipeline.scorers import build_scorer, find_tier, hash_scorer
-from posttrain.pipeline.wiring import build_scorer_context, load_problems
+from posttrain.pipeline.scorers import ScorerContext, build_context, build_scorer, find_tier, hash_scorer
+from posttrain.pipeline.store import WorkingFolders
+from posttrain.pipeline.wiring import read_problems
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import find_device
 
-
-def compute_measuring_key(recipe: Recipe, folder: Path, renderer: Renderer) -> str:
-    """Return the key of how a policy is measured: everything but the policy's weights and the tasks, which items name.
-
-    Items that were drawn in another precision or from another chat format, or judged by another version
-    of a user's scorer, are no answer to what the recipe asks now.
-    """
-    context = build_scorer_context(recipe)
-    scorers = [hash_scorer(task.scorer, context) for task in recipe.evaluate]
-    return hash_json([renderer.format.hash, choose_dtype(recipe), hash_model_config(folder), scorers])
+Rows = Literal["data", "development"]
+CARD_SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """The metrics of a policy on a recipe's tasks, for `run.json`, and the sandbox tier of programs, if any ran."""
+class MeasureSettings:
+    """What tasks are measured with beside the policy: where paths lead, the user's scorers, the precision."""
 
-    metrics: list[dict[str, Any]]
-    sandbox: str | None = None
+    roots: Roots
+    scorers: Mapping[str, Plugin]
+    dtype: str
+    allow_unsafe: bool = False
+
+    @property
+    def scorer_context(self) -> ScorerContext:
+        """What scorers are built with."""
+        return build_context(self.roots, self.scorers, allow_unsafe=self.allow_unsafe)
 
 
-# many parameters: what is measured, where it goes, and how
-def measure_policy(
-    recipe: Recipe,
-    folder: Path,
-    stage_folder: StageFolder,
-    label: str,
-    renderer: Renderer,
-    progress: Progress,
-    *,
-    allow_unsafe: bool = False,
-) -> Measured:
-    """Return what a policy scores on every task of the recipe.
-
-    Args:
-        recipe: Names the tasks.
-        folder: The policy's folder: the base or an artifact.
-        stage_folder: Where the items are recorded; items that are there already are not drawn again.
-        label: What the metrics' `stage` says.
-        renderer: Turns problems into prompts.
-        progress: Shows how far it has come.
-        allow_unsafe: Whether programs may run without a sandbox where none passes its self-check.
-
-    Raises:
-        RefusedError: The harness failed on too many items.
-        DataError: A task's rows cannot be used.
-    """
-    if not recipe.evaluate:
-        return Measured([])
-    policy = load_policy(folder, dtype=choose_dtype(recipe), device=find_device())
-    sampler, notes = build_sampler(policy, renderer)
-    for note in notes:
-        progress.note(note)
-    context = build_scorer_context(recipe, allow_unsafe=allow_unsafe)
-    metrics: list[dict[str, Any]] = []
-    sandbox: str | None = None
-    for task in recipe.evaluate:
-        scorer = build_scorer(task.scorer, context)
-        found = run_task(
-            task,
-            load_problems(recipe, task),
-            sampler,
-            scorer,
-            items_path=stage_folder.items(task.name),
-            progress=progress,
-            policy_hash=policy.hash,
-        )
-        sandbox = find_tier(scorer) or sandbox
-        metrics += [{"stage": label, **figures} for figures in found]
-    sampler.close()
-    return Measured(metrics, sandbox)
+def read_measure_settings(recipe: Recipe, *, allow_unsafe: bool = False) -> MeasureSettings:
+    """Return what a recipe's tasks are measured with."""
+    return MeasureSettings(recipe.roots, recipe.scorers, choose_dtype(recipe), allow_unsafe)
 
 
 def choose_dtype(recipe: Recipe) -> str:
@@ -99,3 +84,248 @@ def choose_dtype(recipe: Recipe) -> str:
     """
     dtypes = {entry.config.dtype for entry in recipe.stages if isinstance(entry.config, SftConfig)}
     return "bfloat16" if "bfloat16" in dtypes else "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A policy's metrics on a task, as `run.json` lists them, and where its items lie."""
+
+    task: str
+    hash: str
+    metrics: list[dict[str, Any]]
+    items_path: Path
+    problem_ids: frozenset[str]
+
+    def read_items(self) -> list[ItemResult]:
+        """Return the items of the problems that were asked, texts included."""
+        return [item for item in read_items(self.items_path) if item.item_id in self.problem_ids]
+
+
+@dataclass(slots=True)
+class PreparedTask:
+    """A task with its rows read: made once, asked of many policies."""
+
+    task: EvaluationTask
+    problems: list[Problem]
+    hash: str
+
+
+class OpenPolicy:
+    """A policy that is loaded when it is first asked something.
+
+    Args:
+        folder: The policy's folder.
+        hash: Its name by content.
+        renderer: Turns problems into prompts.
+        dtype: The precision to measure in.
+        progress: Is told how the sampler was chosen.
+    """
+
+    # many parameters: a policy and everything it is opened with
+    def __init__(self, folder: Path, hash: str, renderer: Renderer, dtype: str, progress: Progress) -> None:
+        self.folder, self.hash, self.renderer, self.dtype, self.progress = folder, hash, renderer, dtype, progress
+        self._policy: LoadedPolicy | None = None
+        self._sampler: Sampler | None = None
+        self._weigher: Weigher | None = None
+
+    def take(self, policy: LoadedPolicy) -> None:
+        """Use a policy that is loaded already."""
+        self._policy = policy
+
+    def _load(self) -> LoadedPolicy:
+        if self._policy is None:
+            self._policy = load_policy(self.folder, dtype=self.dtype, device=find_device())
+        return self._policy
+
+    def open_sampler(self) -> Sampler:
+        """Return what draws from the policy."""
+        if self._sampler is None:
+            self._sampler, notes = build_sampler(self._load(), self.renderer)
+            for note in notes:
+                self.progress.note(note)
+        return self._sampler
+
+    def open_weigher(self) -> Weigher:
+        """Return what weighs texts by the policy."""
+        if self._weigher is None:
+            policy = self._load()
+            score = partial(compute_logprobs, policy.model, layout=choose_layout(policy.model))
+            self._weigher = Weigher(policy.hash, score, self.renderer, read_context_tokens(self.folder))
+        return self._weigher
+
+    def close(self) -> None:
+        """Release what was opened."""
+        if self._sampler is not None:
+            self._sampler.close()
+        self._policy = self._sampler = self._weigher = None
+
+
+@dataclass(slots=True)
+class Measurer:
+    """Measures policies on tasks, below one folder.
+
+    Args:
+        settings: What tasks are measured with.
+        folder: Where evaluations lie.
+        renderer: Turns problems into prompts.
+        progress: Shows how far it has come.
+        seed: What draws start from; 0 is what results are told of.
+
+    `sandbox` is the tier that programs ran in, once any did.
+    """
+
+    settings: MeasureSettings
+    folder: RunFolder
+    renderer: Renderer
+    progress: Progress
+    seed: int = 0
+    sandbox: str | None = None
+    _prepared: dict[str, PreparedTask] = field(default_factory=dict)
+    _scorers: dict[str, Scorer] = field(default_factory=dict)
+
+    def prepare(self, task: EvaluationTask, rows: Rows = "data") -> PreparedTask:
+        """Return a task with its rows, read once.
+
+        Raises:
+            DataError: The rows cannot be used.
+            RecipeError: Development rows are asked for and the task has none.
+        """
+        source = find_rows(task, rows)
+        key = hash_json([task.model_dump(mode="json"), source.model_dump(mode="json")])
+        if key not in self._prepared:
+            problems = read_problems(self.settings.roots, source, are_texts=isinstance(task, PerplexityTask))
+            measured_by = hash_json([self.renderer.format.hash, self.settings.dtype, self._hash_scorer(task)])
+            self._prepared[key] = PreparedTask(task, problems, hash_task(task, problems, measured_by))
+        return self._prepared[key]
+
+    def measure(
+        self, policy: OpenPolicy, task: EvaluationTask, *, rows: Rows = "data", first: int | None = None
+    ) -> Measured:
+        """Return a policy's metrics on a task.
+
+        Args:
+            policy: What is measured.
+            task: What it is asked.
+            rows: The task's own rows, or those for selection.
+            first: A random choice of so many of them, the same for every policy; None: all.
+
+        Raises:
+            RefusedError: The harness failed on too many items.
+            DataError: The task's rows cannot be used.
+        """
+        prepared = self.prepare(task, rows)
+        folder = self.folder.evaluations(policy.hash)
+        # The weights' name says nothing of what else a bare folder's files decide (where it stops by itself).
+        WorkingFolders(self.folder).claim(folder.root, hash_model_config(policy.folder))
+        paths = (task.name, prepared.hash, self.seed)
+        chosen = choose_problems(task.name, prepared.hash, prepared.problems, first)
+        answerer = self._build_answerer(policy, prepared)
+        write_json(folder.card(*paths), self._describe(policy, prepared, answerer))
+        metrics = run_task(chosen, answerer, folder.items(*paths), self.progress)
+        if isinstance(answerer, Generation):
+            self.sandbox = find_tier(answerer.scorer) or self.sandbox
+        described = {"task_hash": prepared.hash, "template": self.renderer.format.hash, "settings": _settings_of(task)}
+        return Measured(
+            task.name,
+            prepared.hash,
+            [{**figures, **described} for figures in metrics],
+            folder.items(*paths),
+            frozenset(problem.problem_id for problem in chosen.problems),
+        )
+
+    def open(self, stack: ExitStack, folder: Path, policy_hash: str) -> OpenPolicy:
+        """Return a policy that is closed when the stack unwinds."""
+        policy = OpenPolicy(folder, policy_hash, self.renderer, self.settings.dtype, self.progress)
+        stack.callback(policy.close)
+        return policy
+
+    def _build_answerer(self, policy: OpenPolicy, prepared: PreparedTask) -> Answerer:
+        task = prepared.task
+        if isinstance(task, GenerationTask):
+            return Generation(task, policy.hash, policy.open_sampler, self._find_scorer(task), self.seed)
+        if isinstance(task, ChoiceTask):
+            return MultipleChoice(task, policy.hash, policy.open_weigher)
+        return Perplexity(task, policy.hash, policy.open_weigher)
+
+    def _find_scorer(self, task: GenerationTask) -> Scorer:
+        key = hash_json(task.scorer)
+        if key not in self._scorers:
+            self._scorers[key] = build_scorer(task.scorer, self.settings.scorer_context)
+        return self._scorers[key]
+
+    def _hash_scorer(self, task: EvaluationTask) -> list[Any] | None:
+        return hash_scorer(task.scorer, self.settings.scorer_context) if isinstance(task, GenerationTask) else None
+
+    def _describe(self, policy: OpenPolicy, prepared: PreparedTask, answerer: Answerer) -> dict[str, Any]:
+        """Return the card that lies beside the items: what was measured, and how."""
+        task = prepared.task
+        return {
+            "schema": CARD_SCHEMA,
+            "task": prepared.task.name,
+            "task_hash": prepared.hash,
+            "policy": policy.hash,
+            "template": self.renderer.format.hash,
+            "dtype": self.settings.dtype,
+            "seed": self.seed,
+            "metric": answerer.metric_name,
+            "parts": [*prepared.task.parts, *(task.repeated if isinstance(task, GenerationTask) else ())],
+            "settings": _settings_of(task),
+            "num_problems": len(prepared.problems),
+        }
+
+
+def find_rows(task: EvaluationTask, rows: Rows) -> DataSource:
+    """Return the source of a task's rows.
+
+    Raises:
+        RecipeError: It has none for selection.
+    """
+    if rows == "data":
+        return task.data
+    found = find_development(task)
+    if found is None:
+        raise RecipeError(
+            f"the task '{task.name}' has no rows for selection",
+            expected=f"'{DEVELOPMENT}': rows that results are not told of",
+            cure=f"add development: {{source: ...}} to the task '{task.name}'",
+            place=f"evaluate: {task.name}",
+        )
+    return found
+
+
+def _settings_of(task: EvaluationTask) -> dict[str, Any]:
+    """Return what a table says of how a task was measured: its type, and the settings that are not the defaults."""
+    own = task.model_dump(mode="json", exclude_defaults=True)
+    hidden = ("name", "data", "development", "parts", "pass_at", "cons_at")
+    shown = {"type": task.type, **{key: value for key, value in own.items() if key not in hidden}}
+    if isinstance(task, GenerationTask):
+        shown |= {"max_new_tokens": task.max_new_tokens, "temperature": task.temperature, "scorer": task.scorer}
+    return shown
+
+
+def measure_all(
+    measurer: Measurer,
+    policy: OpenPolicy,
+    tasks: Sequence[EvaluationTask],
+    *,
+    rows: Rows = "data",
+    firsts: Mapping[str, int] | None = None,
+    done: Callable[[Measured], object] | None = None,
+) -> dict[str, Measured]:
+    """Return what a policy scores on each task, by the task's name.
+
+    Args:
+        measurer: Measures.
+        policy: What is measured.
+        tasks: What it is asked.
+        rows: The tasks' own rows, or those for selection.
+        firsts: How many problems of a task are asked; all where it is not named.
+        done: Told of each as it comes.
+    """
+    found: dict[str, Measured] = {}
+    for task in tasks:
+        measured = measurer.measure(policy, task, rows=rows, first=(firsts or {}).get(task.name))
+        found[task.name] = measured
+        if done is not None:
+            done(measured)
+    return found

@@ -32,6 +32,7 @@ from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.rounds import Round, list_rounds
 from posttrain.pipeline.store import ArtifactStore
+from posttrain.pipeline.tracked_metric import describe_tracked_metric, find_tracked_metric
 from posttrain.pipeline.wiring import fingerprint_sources, fingerprint_values, load_stage_data
 from posttrain.stages import sft
 from posttrain.training.distributed import Ranks, find_device
@@ -95,6 +96,9 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
         sources = fingerprint_sources(recipe, [*config.data, *config.validation])
         identity = {**identity, "data": len(config.data), "proportions": [s.proportion for s in config.data]}
         identity["validation"] = len(config.validation)
+        tracked = find_tracked_metric(recipe, config)
+        if tracked is not None:
+            identity["tracked"] = describe_tracked_metric(recipe, tracked)
     tokenizer: Any = renderer.tokenizer
     return hash_json(
         {

@@ -17,11 +17,13 @@ from typing import Any
 from posttrain.core.config import suggest
 from posttrain.core.errors import RecipeError
 from posttrain.core.hashing import hash_json
-from posttrain.evaluation.task import EvaluationTask
+from posttrain.evaluation.task import EvaluationTask, GenerationTask
+from posttrain.pipeline.gate_checks import check_gates
 from posttrain.pipeline.overrides import apply_overrides, parse_override
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe_checks import (
     check_chat_template,
+    check_kept_metric,
     check_sources,
     find_scorer_plugins,
     read_head,
@@ -167,10 +169,13 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, folder: Path | Non
     roots = _admit_typed_paths(declare_roots(path), overrides)
     head = read_head(values, positions)
     stages = read_stages(values, positions, roots)
+    check_gates(stages, head.evaluate, positions)
     check_chat_template(head.chat, roots, positions)
     check_sources(head, (), roots, positions)
     for index, entry in enumerate(stages):
         check_sources(entry.config or entry.values, ("stages", index), roots, positions)
+        check_kept_metric(entry.config, head.evaluate, ("stages", index), positions)
+        check_sources(entry.gate or {}, ("stages", index, "gate"), roots, positions)
     if folder is None:
         named = Path.cwd() / (head.folder or f"runs/{head.name}")
         folder = roots.resolve(str(named), place=positions.describe(("folder",)))
@@ -181,7 +186,8 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, folder: Path | Non
 def _find_scorers(head: RecipeHead, roots: Roots, positions: Positions) -> dict[str, Plugin]:
     found: dict[str, Plugin] = {}
     for index, task in enumerate(head.evaluate):
-        found |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
+        if isinstance(task, GenerationTask):
+            found |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
     return found
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from posttrain.core.config import Config, explain_validation, suggest
+from posttrain.core.config import Config, drop_tags, explain_validation, suggest
 from posttrain.core.errors import RecipeError
 from posttrain.data.sources import DataSource
+from posttrain.evaluation.task import GENERATION, EvaluationTask, find_development
+from posttrain.gates.rules import split_metric
 from posttrain.pipeline.plugins import Plugin, PluginKind, find_plugin, list_plugin_names
 from posttrain.pipeline.recipe_settings import STAGE_KEYS, TOP_KEYS, ChatSettings, RecipeHead
 from posttrain.pipeline.roots import Roots
@@ -53,7 +55,17 @@ def read_head(values: Mapping[str, Any], positions: Positions) -> RecipeHead:
     check_keys(values, (), TOP_KEYS, positions)
     head = {key: value for key, value in values.items() if key in RecipeHead.model_fields}
     parsed: RecipeHead = validate(RecipeHead, head, (), positions)
-    names = [task.name for task in parsed.evaluate]
+    check_task_names(parsed.evaluate, positions)
+    return parsed
+
+
+def check_task_names(tasks: Sequence[EvaluationTask], positions: Positions) -> None:
+    """Refuse tasks that share a name.
+
+    Raises:
+        RecipeError: Two do.
+    """
+    names = [task.name for task in tasks]
     for index, name in enumerate(names):
         if name in names[:index]:
             raise RecipeError(
@@ -61,7 +73,6 @@ def read_head(values: Mapping[str, Any], positions: Positions) -> RecipeHead:
                 expected="a name of its own for each",
                 place=positions.describe(("evaluate", index, "name")),
             )
-    return parsed
 
 
 def check_keys(values: Mapping[str, Any], path: KeyPath, known: tuple[str, ...], positions: Positions) -> None:
@@ -132,12 +143,49 @@ def validate(kind: type[Config], values: Mapping[str, Any], path: KeyPath, posit
         wrong = error.errors()
         # A misspelt key makes another one missing: the misspelt one is the place to look at.
         first = next((detail for detail in wrong if detail["type"] == "extra_forbidden"), wrong[0])
-        location: KeyPath = (*path, *first["loc"])
+        location: KeyPath = (*path, *drop_tags(kind, first["loc"]))
         known = positions.nearest(location)
         if first["type"] == "missing":
             known = location
         texts = explain_validation(kind, error) | {"expected": f"the keys and ranges of {describe_part(path, values)}"}
         raise RecipeError(**texts, place=positions.describe(known)) from None
+
+
+def check_kept_metric(
+    config: Config | None, tasks: Sequence[EvaluationTask], path: KeyPath, positions: Positions
+) -> None:
+    """Refuse a stage's `keep_metric` that is no task's, or a task's that has no rows to choose by.
+
+    Raises:
+        RecipeError: See above, at the key's line.
+    """
+    metric = getattr(config, "keep_metric", None)
+    if metric is None:
+        return
+    place = positions.describe(positions.nearest((*path, "keep_metric")))
+    name, _ = split_metric(metric)
+    task = next((task for task in tasks if task.name == name), None)
+    if task is None:
+        raise RecipeError(
+            f"'{name}' is no task of this recipe",
+            expected="<task> or <task>/<part>, of a task that 'evaluate' lists",
+            cure=suggest(name, [task.name for task in tasks]) if tasks else f"add a task '{name}' to 'evaluate'",
+            place=place,
+        )
+    if task.type != GENERATION:
+        raise RecipeError(
+            f"the task '{name}' is of the type {task.type}: nothing is generated in it",
+            expected=f"a task of the type {GENERATION}, whose answers the policy writes itself",
+            cure="name another task, or choose by the loss with keep: best_validation_loss",
+            place=place,
+        )
+    if find_development(task) is None:
+        raise RecipeError(
+            f"the task '{name}' has no development rows",
+            expected="rows to choose by that are none of those it is measured on",
+            cure="add 'development: {source: ...}' to the task, with rows of their own",
+            place=place,
+        )
 
 
 def check_chat_template(chat: ChatSettings, roots: Roots, positions: Positions) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from posttrain.chat.templates import DEFAULT_DATE
 from posttrain.core.config import Config, display_field
 from posttrain.evaluation.task import EvaluationTask
+from posttrain.gates.rules import GateRules
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
@@ -77,13 +78,14 @@ class RecipeHead(Config):
 
 
 class StageKeys(Config):
-    """The keys that every stage has, whatever its type."""
+    """The keys that every stage has, whatever its type; `gate` is what its policy must hold to be passed on."""
 
     name: Name
     type: str = Field(min_length=1)
     parent: str | None = Field(None, alias="from")
     repeat: int = Field(1, ge=1, le=1000)
+    gate: GateRules | None = None
 
 
-STAGE_KEYS = ("name", "type", "from", "repeat")
+STAGE_KEYS = ("name", "type", "from", "repeat", "gate")
 TOP_KEYS = ("schema", *RecipeHead.model_fields, "stages")

@@ -8,7 +8,7 @@ rank writes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +21,9 @@ from posttrain.core.progress import SilentProgress
 from posttrain.core.protocols import MetricsSink, Progress, RunContext
 from posttrain.core.records import Artifact
 from posttrain.core.run_folder import FolderLock, RunFolder, StageFolder
+from posttrain.pipeline.gatekeeper import Verdict
 from posttrain.pipeline.loggers import FanOut, LoggedStage, build_metrics_sink, check_loggers
-from posttrain.pipeline.measure import compute_measuring_key, measure_policy
+from posttrain.pipeline.measure import Measurer, read_measure_settings
 from posttrain.pipeline.plan import compute_stage_key, derive_stage_seed, hash_base
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.preflight.checks import Preflight
@@ -31,7 +32,9 @@ from posttrain.pipeline.preflight.rounds import check_rounds
 from posttrain.pipeline.preflight.waiting import WaitingStage, find_progress
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
+from posttrain.pipeline.repair import NUM_SNAPSHOTS
 from posttrain.pipeline.rounds import Round, list_rounds
+from posttrain.pipeline.run_gates import RunGates, RunMeasuring, refuse_hold
 from posttrain.pipeline.run_record import RunRecord, read_findings
 from posttrain.pipeline.stage_runs import StageJob, run_stage
 from posttrain.pipeline.stoppable import StoppableProgress, check_stop
@@ -49,7 +52,7 @@ def run_recipe(
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
     allow_unsafe: bool = False,
-    override: Sequence[str] = (),
+    overridden_checks: Collection[str] = (),
 ) -> Path:
     """Carry out a recipe and return its run folder.
 
@@ -58,15 +61,17 @@ def run_recipe(
         progress: Shows how far it has come; silent if None.
         should_stop: Asked after every step; a run that is asked to stop saves first.
         allow_unsafe: Whether programs that a model wrote may run without a sandbox where none passes its self-check.
-        override: Checks and gates to let through by name: `mask`, `sft:mask`, `evaluate.held_out:scorer`, `gate:sft`.
+        overridden_checks: Checks and gates that the user goes on against, which is recorded: `mask`, `sft:mask`,
+            `evaluate.held_out:scorer`, `gate:sft`.
 
     Raises:
+        RefusedError: A gate cannot decide (`hold`): what was made is kept, and nothing is made from it.
         LockedError: Another process works in the folder.
         TerminatedError: Asked to stop; the same call goes on from there.
         RefusedError: A check before or after a stage found what must not go on, with its cure.
         PosttrainError: Whatever stopped it, with its cure; nothing that was done is lost.
     """
-    overrides = read_overrides(recipe, override)
+    overrides = read_overrides(recipe, list(overridden_checks))
     ranks = join_ranks(find_device())
     folder = RunFolder(recipe.folder)
     shown = (progress if ranks.is_writer else None) or SilentProgress()
@@ -75,7 +80,10 @@ def run_recipe(
         base = ranks.first(lambda: find_base(recipe))
         renderer = stack.enter_context(open_renderer(recipe, base))
         stop = should_stop or (lambda: False)
-        _Run(recipe, folder, base, renderer, ranks, shown, stop, overrides, allow_unsafe).carry_out()
+        measurer = Measurer(
+            read_measure_settings(recipe, allow_unsafe=allow_unsafe), folder, renderer, StoppableProgress(shown, stop)
+        )
+        _Run(recipe, folder, base, renderer, ranks, shown, stop, measurer, overrides).carry_out()
     return folder.root
 
 
@@ -110,9 +118,11 @@ class _Run:
     ranks: Ranks
     progress: Progress
     should_stop: Callable[[], bool]
+    measurer: Measurer
     overrides: Overrides
-    allow_unsafe: bool = False
     outputs: dict[str, Artifact] = field(default_factory=dict)
+    overridden: dict[str, list[str]] = field(default_factory=dict)
+    """The checks of each round, by its label, that were refused and let through."""
 
     @property
     def workplaces(self) -> WorkingFolders:
@@ -140,7 +150,7 @@ class _Run:
                 self.ranks,
                 lambda: preflight.check_start(find_progress(recipe, rounds, entries, base, self.renderer)),
             )
-            self._measure(record, base, self.folder.base, BASE)
+            self._measure(record, base, BASE)
             for stage, entry in zip(rounds, entries, strict=True):
                 check_stop(self.ranks.agree(self.should_stop()))
                 self._run_round(record, stage, entry, preflight)
@@ -171,7 +181,7 @@ class _Run:
             progress=shown,
             findings=record.preflight,
             earlier=read_findings(self.folder),
-            allow_unsafe=self.allow_unsafe,
+            allow_unsafe=self.measurer.settings.allow_unsafe,
         )
 
     def _run_round(self, record: RunRecord, stage: Round, entry: dict[str, Any], preflight: Preflight) -> None:
@@ -186,17 +196,18 @@ class _Run:
         if found is not None:
             self.progress.note(f"{stage.label}: cached ({found.hash[:12]})")
             artifact, status = found, "cached"
+            self.overridden[stage.label] = self.ranks.broadcast_object(preflight.list_overridden(stage.label))
         else:
             is_resumed = not CheckpointStore(folder.checkpoints).is_empty
             waiting = WaitingStage(stage, Path(parent.folder), is_resumed)
             _on_writer(self.ranks, lambda: preflight.check_stage(waiting))
-            overridden = self.ranks.broadcast_object(preflight.list_overridden(stage.label))
-            artifact = self._train(record, stage, entry, key, parent, folder, overridden)
+            self.overridden[stage.label] = self.ranks.broadcast_object(preflight.list_overridden(stage.label))
+            artifact = self._train(record, stage, entry, key, parent, folder)
             status = "finished"
         entry |= {"outputs": {"policy": artifact.hash}, "status": status}
-        self.outputs[stage.entry.name] = artifact
         record.add_artifact(artifact, [parent.hash], stage.label)
-        self._measure(record, artifact, folder, stage.label)
+        self._measure(record, artifact, stage.label)
+        self.outputs[stage.entry.name] = self._pass_gate(record, stage, entry, artifact, parent)
         self._write(record)
 
     def _compute_key(self, stage: Round, parent: Artifact) -> str:
@@ -213,16 +224,8 @@ class _Run:
         if names:
             self.progress.note(f"what an earlier configuration left is kept in {', '.join(names)}")
 
-    # many parameters: the round with everything that was found out about it
     def _train(
-        self,
-        record: RunRecord,
-        stage: Round,
-        entry: dict[str, Any],
-        key: str,
-        parent: Artifact,
-        folder: StageFolder,
-        overridden: list[str],
+        self, record: RunRecord, stage: Round, entry: dict[str, Any], key: str, parent: Artifact, folder: StageFolder
     ) -> Artifact:
         self.progress.note(f"{stage.label}: {stage.entry.type} from {parent.hash[:12]}")
         self._write(record)
@@ -233,33 +236,37 @@ class _Run:
             stack.callback(lambda: entry.update(seconds=round(before + time.perf_counter() - began, 3)))
             sink = self._build_sink(stage, folder)
             stack.callback(sink.close)
-            config = stage.entry.config
-            context = RunContext(
-                folder=folder.root,
-                seed=derive_stage_seed(self.recipe, stage),
-                metrics=sink,
-                progress=self.progress,
-                should_stop=self.should_stop,
-                callbacks=build_callbacks(stage.entry),
-                log_every_steps=config.log_every_steps if isinstance(config, SftConfig) else 10,
-            )
-            result = run_stage(
-                StageJob(
-                    self.recipe,
-                    stage.entry,
-                    key,
-                    parent,
-                    folder,
-                    self.renderer,
-                    self.ranks,
-                    ArtifactStore(self.folder),
-                    context,
-                    lambda: self._compute_key(stage, parent),
-                    tuple(overridden),
-                )
-            )
+            result = run_stage(self._build_job(stage, key, parent, folder, sink))
         entry |= {"tokens": result.tokens, "ledger": result.ledger}
         return result.artifacts["policy"]
+
+    # many parameters: a job is what surrounds one round
+    def _build_job(self, stage: Round, key: str, parent: Artifact, folder: StageFolder, sink: MetricsSink) -> StageJob:
+        config, rules = stage.entry.config, stage.entry.gate
+        context = RunContext(
+            folder=folder.root,
+            seed=derive_stage_seed(self.recipe, stage),
+            metrics=sink,
+            progress=self.progress,
+            should_stop=self.should_stop,
+            callbacks=build_callbacks(stage.entry),
+            log_every_steps=config.log_every_steps if isinstance(config, SftConfig) else 10,
+            num_snapshots=NUM_SNAPSHOTS if rules is not None and "best_checkpoint" in rules.on_fail else 0,
+        )
+        return StageJob(
+            self.recipe,
+            stage.entry,
+            key,
+            parent,
+            folder,
+            self.renderer,
+            self.ranks,
+            ArtifactStore(self.folder),
+            context,
+            lambda: self._compute_key(stage, parent),
+            self.measurer.settings.allow_unsafe,
+            tuple(self.overridden.get(stage.label, ())),
+        )
 
     def _build_sink(self, stage: Round, folder: StageFolder) -> MetricsSink:
         if not self.ranks.is_writer:
@@ -268,18 +275,54 @@ class _Run:
         logged = LoggedStage(self.recipe.name, folder.root.name, folder.root, self.recipe.hash, resolved)
         return build_metrics_sink(folder.metrics, self.recipe.loggers, logged)
 
-    def _measure(self, record: RunRecord, artifact: Artifact, folder: StageFolder, label: str) -> None:
-        if not self.ranks.is_writer or not self.recipe.evaluate:
-            return
-        policy = Path(artifact.folder)
-        self._claim(folder.items_folder, compute_measuring_key(self.recipe, policy, self.renderer))
-        shown = StoppableProgress(self.progress, self.should_stop)
-        measured = measure_policy(
-            self.recipe, policy, folder, label, self.renderer, shown, allow_unsafe=self.allow_unsafe
-        )
-        record.metrics += measured.metrics
-        record.sandbox = measured.sandbox or record.sandbox
-        self._write(record)
+    def _measure(self, record: RunRecord, artifact: Artifact, label: str) -> None:
+        if self.ranks.is_writer:
+            self._measuring(record).measure(artifact, label)
+
+    def _measuring(self, record: RunRecord) -> RunMeasuring:
+        return RunMeasuring(self.recipe, self.measurer, record)
+
+    def _pass_gate(
+        self, record: RunRecord, stage: Round, entry: dict[str, Any], artifact: Artifact, parent: Artifact
+    ) -> Artifact:
+        """Return the policy that is passed on: the stage's, a repaired one, or the parent's.
+
+        Raises:
+            RefusedError: The gate holds.
+        """
+        if stage.entry.gate is None:
+            return artifact
+        verdict: Verdict | None = None
+
+        def carry_out() -> None:
+            nonlocal verdict
+            job = self._build_job(stage, str(entry["key"]), parent, self._folder_of(stage), FanOut([]))
+
+            def train_again(changed: Round, folder: StageFolder) -> Artifact:
+                return self._train_again(record, changed, parent, folder)
+
+            passing = RunGates(self._measuring(record), train_again, self.overrides.names)
+            verdict = passing.carry_out(stage, job, artifact, self.outputs)
+
+        _on_writer(self.ranks, carry_out)
+        verdict = self.ranks.broadcast_object(verdict)
+        assert verdict is not None  # a failure on the writing rank has been raised on all
+        entry["gate"] = verdict.record
+        self.progress.note(f"gate of {stage.label}: {verdict.reason}")
+        if verdict.decision == "hold":
+            raise refuse_hold(stage, verdict)
+        if verdict.decision == "promote":
+            entry["outputs"] = {"policy": verdict.policy.hash}
+        return verdict.policy
+
+    def _train_again(self, record: RunRecord, stage: Round, parent: Artifact, folder: StageFolder) -> Artifact:
+        """Return what a changed stage makes of the parent, from the store if it was made before."""
+        key = self._compute_key(stage, parent)
+        found = ArtifactStore(self.folder).find(key)
+        if found is None:
+            self._claim(folder.root, key)
+            found = self._train(record, stage, {"seconds": None, "tokens": None}, key, parent, folder)
+        return found
 
     def _write(self, record: RunRecord) -> None:
         if self.ranks.is_writer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +68,25 @@ class RunRecord:
             {"hash": artifact.hash, "kind": artifact.kind, "folder": where, "parents": parents, "stage": stage}
         )
 
+    def set_metrics(self, stage: str, task: str, metrics: Iterable[dict[str, Any]]) -> None:
+        """Put a task's metrics in the place of those that a stage had of it before."""
+        places = [n for n, known in enumerate(self.metrics) if (known["stage"], known["task"]) == (stage, task)]
+        place = places[0] if places else len(self.metrics)
+        kept = [known for n, known in enumerate(self.metrics) if n not in places]
+        self.metrics = [*kept[:place], *({"stage": stage, **figures} for figures in metrics), *kept[place:]]
+
+    def rename_metrics(self, stage: str, name: str) -> None:
+        """Let the metrics of a stage stand under another name."""
+        self.metrics = [
+            known | {"stage": name} if known["stage"] == stage else known
+            for known in self.metrics
+            if known["stage"] != name
+        ]
+
+    def drop_metrics(self, stage: str) -> None:
+        """Take the metrics of a stage out."""
+        self.metrics = [known for known in self.metrics if known["stage"] != stage]
+
     def write(self) -> None:
         """Write the record.
 
@@ -106,6 +126,21 @@ def list_versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             versions[name] = None
     return versions
+
+
+def list_gates(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return what the gates of a finished run decided: stage, round, decision, reason, and the policy passed on."""
+    if not folder.run_json.is_file():
+        return []
+    return [
+        {
+            "stage": entry["name"],
+            "round": entry["round"],
+            **{key: entry["gate"][key] for key in ("decision", "reason", "promoted")},
+        }
+        for entry in read_json(folder.run_json)["stages"]
+        if entry["gate"] is not None
+    ]
 
 
 def read_stage_entry(folder: RunFolder, name: str, round_number: int) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from posttrain.lab.gold import LabScorer
 from posttrain.lab.world import build_world
 from posttrain.pipeline import scorer_settings as settings
 from posttrain.pipeline.plugins import Plugin, call_plugin, load_object
+from posttrain.pipeline.roots import Roots
 from posttrain.sandbox.programs import ProgramLimits
 from posttrain.sandbox.running import ProgramPool
 from posttrain.scorers.citations import DEFAULT_PATTERN, CitationScorer
@@ -61,6 +62,15 @@ class ScorerContext:
     plugins: Mapping[str, Plugin] = field(default_factory=dict)
     allow_unsafe: bool = False
     place: str = "scorer"
+
+
+def build_context(roots: Roots, plugins: Mapping[str, Plugin], *, allow_unsafe: bool = False) -> ScorerContext:
+    """Return what the scorers of a recipe's tasks are built with: paths start at its roots."""
+
+    def locate(reference: str) -> Path:
+        return roots.resolve(reference, place=reference)
+
+    return ScorerContext(locate, plugins, allow_unsafe, place="evaluate: scorer")
 
 
 def build_scorer(value: ScorerValue, context: ScorerContext) -> Scorer:

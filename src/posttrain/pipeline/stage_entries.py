@@ -8,6 +8,7 @@ from typing import Any
 
 from posttrain.core.config import Config, suggest
 from posttrain.core.errors import RecipeError
+from posttrain.gates.rules import GateRules
 from posttrain.pipeline.plugins import Plugin, RunFunction, load_stage
 from posttrain.pipeline.recipe_checks import check_keys, require_plugin, validate
 from posttrain.pipeline.recipe_settings import BASE, STAGE_KEYS, TOP_KEYS, StageKeys
@@ -38,6 +39,7 @@ class StageEntry:
     config: Config | None = None
     plugin: Plugin | None = None
     callbacks: tuple[Plugin, ...] = ()
+    gate: GateRules | None = None
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:
@@ -48,13 +50,15 @@ class StageEntry:
         """Return the stage's keys with defaults filled in, as JSON-like values."""
         own = self.config.model_dump(mode="json", by_alias=True) if self.config else self.values
         common = {"name": self.name, "type": self.type, "from": self.parent, "repeat": self.repeat}
-        return {**common, **{key: value for key, value in own.items() if key not in common}}
+        gate = {} if self.gate is None else {"gate": self.gate.model_dump(mode="json")}
+        return {**common, **{key: value for key, value in own.items() if key not in common}, **gate}
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the stage's result beside its inputs; every key of a plug-in counts."""
         own = self.config.identity() if self.config else self.values
         common = {"name": self.name, "type": self.type, "from": self.parent, "repeat": self.repeat}
-        return {**common, "config": own, "plugins": [plugin.content_hash for plugin in self.plugins]}
+        gate = None if self.gate is None else self.gate.identity()
+        return {**common, "config": own, "gate": gate, "plugins": [plugin.content_hash for plugin in self.plugins]}
 
     def load_plugin(self) -> tuple[Config, RunFunction]:
         """Import the plug-in that this stage names and return its typed configuration and `run`.
@@ -105,7 +109,7 @@ def _read_stage(index: int, item: Any, earlier: list[StageEntry], positions: Pos
     keys: StageKeys = validate(StageKeys, {k: v for k, v in item.items() if k in STAGE_KEYS}, path, positions)
     parent = _check_names(keys, earlier, path, positions)
     own = {key: value for key, value in item.items() if key not in STAGE_KEYS}
-    entry = StageEntry(keys.name, keys.type, parent, keys.repeat, own, positions.describe(path))
+    entry = StageEntry(keys.name, keys.type, parent, keys.repeat, own, positions.describe(path), gate=keys.gate)
     entry = replace(entry, callbacks=_find_callbacks(own.get("callbacks"), path, positions, roots))
     kind = BUILT_IN_STAGES.get(keys.type)
     if kind is None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from posttrain.chat.rendering import Renderer
-from posttrain.core.durable import write_json
+from posttrain.core.durable import read_json, write_json
 from posttrain.core.errors import DataError, RecipeError, TrainingError
+from posttrain.core.hashing import hash_json
 from posttrain.core.protocols import Progress, RunContext
 from posttrain.core.records import Artifact
 from posttrain.core.run_folder import StageFolder
@@ -27,10 +28,17 @@ from posttrain.pipeline.sft_wiring import build_scored_policy, load_trained_poli
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.stoppable import StoppableProgress
 from posttrain.pipeline.store import ArtifactStore
+from posttrain.pipeline.tracked_metric import (
+    MetricTracker,
+    build_tracker,
+    find_tracked_metric,
+    measure_on_first_rank,
+)
 from posttrain.pipeline.wiring import PREVIEW_ROWS, StageData, describe_rows, load_stage_data
 from posttrain.stages import sft
 from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks, find_device
+from posttrain.training.policy import ScoredPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,7 @@ class StageJob:
     store: ArtifactStore
     context: RunContext
     compute_key: Callable[[], str]
+    allow_unsafe: bool = False
     overridden: tuple[str, ...] = ()
 
 
@@ -107,15 +116,75 @@ def _run_sft(job: StageJob, config: sft.SftConfig) -> StageResult:
         progress.note(note)
 
     def publish(weights: dict[str, torch.Tensor]) -> Artifact:
-        facts = _describe_artifact(job, config.identity(), ledger)
+        facts = describe_artifact(job, config.identity(), ledger)
         return _store(job, lambda folder: save_policy(policy, folder, facts, weights_dtype=config.dtype, state=weights))
 
-    parts = sft.SftParts(scored, data.train, data.validation, job.ranks, device, publish)
+    measure = job.ranks.first(lambda: _build_measure(job, config, policy, scored))
+    parts = sft.SftParts(scored, data.train, data.validation, job.ranks, device, publish, measure)
     artifacts = sft.run(config, {"policy": job.parent}, parts, job.context)
     if job.ranks.is_writer:  # the artifact has taken their place
         for folder in (job.folder.checkpoints, job.folder.best):
             CheckpointStore(folder).clear()
     return StageResult(artifacts, parts.num_tokens, ledger)
+
+
+def _build_measure(
+    job: StageJob, config: sft.SftConfig, policy: LoadedPolicy, scored: ScoredPolicy
+) -> Callable[[], float] | None:
+    """Return what gives the score of the metric that chooses the weights to keep, or None where none does."""
+    tracked = find_tracked_metric(job.recipe, config)
+    if tracked is None:
+        return None
+
+    def build(whole: LoadedPolicy) -> MetricTracker:
+        return build_tracker(
+            job.recipe, tracked, whole, job.renderer, job.context.progress, allow_unsafe=job.allow_unsafe
+        )
+
+    if job.ranks.count == 1:
+        return build(policy).measure
+    tracker = build(_load_start(job, config)) if job.ranks.is_writer else None
+    sharded = {name: p.detach() for name, p in scored.model.named_parameters() if p.requires_grad}
+    return measure_on_first_rank(tracker, sharded, job.ranks)
+
+
+def _load_start(job: StageJob, config: sft.SftConfig) -> LoadedPolicy:
+    """Return the policy that the stage started from, in training form and whole, on this rank alone."""
+    base, seed = Path(job.parent.folder), job.context.seed
+    return load_trained_policy(base, config, job.entry.name, seed, Ranks(), find_device())
+
+
+def list_snapshots(job: StageJob) -> list[int]:
+    """Return the steps of a stage's snapshots that are whole, the earliest first; the same on every rank."""
+    store = CheckpointStore(job.folder.snapshots)
+    return list(job.ranks.broadcast_object(store.list_whole() if job.ranks.is_writer else None))
+
+
+def build_snapshot_artifact(job: StageJob, step: int) -> Artifact:
+    """Return the policy of one of a stage's snapshots as an artifact, which is made only once.
+
+    Raises:
+        StorageError: The snapshot is missing or torn, or the artifact cannot be written.
+        ValueError: The stage is a user's own, of which no snapshot is taken.
+    """
+    config = job.entry.config
+    if not isinstance(config, sft.SftConfig):
+        raise ValueError(f"stage {job.entry.name!r} takes no snapshots")
+    key = hash_json({"stage": job.key, "snapshot": step})
+
+    def save(folder: Path) -> None:
+        weights = CheckpointStore(job.folder.snapshots).load(step).tensors
+        ledger = read_json(job.folder.ledger)
+        facts = replace(describe_artifact(job, {**config.identity(), "snapshot": step}, ledger), key=key)
+        save_policy(_load_start(job, config), folder, facts, weights_dtype=config.dtype, state=weights)
+
+    return job.ranks.first(lambda: job.store.find(key) or job.store.add(key, save))
+
+
+def discard_snapshots(job: StageJob) -> None:
+    """Remove a stage's snapshots: nobody will go back to them."""
+    if job.ranks.is_writer:
+        CheckpointStore(job.folder.snapshots).clear()
 
 
 def _load_rows(job: StageJob, config: sft.SftConfig, progress: Progress) -> StageData:
@@ -139,7 +208,7 @@ def _run_plugin(job: StageJob) -> StageResult:
     policy = load_policy(Path(job.parent.folder), dtype="float32", device=find_device())
 
     def publish(trained: LoadedPolicy) -> Artifact:
-        facts = _describe_artifact(job, config.identity(), {})
+        facts = describe_artifact(job, config.identity(), {})
         return _store(job, lambda folder: save_policy(trained, folder, facts, weights_dtype="float32"))
 
     parts = PluginParts(policy, job.renderer, job.ranks, find_device(), publish)
@@ -157,7 +226,8 @@ def _run_plugin(job: StageJob) -> StageResult:
     return StageResult(artifacts)
 
 
-def _describe_artifact(job: StageJob, identity: dict[str, Any], ledger: dict[str, Any]) -> ArtifactFacts:
+def describe_artifact(job: StageJob, identity: dict[str, Any], ledger: dict[str, Any]) -> ArtifactFacts:
+    """Return what an artifact that comes of a stage says of itself: chat format, lineage, configuration, ledger."""
     chat_format = job.renderer.format
     return ArtifactFacts(
         chat_template=chat_format.template,

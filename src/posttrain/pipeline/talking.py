@@ -156,8 +156,13 @@ def find_model(name: str) -> Path:
 
 
 @contextmanager
-def open_policy_renderer(policy: LoadedPolicy, *, is_raw: bool) -> Iterator[Renderer]:
+def open_policy_renderer(policy: LoadedPolicy, *, is_raw: bool, template: str | None = None) -> Iterator[Renderer]:
     """Yield the renderer of a policy: its own template as it was trained with, else the plain one, or plain text.
+
+    Args:
+        policy: Its tokenizer, stop tokens and template.
+        is_raw: Prompts are plain text.
+        template: A template in the place of the policy's own.
 
     Raises:
         TemplateError: The template cannot be rendered, or no stop token can be found.
@@ -169,7 +174,7 @@ def open_policy_renderer(policy: LoadedPolicy, *, is_raw: bool) -> Iterator[Rend
         return
     chat = policy.manifest.chat if policy.manifest is not None else {}
     program = TemplateProgram(
-        policy.chat_template or PLAIN_TEMPLATE,
+        template or policy.chat_template or PLAIN_TEMPLATE,
         {**tokenizer.template_tokens, **chat.get("template_arguments", {})},
         chat.get("date", DEFAULT_DATE),
     )

@@ -21,8 +21,10 @@ from posttrain.core.protocols import Progress, Scorer
 from posttrain.core.records import Completion, FinishReason, ItemResult, Message, Problem
 from posttrain.data.json_rows import read_json_lines
 from posttrain.data.rows import BadRow, RawRow
+from posttrain.evaluation.figures import summarise_items
+from posttrain.evaluation.generation import score_batch
 from posttrain.evaluation.items import append_items, read_items, write_items
-from posttrain.evaluation.runner import mean_value, score_batch, summarise_items
+from posttrain.evaluation.runner import mean_value
 from posttrain.pipeline.scorers import ScorerContext, ScorerValue, build_scorer, hash_scorer, name_scorer
 
 TEXT_COLUMNS = ("completion", "response", "output", "text")
@@ -34,7 +36,7 @@ _FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "cancelled", "fil
 class Verified:
     """What a scorer said of a file's rows.
 
-    `metrics` are those of `evaluation.runner.summarise_items`, for the scorer alone; `bad` are the lines that are no
+    `metrics` are those of `evaluation.figures.summarise_items`, for the scorer alone; `bad` are the lines that are no
     rows, which are counted and never scored.
     """
 

@@ -17,14 +17,14 @@ from posttrain.core.run_folder import RunFolder
 from posttrain.data.examples import load_examples
 from posttrain.data.sources import DataSource, fingerprint
 from posttrain.data.tokenized import TokenizedData, TokenizeSettings, load_token_rows
-from posttrain.evaluation.task import EvaluationTask
+from posttrain.evaluation.perplexity import DOCUMENT
 from posttrain.lab.source import lab_rows
 from posttrain.models.loading import read_context_tokens
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
 from posttrain.pipeline.plugins import Plugin, call_plugin, load_object
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.recipe import Recipe
-from posttrain.pipeline.scorers import ScorerContext
+from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.stages.sft import SftConfig
 
@@ -127,44 +127,48 @@ def _hash_path(path: Path | None) -> list[str]:
         ) from None
 
 
-def load_problems(recipe: Recipe, task: EvaluationTask) -> list[Problem]:
-    """Return a task's rows as problems: the messages before the last answer, and every column.
+def read_problems(roots: Roots, source: DataSource, *, are_texts: bool = False) -> list[Problem]:
+    """Return a source's rows as problems (`build_problem`); paths start at the roots.
+
+    Args:
+        roots: Where the source's path may lead.
+        source: The rows.
+        are_texts: Whether documents, which have no prompt, are asked for too.
 
     Raises:
         DataError: The rows cannot be read, or have no prompt.
     """
-    sources = locate_sources(recipe, [task.data])
-    examples, _ = load_examples(sources, root=recipe.root, row_source=lab_rows)
-    return [build_problem(example) for example in examples]
+    path = roots.locate(source.source, place=source.source)
+    located = source if path is None else source.model_copy(update={"source": str(path)})
+    examples, _ = load_examples([located], root=roots.base, row_source=lab_rows)
+    problems = [build_problem(example) for example in examples]
+    without = [] if are_texts else [problem.problem_id for problem in problems if not problem.messages]
+    if without:
+        raise DataError(
+            "the row has no prompt",
+            expected="a prompt to answer: messages, or a prompt with a completion",
+            cure="choose another source for the task",
+            place=without[0],
+        )
+    return problems
 
 
 def build_problem(example: Example) -> Problem:
     """Return a row as a problem: its prompt, the columns for scorers, and the cluster that a column names.
 
-    The answer it ends with is the reference, unless a column `answer` is there.
+    The text it ends with is its reply, and the answer unless a column `answer` is there. A document is a problem
+    without messages, its text in the column `text`.
     """
     messages, columns = list(example.messages), dict(example.columns)
+    reply: str | None = None
     while messages and messages[-1]["role"] == "assistant":
         last = messages.pop()
         if isinstance(last.get("content"), str):
-            columns.setdefault("answer", last["content"])
-    if not messages:
-        raise DataError(
-            "the row has no prompt",
-            expected="a prompt to answer: messages, or a prompt with a completion",
-            cure="choose another source for the task",
-            place=example.row_id,
-        )
-    return Problem(example.row_id, messages, columns, example.tools, str(columns.get(CLUSTER_COLUMN, "")))
-
-
-def build_scorer_context(recipe: Recipe, *, allow_unsafe: bool = False) -> ScorerContext:
-    """Return what the recipe's scorers are built with: where paths start, and the user's own code."""
-
-    def locate(reference: str) -> Path:
-        return recipe.roots.resolve(reference, place=reference)
-
-    return ScorerContext(locate, recipe.scorers, allow_unsafe, place="evaluate: scorer")
+            reply = last["content"]
+            columns.setdefault("answer", reply)
+    if example.kind == "text":
+        columns[DOCUMENT] = example.text
+    return Problem(example.row_id, messages, columns, example.tools, str(columns.get(CLUSTER_COLUMN, "")), reply)
 
 
 def _make_object(plugin: Plugin, place: str) -> Any:

@@ -69,11 +69,18 @@ def format_figure(value: float | None, unit: str, *, with_unit: bool = True) -> 
     return f"{number}{_NARROW}{unit}" if unit and with_unit else number
 
 
-def format_change(value: float | None, unit: str) -> str:
+def format_change(value: float | None, unit: str, *, with_unit: bool = True) -> str:
     """Return a difference of two values with its sign; of two fractions in percentage points."""
     if value is None:
         return NO_VALUE
     sign = "+" if value > 0 else "−" if value < 0 else "±"
     if unit == "fraction":
-        return f"{sign}{abs(100 * value):.1f}{_NARROW}points"
-    return sign + format_figure(abs(value), unit)
+        return f"{sign}{abs(100 * value):.1f}" + (f"{_NARROW}points" if with_unit else "")
+    return sign + format_figure(abs(value), unit, with_unit=with_unit)
+
+
+def format_p_value(value: float | None) -> str:
+    """Return a p-value with as many digits as decide: 0.23, 0.0012, <0.0001."""
+    if value is None:
+        return NO_VALUE
+    return "<0.0001" if value < 1e-4 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"

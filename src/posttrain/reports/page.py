@@ -1,30 +1,22 @@
-"""Builds one self-contained report.html from a run's files: it opens on a phone, without a network.
-
-Safety of the page, beside the escaping of every value by the templates: a policy of
-`default-src 'none'` that admits one style and one script by hash, no inline style or handler
-attribute, and data only in an `application/json` block in which `<`, `>`, `&` and `'` are escaped.
-"""
+"""Builds one self-contained report.html from a run's files: it opens on a phone, without a network."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-
-import jinja2
-from markupsafe import Markup
 
 from posttrain.core.durable import write_text
 from posttrain.core.run_folder import RunFolder
 from posttrain.reports import charts
 from posttrain.reports.charts import Chart, build_charts
+from posttrain.reports.checks import build_checks, build_overrides
+from posttrain.reports.field_reader import FieldReader
+from posttrain.reports.gates import GateView, build_gates
+from posttrain.reports.measuring import list_measuring
 from posttrain.reports.numbers import format_compact, format_count, format_figure, format_seconds
+from posttrain.reports.rendering import render_page
 from posttrain.reports.run_files import RunFiles, StageFiles, list_of, load_run, mapping_of, number_of, text_of
 from posttrain.reports.samples import build_samples
 from posttrain.reports.tables import (
@@ -38,22 +30,6 @@ from posttrain.reports.tables import (
     write_results_csv,
 )
 from posttrain.reports.token_rows import TokenRow, build_token_rows, find_sources
-from posttrain.reports.visible_text import show_hidden
-
-_STATUS_KINDS = {
-    "finished": "good",
-    "done": "good",
-    "completed": "good",
-    "cached": "good",
-    "promote": "good",
-    "running": "live",
-    "failed": "bad",
-    "refused": "bad",
-    "stopped": "bad",
-    "terminated": "bad",
-    "hold": "bad",
-    "roll_back": "bad",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +46,7 @@ class StageView:
     ledger: LedgerTable | None
     token_rows: list[TokenRow]
     sources: list[str]
-    gate: tuple[str, str] | None
+    gate: GateView
     wiring: list[tuple[str, str, str]]
 
 
@@ -90,40 +66,41 @@ def build_report(run_folder: Path) -> Path:
 
 def render_report(files: RunFiles) -> str:
     """Return the page of a run that was read (see `build_report`)."""
-    run = files.run
-    style, script = _read_asset("report.css"), _read_asset("report.js")
-    stages = [_build_stage(stage) for stage in files.stages]
+    run, reader = files.run, FieldReader()
+    gates = build_gates(files, reader)
+    stages = [_build_stage(stage, gate) for stage, gate in zip(files.stages, gates, strict=True)]
+    checks = build_checks(run, reader)
+    overrides = build_overrides(run, checks, list(zip(files.stages, gates, strict=True)), reader)
     results = build_results(run)
     drawn = {chart.identifier: chart.data for stage in stages for chart in [*stage.charts, *stage.other_charts]}
-    return (
-        _build_environment()
-        .get_template("report.html")
-        .render(
-            style=Markup(style),  # our own file, pinned by the policy's hash
-            script=Markup(script),
-            policy=_build_policy(style, script),
-            name=text_of(run.get("name")) or files.root.resolve().name,
-            status=text_of(run.get("status")) or "unknown",
-            facts=_list_facts(files),
-            results=results,
-            key_rows=choose_key_rows(results),
-            plot={"width": PLOT_WIDTH, "margin": PLOT_MARGIN},
-            results_csv="data:text/csv;charset=utf-8," + quote(write_results_csv(run).encode("utf-8", "replace")),
-            stages=stages,
-            chart_data=drawn,
-            frame=charts,
-            tasks=build_samples(files),
-            lineage=build_lineage(run),
-            identity=_list_pairs({key: run.get(key) for key in ("seed", "recipe_hash", "plan_hash")}),
-            versions=_list_pairs(mapping_of(run.get("versions"))),
-            machine=_list_pairs(mapping_of(run.get("machine"))),
-            recipe=files.recipe,
-            notes=files.notes,
-        )
+    measuring = list_measuring(run, reader)
+    return render_page(
+        "report.html",
+        script="report.js",
+        name=text_of(run.get("name")) or files.root.resolve().name,
+        status=text_of(run.get("status")) or "unknown",
+        facts=_list_facts(files),
+        results=results,
+        key_rows=choose_key_rows(results),
+        plot={"width": PLOT_WIDTH, "margin": PLOT_MARGIN},
+        results_csv="data:text/csv;charset=utf-8," + quote(write_results_csv(run).encode("utf-8", "replace")),
+        stages=stages,
+        chart_data=drawn,
+        frame=charts,
+        tasks=build_samples(files),
+        lineage=build_lineage(run),
+        identity=_list_pairs({key: run.get(key) for key in ("seed", "recipe_hash", "plan_hash")}),
+        versions=_list_pairs(mapping_of(run.get("versions"))),
+        machine=_list_pairs(mapping_of(run.get("machine"))),
+        recipe=files.recipe,
+        checks=checks,
+        overrides=overrides,
+        measuring=measuring,
+        notes=[*files.notes, *reader.notes],
     )
 
 
-def _build_stage(stage: StageFiles) -> StageView:
+def _build_stage(stage: StageFiles, gate: GateView) -> StageView:
     entry = stage.entry
     primary, others = build_charts(stage.index, stage.points)
     token_rows = build_token_rows(stage.rows)
@@ -136,7 +113,6 @@ def _build_stage(stage: StageFiles) -> StageView:
         facts.append(("last logged step", format_count(max(steps))))
     if number_of(entry.get("round")):
         facts.append(("round", text_of(entry.get("round"))))
-    gate = entry.get("gate")
     return StageView(
         number=stage.index + 1,
         name=stage.name,
@@ -148,7 +124,7 @@ def _build_stage(stage: StageFiles) -> StageView:
         ledger=build_ledger(stage.ledger) if stage.ledger else None,
         token_rows=token_rows,
         sources=find_sources(token_rows),
-        gate=(text_of(mapping_of(gate).get("decision")) or "recorded", _pretty(gate)) if gate else None,
+        gate=gate,
         wiring=_list_wiring(entry),
     )
 
@@ -192,40 +168,3 @@ def _list_pairs(values: dict[str, Any]) -> list[tuple[str, str]]:
             text = text_of(value) if number is None else format_figure(number, "bytes")
             shown.append((key.removesuffix("_bytes").replace("_", " "), text))
     return shown
-
-
-def _pretty(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
-
-
-def _read_asset(name: str) -> str:
-    return resources.files("posttrain.reports").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _build_policy(style: str, script: str) -> str:
-    def source(text: str) -> str:
-        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-    return (
-        f"default-src 'none'; style-src {source(style)}; script-src {source(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-@cache
-def _build_environment() -> jinja2.Environment:
-    """Return the templates' environment: everything escaped, hidden characters shown, no name undefined."""
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_read_asset),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_show,
-    )
-    environment.filters["status_kind"] = lambda status: _STATUS_KINDS.get(str(status), "plain")
-    return environment
-
-
-def _show(value: Any) -> Any:
-    return show_hidden(value) if isinstance(value, str) and not hasattr(value, "__html__") else value

@@ -2,8 +2,8 @@
 
 Nothing in these files is trusted. They may belong to a run in progress, hold half a line, have been
 edited by hand, or carry text that a model or a data row chose. So every value passes through
-`text_of`, `number_of`, `list_of` or `mapping_of`, no path is built from a value found in a file, and
-a link that leads out of the run folder is not followed.
+`text_of`, `number_of`, `list_of` or `mapping_of`, no path is built from a value found in a file but from
+hashes and task names that are nothing else, and a link that leads out of the run folder is not followed.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from posttrain.core.errors import StorageError
 from posttrain.core.run_folder import RunFolder, StageFolder
+from posttrain.reports.visible_text import cut_text
 
 MAX_LINE_BYTES = 4 << 20
 """A longer JSON line is skipped with a note: one completion is never this long."""
@@ -29,6 +30,10 @@ MAX_TEXT_BYTES = 256 << 10
 LARGEST = 1e300
 """Beyond it, the difference of two values has no width a float can hold."""
 
+BASE = "base"
+_HASH = re.compile(r"[0-9a-f]{32}")
+_TASK = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
 
 @dataclass(frozen=True, slots=True)
 class StageFiles:
@@ -36,7 +41,7 @@ class StageFiles:
 
     Made by `load_run`, read by the report. `entry` is the stage's part of run.json (empty while the
     stage has not been written there), `points` the lines of metrics.jsonl, `rows` those of rows.json,
-    `items` the evaluated items by task.
+    `items` the evaluated items by task of what was measured after it.
 
     Example: folder `01-sft` with 30 logged steps has `index=0`, `name="sft"` and 30 points.
     """
@@ -80,13 +85,20 @@ def load_run(root: Path) -> RunFiles:
     entries = [mapping_of(entry) for entry in list_of(run.get("stages"))]
     folders = reader.find_stage_folders()
     stages = [
-        reader.read_stage(index, folders.get(index), entries[index] if index < len(entries) else {})
+        reader.read_stage(index, folders.get(index), entries[index] if index < len(entries) else {}, run)
         for index in sorted({*range(len(entries)), *folders})
     ]
     if not stages:
         reader.notes.append("No stage has begun.")
-    base_items = reader.read_items(root / "base")
-    return RunFiles(root, run, stages, base_items, reader.read_recipe(), reader.read_resolved(), reader.notes)
+    base_items = reader.read_items(run, BASE, _find_base(run))
+    recipe, resolved = reader.read_recipe(), reader.read_resolved()
+    return RunFiles(root, run, stages, base_items, recipe, resolved, list(dict.fromkeys(reader.notes)))
+
+
+def label_stage(entry: Mapping[str, Any]) -> str:
+    """Return the name under which run.json lists what was measured after a stage: `sft`, or `sft (round 2)`."""
+    name, number = text_of(entry.get("name")), number_of(entry.get("round")) or 0.0
+    return f"{name} (round {number:.0f})" if number > 1 else name
 
 
 def text_of(value: Any) -> str:
@@ -117,6 +129,13 @@ def list_of(value: Any) -> list[Any]:
 def mapping_of(value: Any) -> dict[str, Any]:
     """Return a mapping as it is, and an empty one for everything else."""
     return value if isinstance(value, dict) else {}
+
+
+def remark_stage(entry: Mapping[str, Any]) -> str:
+    """Return why what a stage made was not passed on: `rolled back` or `on hold` by its gate; empty if it was."""
+    gate = mapping_of(entry.get("gate"))
+    remarks = {"roll_back": "rolled back", "hold": "on hold"}
+    return "" if gate.get("is_overridden") is True else remarks.get(text_of(gate.get("decision")), "")
 
 
 class _Reader:
@@ -164,12 +183,13 @@ class _Reader:
                 found.setdefault(int(match[1]) - 1, path)
         return found
 
-    def read_stage(self, index: int, folder: Path | None, entry: dict[str, Any]) -> StageFiles:
-        name = text_of(entry.get("name")) or (folder.name.partition("-")[2] if folder else f"stage {index + 1}")
+    def read_stage(self, index: int, folder: Path | None, entry: dict[str, Any], run: Mapping[str, Any]) -> StageFiles:
+        name = label_stage(entry) or (folder.name.partition("-")[2] if folder else f"stage {index + 1}")
+        items = self.read_items(run, label_stage(entry), mapping_of(entry.get("outputs")).get("policy"))
         if folder is None:
             if text_of(entry.get("status")) not in ("", "pending", "waiting", "planned"):
                 self.notes.append(f"Stage {index + 1} ({name}) has written nothing yet.")
-            return StageFiles(index, name, entry, ledger=_mapping_or_none(entry.get("ledger")))
+            return StageFiles(index, name, entry, ledger=_mapping_or_none(entry.get("ledger")), items=items)
         files = StageFolder(folder)
         ledger = self._read_json(files.ledger)
         rows = self._read_json(files.preview)
@@ -180,14 +200,35 @@ class _Reader:
             points=self._read_lines(files.metrics),
             ledger=_mapping_or_none(ledger) or _mapping_or_none(entry.get("ledger")),
             rows=list_of(rows),
-            items=self.read_items(folder),
+            items=items,
         )
 
-    def read_items(self, folder: Path) -> dict[str, list[dict[str, Any]]]:
-        """Return the evaluated items below a stage's (or the base's) folder, by task."""
-        parent = StageFolder(folder).items("any").parent
-        paths = sorted(parent.glob("*.jsonl")) if parent.is_dir() else []
-        return {path.stem: self._read_lines(path) for path in paths}
+    def read_items(self, run: Mapping[str, Any], label: str, policy: Any) -> dict[str, list[dict[str, Any]]]:
+        """Return by task the evaluated items that the metrics under a label were computed from.
+
+        Args:
+            run: The content of run.json; a metric names its task by content and, where it can, its policy.
+            label: `base`, or a stage's.
+            policy: The policy of metrics that name none; None if there is none yet.
+        """
+        found: dict[str, Path] = {}
+        for metric in map(mapping_of, list_of(run.get("metrics"))):
+            if metric.get("stage") != label or metric.get("task_hash") is None:
+                continue
+            task, task_hash, asked = metric.get("task"), metric.get("task_hash"), metric.get("policy") or policy
+            if asked is None:
+                continue
+            named = _read_name(task, _TASK), _read_name(task_hash, _HASH), _read_name(asked, _HASH)
+            if "" in named:
+                said = ", ".join(repr(cut_text(text_of(value), 60)[0]) for value in (task, task_hash, asked))
+                self.notes.append(f"run.json: no items are looked for under such a task, hash and policy: {said}.")
+                continue
+            path = self.files.evaluations(named[2]).items(*named[:2])
+            if found.setdefault(named[0], path) != path:
+                self.notes.append(
+                    f"run.json: {task} was measured in two ways after {label}; the items of the first stand."
+                )
+        return {task: self._read_lines(path) for task, path in found.items()}
 
     def read_recipe(self) -> str:
         path = self.files.recipe
@@ -238,6 +279,17 @@ class _Reader:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
+
+
+def _read_name(value: Any, pattern: re.Pattern[str]) -> str:
+    """Return a value that is a name and nothing else, so that a path may be built from it; empty otherwise."""
+    return value if isinstance(value, str) and pattern.fullmatch(value) else ""
+
+
+def _find_base(run: Mapping[str, Any]) -> Any:
+    """Return the hash of the policy that the run began with, or None."""
+    artifacts = map(mapping_of, list_of(run.get("artifacts")))
+    return next((artifact.get("hash") for artifact in artifacts if artifact.get("stage") == BASE), None)
 
 
 def _iterate_lines(path: Path) -> Iterator[tuple[bytes, bool]]:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.reports.numbers import format_compact, format_count
-from posttrain.reports.run_files import RunFiles, list_of, mapping_of, number_of, text_of
-from posttrain.reports.tables import BASE
+from posttrain.reports.run_files import BASE, RunFiles, list_of, mapping_of, number_of, remark_stage, text_of
 from posttrain.reports.visible_text import cut_text
 
 NUM_FIRST = 4
@@ -23,9 +22,12 @@ MAX_ANSWER_CHARACTERS = 1600
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one policy wrote for an item, and how it was judged; `mark` is `good`, `bad`, `part` or `masked`."""
+    """What one policy wrote for an item, and how it was judged; `mark` is `good`, `bad`, `part` or `masked`.
 
-    stage: str
+    `label` says whose it is: `base`, or `after sft`.
+    """
+
+    label: str
     text: str
     num_left_out: int
     verdict: str
@@ -61,27 +63,37 @@ def build_samples(files: RunFiles) -> list[TaskSamples]:
     The first `NUM_FIRST` items are shown, then the first `NUM_FAILED` further ones that the last policy
     did not get fully right.
     """
-    columns: list[tuple[str, dict[str, Items]]] = [(BASE, files.base_items)]
-    columns += [(stage.name, stage.items) for stage in files.stages]
+    columns = [_Column(BASE, files.base_items, True)]
+    for stage in files.stages:
+        remark = remark_stage(stage.entry)
+        label = f"after {stage.name}, {remark}" if remark else f"after {stage.name}"
+        columns.append(_Column(label, stage.items, not remark))
     in_order = [text_of(mapping_of(metric).get("task")) for metric in list_of(files.run.get("metrics"))]
-    found = dict.fromkeys(task for _, items in columns for task in items)
+    found = dict.fromkeys(task for column in columns for task in column.items)
     tasks = [*(task for task in dict.fromkeys(in_order) if task in found), *(t for t in found if t not in in_order)]
-    return [
-        _build_task(task, [(name, items[task]) for name, items in columns if items.get(task)])
-        for task in tasks
-        if any(items.get(task) for _, items in columns)
-    ]
+    measured = {task: [column for column in columns if column.items.get(task)] for task in tasks}
+    return [_build_task(task, asked) for task, asked in measured.items() if asked]
 
 
-def _build_task(task: str, columns: Sequence[tuple[str, Items]]) -> TaskSamples:
-    indexed = [(name, {_item_key(item): item for item in items}) for name, items in columns]
-    last = indexed[-1][1]
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """What one policy answered, by task; `is_step` says whether it was passed on."""
+
+    label: str
+    items: Mapping[str, Items]
+    is_step: bool
+
+
+def _build_task(task: str, columns: Sequence[_Column]) -> TaskSamples:
+    indexed = [(column.label, {_item_key(item): item for item in column.items[task]}) for column in columns]
+    steps = [pair for pair, column in zip(indexed, columns, strict=True) if column.is_step] or indexed
+    first, last = steps[0], steps[-1][1]
     keys = list(last)
     failed = [key for key in keys[NUM_FIRST:] if _applies(last[key]) and (_value(last[key]) or 0.0) < 1.0]
     chosen = [*keys[:NUM_FIRST], *failed[:NUM_FAILED]]
     return TaskSamples(
         task=task,
-        summary=_summarize(indexed[0][0], indexed[0][1], last) if len(indexed) > 1 else _count(last),
+        summary=_summarize(*first, last) if len(steps) > 1 else _count(last),
         samples=[_build_sample(key, indexed) for key in chosen],
     )
 
@@ -121,30 +133,41 @@ def _build_sample(key: tuple[str, str], columns: Sequence[tuple[str, Mapping[Any
     reference = next((text_of(item["reference"]) for _, item in found if item.get("reference") is not None), "")
     return Sample(
         item_id=key[0],
-        prompt=_read_prompt(prompt),
+        prompt=read_prompt(prompt),
         reference=cut_text(reference, MAX_PROMPT_CHARACTERS)[0],
-        answers=[_build_answer(name, item) for name, item in found],
+        answers=[_build_answer(label, item) for label, item in found],
     )
 
 
-def _read_prompt(prompt: Any) -> list[tuple[str, str]]:
+def read_prompt(prompt: Any) -> list[tuple[str, str]]:
+    """Return role and text of each message of a prompt, which is text or a list of messages."""
     messages = [mapping_of(message) for message in list_of(prompt)] or [{"role": "", "content": prompt}]
     parts = [(text_of(message.get("role")), text_of(message.get("content"))) for message in messages]
     shown = [(role, *cut_text(content, MAX_PROMPT_CHARACTERS)) for role, content in parts if content]
     return [(role, text + (" …" if left_out else "")) for role, text, left_out in shown]
 
 
-def _build_answer(stage: str, item: Mapping[str, Any]) -> Answer:
+def _build_answer(label: str, item: Mapping[str, Any]) -> Answer:
     outcome = mapping_of(item.get("outcome"))
     status, value = text_of(outcome.get("status")), _value(item)
     text, num_left_out = cut_text(text_of(item.get("text")), MAX_ANSWER_CHARACTERS)
     verdict = status.replace("_", " ") or "no outcome"
     if status == "scored" and value is not None:
-        verdict = "correct" if value == 1 else "wrong" if value == 0 else f"score {format_compact(value)}"
+        verdict = name_score(value)
     if outcome.get("fault") == "harness":
         verdict, mark = f"{verdict} (not the policy's fault, masked)", "masked"
     elif status == "not_applicable":
         mark = "masked"
     else:
-        mark = "good" if value == 1 else "part" if value and 0 < value < 1 else "bad"
-    return Answer(stage, text, num_left_out, verdict, text_of(outcome.get("why")), mark)
+        mark = mark_score(value)
+    return Answer(label, text, num_left_out, verdict, text_of(outcome.get("why")), mark)
+
+
+def name_score(value: float) -> str:
+    """Return a score in words where it is all or nothing."""
+    return "correct" if value == 1 else "wrong" if value == 0 else f"score {format_compact(value)}"
+
+
+def mark_score(value: float | None) -> str:
+    """Return how a score is drawn: `good`, `part` or `bad`."""
+    return "good" if value == 1 else "part" if value and 0 < value < 1 else "bad"

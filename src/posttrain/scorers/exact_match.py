@@ -45,7 +45,7 @@ def _score(problem: Problem, completion: Completion) -> Outcome:
         return failure
     text = normalise_text(completion.text)
     is_equal = text == answer
-    return Outcome("scored", float(is_equal), why="equal" if is_equal else f"expected {answer!r}")
+    return Outcome("scored", float(is_equal), why="equal" if is_equal else f"expected {answer!r}", answer=text)
 
 
 def _read_answer(problem: Problem) -> str:

@@ -95,11 +95,12 @@ class ShortAnswerFacts:
         keys = found.keys()
         for value in gold:
             if not keys.isdisjoint(value.keys()):
-                return Outcome("scored", 1.0, why="one of the gold answers")
+                return Outcome("scored", 1.0, why="one of the gold answers", answer=gold[0].text)
             if self.relative_tolerance and is_near(found.quantity, value.quantity, relative=self.relative_tolerance):
-                return Outcome("scored", 1.0, why="within the tolerance of a gold answer")
+                return Outcome("scored", 1.0, why="within the tolerance of a gold answer", answer=gold[0].text)
         shown = found.text if len(found.text) <= 80 else found.text[:80] + "..."
-        return Outcome("scored", 0.0, why=f"{shown!r} is not {gold[0].text!r} nor one of {len(gold) - 1} others")
+        why = f"{shown!r} is not {gold[0].text!r} nor one of {len(gold) - 1} others"
+        return Outcome("scored", 0.0, why=why, answer=found.text)
 
     def _find_answer(self, text: str) -> str | Outcome:
         answer = strip_reasoning(text, self.reasoning)

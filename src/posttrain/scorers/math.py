@@ -75,10 +75,12 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A comparison that needs the killable process: jobs that must all say yes."""
+    """A comparison that needs the killable process: jobs that must all say yes; `gold` and `answer` are votes."""
 
     jobs: tuple[dict[str, Any], ...]
     said: str
+    gold: str
+    answer: str
 
 
 class MathScorer:
@@ -199,17 +201,30 @@ class MathScorer:
         said = f"read {show(found.text)} ({found.how})"
         try:
             check_text(found.text)
-            if make_literal(write_plainly(found.text)) == task.literal:
-                return Outcome("scored", 1.0, why=f"{said}: the gold answer's own text")
+            literal = make_literal(write_plainly(found.text))
+            if literal == task.literal:
+                return Outcome("scored", 1.0, why=f"{said}: the gold answer's own text", answer=task.literal)
             answer = read(found.text, task.form, task.conventions)
             verdict = compare(task, answer)
         except Hedged as error:
             return _wrong(f"{said}: {error}")
         except Unreadable as error:
             return _unparsed(f"{said}: {error}")
+        vote = _name_vote(answer, literal)
         if isinstance(verdict, str):
-            return _wrong(f"{said}: {verdict}")
-        return _Pending(tuple(verdict), said) if verdict else Outcome("scored", 1.0, why=f"{said}: equal")
+            return Outcome("scored", 0.0, why=f"{said}: {verdict}", answer=vote)
+        if verdict:
+            return _Pending(tuple(verdict), said, task.literal, vote)
+        return Outcome("scored", 1.0, why=f"{said}: equal", answer=task.literal)
+
+
+def _name_vote(answer: Reading, literal: str) -> str:
+    """Return the one form of a wrong answer: a number's exact value, else its text. Right ones vote for the gold's."""
+    try:
+        value = evaluate(answer.object[1]) if answer.object[0] == "expr" else None
+    except Unreadable:
+        return literal
+    return str(value) if isinstance(value, Fraction) else literal
 
 
 def compare(task: _Task, answer: Reading) -> str | list[dict[str, Any]]:
@@ -281,8 +296,8 @@ def _settle(pending: _Pending, results: list[Any | SandboxError]) -> Outcome:
         if isinstance(result, SandboxError):
             raise result
     if all(results):
-        return Outcome("scored", 1.0, why=f"{pending.said}: equal at every point that was tried")
-    return _wrong(f"{pending.said}: not equal")
+        return Outcome("scored", 1.0, why=f"{pending.said}: equal at every point that was tried", answer=pending.gold)
+    return Outcome("scored", 0.0, why=f"{pending.said}: not equal", answer=pending.answer)
 
 
 def _explain(said: str, failure: JobError) -> Outcome:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from posttrain.core import metrics as keys
-from posttrain.core.config import Config, display_field
+from posttrain.core.config import Config, display_field, optional_field
 from posttrain.core.errors import RefusedError
 from posttrain.core.protocols import RunContext
 from posttrain.data.sources import DataSource
@@ -85,7 +85,8 @@ class SftConfig(Config):
     packing: Literal["auto", "on", "off"] = "auto"
 
     validate_every_steps: int | None = Field(None, ge=1)
-    keep: Literal["last", "best_validation_loss"] = "last"
+    keep: Literal["last", "best_validation_loss", "best_metric"] = "last"
+    keep_metric: str | None = optional_field(pattern=keys.METRIC_PATTERN)
     checkpoint_every_steps: int = display_field(100, ge=1)
     log_every_steps: int = display_field(10, ge=1)
     callbacks: list[str] = Field(default_factory=list, description="file.py:Class or entry points")
@@ -96,7 +97,8 @@ class SftConfig(Config):
             raise ValueError("give either epochs or steps, and not both")
         if self.keep == "best_validation_loss" and not self.validation:
             raise ValueError("keep: best_validation_loss needs validation rows; add validation: [...]")
-        if self.validate_every_steps is not None and not self.validation:
+        self._check_kept_metric()
+        if self.validate_every_steps is not None and not (self.validation or self.keep_metric):
             raise ValueError("validate_every_steps needs validation rows; add validation: [...]")
         if self.mode == "full_text" and self.train_on != "assistant":
             raise ValueError("train_on belongs to mode: chat; full_text trains on every token")
@@ -110,12 +112,21 @@ class SftConfig(Config):
             raise ValueError(f"adapter_start: {self.adapter_start} needs adapter: {{rank: ..., alpha: ...}}")
         return self
 
+    def _check_kept_metric(self) -> None:
+        if self.keep == "best_metric" and self.keep_metric is None:
+            raise ValueError("keep: best_metric needs keep_metric: the task, or <task>/<part>, whose score chooses")
+        if self.keep != "best_metric" and self.keep_metric is not None:
+            raise ValueError("keep_metric chooses nothing without keep: best_metric; set it, or leave keep_metric out")
+        if self.keep == "best_metric" and self.validate_every_steps is None:
+            raise ValueError("keep: best_metric needs validate_every_steps: how often the task is measured")
+
 
 @dataclass(slots=True)
 class SftParts:
     """Live objects built by the wiring: the policy, tokenized rows, ranks, and what turns weights into an artifact.
 
-    `num_tokens` is filled in by `run`: tokens seen, prompts included.
+    `measure` gives the score of `keep_metric` for the policy as it is at the call, the same on every rank, and leaves
+    the policy and all random state as they were. `num_tokens` is filled in by `run`: tokens seen, prompts included.
     """
 
     policy: ScoredPolicy
@@ -124,6 +135,7 @@ class SftParts:
     ranks: Ranks
     device: str
     publish: Callable[[dict[str, torch.Tensor]], Artifact]
+    measure: Callable[[], float] | None = None
     num_tokens: int | None = None
 
 
@@ -131,7 +143,7 @@ def run(config: SftConfig, inputs: dict[str, Artifact], parts: SftParts, context
     """Train the policy on demonstrations and return the artifact of its weights."""
     del inputs  # the policy was loaded from them by the wiring; their hashes are in the artifact's key
     from posttrain.objectives.sft import compute_sft_loss
-    from posttrain.training.loop import LoopFunctions, LoopSettings, TrainingLoop
+    from posttrain.training.loop import LoopFunctions, LoopSettings, TrainingLoop, space_snapshots
     from posttrain.training.optimizer import AdamWSettings, MasterOptimizer, compute_learning_rate
     from posttrain.training.step import Updater
 
@@ -170,7 +182,10 @@ def run(config: SftConfig, inputs: dict[str, Artifact], parts: SftParts, context
             validate_every_steps=config.validate_every_steps,
             checkpoint_every_steps=config.checkpoint_every_steps,
             log_every_steps=config.log_every_steps,
-            keep_best=config.keep == "best_validation_loss",
+            keep_best=config.keep != "last",
+            best_by=keys.name_development_metric(config.keep_metric) if config.keep_metric else keys.VALIDATION_LOSS,
+            is_higher_better=config.keep == "best_metric",
+            snapshot_steps=space_snapshots(num_steps, context.num_snapshots),
         ),
         LoopFunctions(
             batch_at=batch_at,
@@ -250,11 +265,20 @@ def group_rows(lengths: list[int], micro_batch_tokens: int, layout: Layout) -> l
 
 
 def build_validation(config: SftConfig, parts: SftParts, updater: Updater) -> Callable[[], dict[str, float]] | None:
-    """Return what measures the validation rows, or None if there are none."""
-    validation = parts.validation
-    if validation is None:
+    """Return what measures the validation rows and the metric that chooses, or None if there is neither."""
+    validation, measure = parts.validation, parts.measure
+    if validation is None and measure is None:
         return None
-    return lambda: compute_validation(updater, validation, config.micro_batch_tokens)
+
+    def validate() -> dict[str, float]:
+        figures: dict[str, float] = {}
+        if validation is not None:
+            figures |= compute_validation(updater, validation, config.micro_batch_tokens)
+        if measure is not None and config.keep_metric is not None:
+            figures[keys.name_development_metric(config.keep_metric)] = measure()
+        return figures
+
+    return validate
 
 
 def compute_validation(updater: Updater, validation: TokenizedData, micro_batch_tokens: int) -> dict[str, float]:

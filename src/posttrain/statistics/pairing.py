@@ -16,6 +16,7 @@ import numpy as np
 from posttrain.core.errors import DataError
 from posttrain.core.records import ItemResult
 from posttrain.statistics.clusters import Codes, Floats, encode_clusters
+from posttrain.statistics.repeats import fold_samples, parse_repeated
 
 HARNESS = "harness"
 NOT_APPLICABLE = "not_applicable"
@@ -125,6 +126,7 @@ def pair_items(before: Sequence[ItemResult], after: Sequence[ItemResult], *, par
         after: All items of the other.
         part: Compare this part of the outcomes; None compares their values. Where the policy failed and its outcome
             has no such part, the outcome's declared value stands for it; a scored outcome without it is left out.
+            `pass@k` and `cons@k` compare one value of each item's samples (`repeats.fold_samples`).
 
     Raises:
         PairingError: A side is empty or holds items of several tasks or policies or one item twice; the sides were
@@ -134,6 +136,9 @@ def pair_items(before: Sequence[ItemResult], after: Sequence[ItemResult], *, par
     """
     by_key_before, by_key_after = _index_items(before, "before"), _index_items(after, "after")
     _check_same_task(before[0], after[0], by_key_before, by_key_after)
+    if parse_repeated(part) is not None:
+        before, after = fold_samples(before, str(part)), fold_samples(after, str(part))
+        by_key_before, by_key_after, part = _index_items(before, "before"), _index_items(after, "after"), None
     left_out = Counter[str]()
     values: list[tuple[float, float]] = []
     clusters: list[str] = []

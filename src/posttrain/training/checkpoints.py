@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from posttrain.core.run_folder import CHECKPOINT_MANIFEST
 _TENSORS = "state.safetensors"
 _STATE = "state.json"
 _TORN = ".torn"
+_STEP = "step-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +118,24 @@ class CheckpointStore:
         """Whether there is no checkpoint to go on from; one that is there may yet be found torn."""
         return not self._folders()
 
+    def list_whole(self) -> list[int]:
+        """Return the steps of the checkpoints whose every file matches its manifest, the earliest first."""
+        whole = [folder for folder in self._folders() if self._problem(folder) is None]
+        return [int(folder.name.removeprefix(_STEP)) for folder in whole]
+
+    def keep_only(self, steps: Collection[int]) -> None:
+        """Remove the checkpoints of all other steps, and what was set aside."""
+        kept = {self._folder(step) for step in steps}
+        for folder in self.folder.glob(f"{_STEP}*"):
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def clear(self) -> None:
         """Remove all checkpoints: the stage's artifact has taken their place."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _folder(self, step: int) -> Path:
-        return self.folder / f"step-{step:08d}"
+        return self.folder / f"{_STEP}{step:08d}"
 
     def _read(self, folder: Path) -> Checkpoint:
         manifest = read_json(folder / CHECKPOINT_MANIFEST)
@@ -137,7 +151,7 @@ class CheckpointStore:
     def _folders(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
-        return sorted(p for p in self.folder.glob("step-*") if p.is_dir() and not p.name.endswith(_TORN))
+        return sorted(p for p in self.folder.glob(f"{_STEP}*") if p.is_dir() and not p.name.endswith(_TORN))
 
     def _set_aside(self, folder: Path) -> None:
         target = folder.with_name(folder.name + _TORN)

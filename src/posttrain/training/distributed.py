@@ -136,6 +136,16 @@ def shard_policy(policy: nn.Module, layers: list[nn.Module], ranks: Ranks, *, co
                 module.set_force_sum_reduction_for_comms(True)  # type: ignore[operator]  # gloo has no averaging reduce-scatter
 
 
+def release_gathered(policy: nn.Module) -> None:
+    """Give up the parameters that a forward pass without a backward pass leaves gathered.
+
+    The next pass would take them as they are, also where the shards have changed since.
+    """
+    release = getattr(policy, "reshard", None)
+    if callable(release):
+        release()
+
+
 def find_layers(model: nn.Module) -> list[nn.Module]:
     """Return the decoder blocks of a transformers model: the entries of its longest ModuleList."""
     lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]

@@ -19,8 +19,9 @@ from posttrain.core import metrics as keys
 from posttrain.core.errors import TerminatedError
 from posttrain.core.hashing import finite_or_none
 from posttrain.core.protocols import RunContext
+from posttrain.core.run_folder import StageFolder
 from posttrain.training.checkpoints import CheckpointStore
-from posttrain.training.distributed import Ranks, gather_tensors
+from posttrain.training.distributed import Ranks, gather_tensors, release_gathered
 from posttrain.training.step import StepBatch, StepReport, Updater
 
 
@@ -28,7 +29,9 @@ from posttrain.training.step import StepBatch, StepReport, Updater
 class LoopSettings:
     """How long to train and how often to do the rest; every count is in optimizer steps.
 
-    `keep_best` keeps the weights of the lowest validation loss instead of the last ones.
+    `keep_best` keeps the best weights instead of the last ones: those with the lowest value of the figure `best_by`
+    among what validation gives, or with the highest where `is_higher_better`; of equals the first. `snapshot_steps`
+    are those after which the weights are kept beside the checkpoints, whatever becomes of them.
     """
 
     num_steps: int
@@ -36,6 +39,9 @@ class LoopSettings:
     checkpoint_every_steps: int
     log_every_steps: int
     keep_best: bool = False
+    best_by: str = keys.VALIDATION_LOSS
+    is_higher_better: bool = False
+    snapshot_steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,8 @@ class TrainingLoop:
         self.checkpoints = CheckpointStore(context.folder / "checkpoints")
         # One more than `checkpoints` keeps, so that the best of the oldest checkpoint is still there.
         self.best = CheckpointStore(context.folder / "best", keep=3)
+        snapshots = StageFolder(context.folder).snapshots
+        self.snapshots = CheckpointStore(snapshots, keep=len(settings.snapshot_steps))
         self.state = LoopState()
 
     def run(self) -> LoopState:
@@ -93,6 +101,8 @@ class TrainingLoop:
             StorageError: A write failed; earlier checkpoints are untouched.
         """
         self._resume()
+        if self.ranks.is_writer:  # those of steps that are yet to be taken are taken again
+            self.snapshots.keep_only([step for step in self.settings.snapshot_steps if step <= self.state.step])
         progress = self.context.progress
         if self.ranks.is_writer:
             progress.start("training", self.settings.num_steps)
@@ -108,6 +118,8 @@ class TrainingLoop:
             )
             self._count(report)
             self._record(report, learning_rate, time.perf_counter() - began)
+            if self.state.step in self.settings.snapshot_steps:
+                self._store(self.snapshots, {})
             is_last = self.state.step == self.settings.num_steps
             every = self.settings.validate_every_steps
             if is_last or (every and self.state.step % every == 0):
@@ -189,18 +201,26 @@ class TrainingLoop:
             return
         with self.updater.optimizer.averaged_weights():  # what is measured is what would be kept
             figures = self.functions.validate()
-        value = figures[keys.VALIDATION_LOSS]
+        release_gathered(self.updater.policy)
+        value = figures[self.settings.best_by]
         state = self.state
         if self.ranks.is_writer:
             self.context.metrics.log(state.step, figures)
-        is_better = state.best_value is None or value < state.best_value
-        if is_better:
+        if self._is_better(value):
             state.best_step, state.best_value = state.step, finite_or_none(value)
-        if is_better and self.settings.keep_best:
-            tensors = gather_tensors(self._weights(), self.ranks)
-            if self.ranks.is_writer:
-                self.best.save(state.step, tensors, {keys.VALIDATION_LOSS: finite_or_none(value)})
-            self.ranks.wait()
+            if self.settings.keep_best:
+                self._store(self.best, {self.settings.best_by: state.best_value})
+
+    def _is_better(self, value: float) -> bool:
+        best = self.state.best_value
+        return best is None or (value > best if self.settings.is_higher_better else value < best)
+
+    def _store(self, store: CheckpointStore, figures: dict[str, float | None]) -> None:
+        """Keep the weights as they are after this step."""
+        tensors = gather_tensors(self._weights(), self.ranks)
+        if self.ranks.is_writer:
+            store.save(self.state.step, tensors, figures)
+        self.ranks.wait()
 
     def _save(self) -> None:
         state = replace(self.state, metrics_position=self.context.metrics.position())
@@ -225,6 +245,17 @@ class TrainingLoop:
     def _load_best(self) -> None:
         if self.state.best_step is not None:
             self._best_weights = self.best.load(self.state.best_step).tensors
+
+
+def space_snapshots(num_steps: int, count: int) -> tuple[int, ...]:
+    """Return `count` evenly spaced steps between the first weights and the last, or all of them where there are fewer.
+
+    Step i of n lies at i * num_steps / (n + 1), rounded; the start is the parent's policy and the end the stage's own.
+
+    Example: three snapshots of 100 steps are taken after steps 25, 50 and 75.
+    """
+    steps = {(2 * number * num_steps + count + 1) // (2 * (count + 1)) for number in range(1, count + 1)}
+    return tuple(sorted(step for step in steps if 0 < step < num_steps))
 
 
 def measure_peak_memory(device: str) -> int:

@@ -26,7 +26,7 @@ class MemoryEstimate:
     """Bytes of one rank's training step, by what they are for.
 
     `process` is the interpreter with its libraries; `runtime` what kernels and the allocator keep beside
-    the tensors (see `estimate_runtime`).
+    the tensors (see `estimate_runtime`); `copies` are weights kept once more, to be sampled from.
     """
 
     process: int
@@ -36,6 +36,7 @@ class MemoryEstimate:
     activations: int
     head: int
     runtime: int = 0
+    copies: int = 0
 
     def share_among(self, ranks: int) -> MemoryEstimate:
         """Return one rank's part when weights, gradients and optimizer state are sharded over several."""
@@ -46,7 +47,7 @@ class MemoryEstimate:
     def total(self) -> int:
         """Peak bytes: activations are freed while gradients appear, so the larger of the two counts."""
         step = max(self.gradients, self.activations + self.head)
-        return self.process + self.runtime + self.weights + self.optimizer + step
+        return self.process + self.runtime + self.weights + self.copies + self.optimizer + step
 
 
 def estimate_step_memory(

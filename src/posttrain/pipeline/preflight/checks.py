@@ -15,7 +15,7 @@ from posttrain.chat.rendering import Renderer
 from posttrain.core.protocols import Progress
 from posttrain.data.tokenized import NothingTrainedError
 from posttrain.data.truncation import TOO_LONG
-from posttrain.evaluation.task import EvaluationTask
+from posttrain.evaluation.task import GenerationTask
 from posttrain.models.loading import read_context_tokens
 from posttrain.pipeline.plan import derive_stage_seed
 from posttrain.pipeline.preflight import mask, rollouts, truncation
@@ -27,7 +27,8 @@ from posttrain.pipeline.preflight.tasks import check_task
 from posttrain.pipeline.preflight.waiting import RunProgress, WaitingStage
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.rounds import Round
-from posttrain.pipeline.wiring import StageData, build_scorer_context, load_stage_data
+from posttrain.pipeline.scorers import build_context
+from posttrain.pipeline.wiring import StageData, load_stage_data
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks
 
@@ -62,10 +63,10 @@ class Preflight:
             DataError: Rows cannot be read or used at all.
             ModelError: The policy of the first stage cannot be loaded.
         """
-        context = build_scorer_context(self.recipe, allow_unsafe=self.allow_unsafe)
+        context = build_context(self.recipe.roots, self.recipe.scorers, allow_unsafe=self.allow_unsafe)
         context_tokens = read_context_tokens(self.base)
         for task in self.recipe.evaluate:
-            if isinstance(task, EvaluationTask):
+            if isinstance(task, GenerationTask):
                 for finding in check_task(self.recipe, task, self.renderer, context, context_tokens):
                     self._add(finding, name_task(task.name))
         self.earlier = [finding for finding in self.earlier if finding.get("stage") in run.unchanged]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from posttrain.evaluation.task import EvaluationTask
+from posttrain.evaluation.task import GenerationTask
 from posttrain.pipeline.preflight.findings import Figure, Finding
 from posttrain.pipeline.preflight.override_names import LENGTH_CAPS
 from posttrain.pipeline.preflight.references import Reference
@@ -28,7 +28,7 @@ def compute_cap(lengths: Sequence[int]) -> int:
 
 
 def check_length_caps(
-    place: str, task: EvaluationTask, references: Sequence[Reference], context_tokens: int | None
+    place: str, task: GenerationTask, references: Sequence[Reference], context_tokens: int | None
 ) -> Finding:
     """Return whether a task's cap holds its rows' own answers, and its prompts leave room for it.
 

@@ -15,7 +15,7 @@ from posttrain.core.protocols import Progress, Scorer
 from posttrain.core.records import MAX_HARNESS_FAULT_FRACTION, ItemResult, Problem
 from posttrain.core.sampling import Sampler
 from posttrain.core.seeds import derive_seed
-from posttrain.evaluation.runner import score_batch
+from posttrain.evaluation.generation import score_batch
 from posttrain.models.loading import load_policy
 from posttrain.pipeline.plugins import call_plugin
 from posttrain.pipeline.preflight.findings import Figure, Finding
@@ -25,9 +25,8 @@ from posttrain.pipeline.preflight.references import load_references
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_checks import find_scorer_plugins
 from posttrain.pipeline.sampling import build_sampler
-from posttrain.pipeline.scorers import build_scorer
+from posttrain.pipeline.scorers import build_context, build_scorer
 from posttrain.pipeline.stage_entries import StageEntry
-from posttrain.pipeline.wiring import build_scorer_context
 from posttrain.stages.rollouts import RolloutSettings
 from posttrain.statistics.intervals import wilson_interval
 from posttrain.statistics.reward_groups import GroupFigures, compute_group_figures
@@ -246,8 +245,8 @@ def probe_rollouts(
     problems = [reference.problem for reference in found]
     scorer: Any = settings.scorer
     own = find_scorer_plugins(scorer, recipe.roots, f"{stage}: scorer")
-    context = build_scorer_context(recipe, allow_unsafe=allow_unsafe)
-    context = replace(context, plugins={**context.plugins, **own}, place=f"{stage}: scorer")
+    context = build_context(recipe.roots, own, allow_unsafe=allow_unsafe)
+    context = replace(context, place=f"{stage}: scorer")
     policy = load_policy(folder, dtype=str(getattr(config, "dtype", "float32")), device=find_device())
     sampler, _ = build_sampler(policy, renderer)
     try:

@@ -15,6 +15,7 @@ from posttrain.models.manifest import load_manifest
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.rounds import Round
+from posttrain.pipeline.tracked_metric import find_tracked_metric, load_development_problems
 from posttrain.pipeline.wiring import fingerprint_sources
 from posttrain.stages.sft import SftConfig
 
@@ -23,7 +24,8 @@ def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round]) -> None:
     """Check every round of every stage as far as it can be without running the ones before it.
 
     Raises:
-        DataError: A stage's or a task's data cannot be found or read.
+        DataError: A stage's or a task's data cannot be found or read, or what would choose a stage's weights is among
+            what they are measured on.
         RecipeError: A stage's rows may be longer than the model takes.
         RefusedError: A stage's policy will have adapters and the recipe does not say what to do with
             them, or will have none and the recipe says to go on with one.
@@ -38,6 +40,9 @@ def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round]) -> None:
             continue
         check_max_length(config, context_tokens)
         fingerprint_sources(recipe, [*config.data, *config.validation])
+        tracked = find_tracked_metric(recipe, config)
+        if tracked is not None and stage.number == 1:
+            load_development_problems(recipe, tracked)
         if has_adapters is not None:
             check_adapter_start(config, name, has_adapters)
         goes_on = has_adapters and config.adapter_start == "continue"

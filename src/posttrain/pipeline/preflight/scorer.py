@@ -8,7 +8,7 @@ import numpy as np
 
 from posttrain.core.protocols import Scorer
 from posttrain.core.records import MAX_HARNESS_FAULT_FRACTION, Completion, Outcome, Problem
-from posttrain.evaluation.runner import score_batch
+from posttrain.evaluation.generation import score_batch
 from posttrain.pipeline.preflight.findings import Figure, Finding
 from posttrain.pipeline.preflight.override_names import SCORER
 from posttrain.pipeline.preflight.references import Reference, build_completion

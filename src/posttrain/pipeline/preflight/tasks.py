@@ -10,7 +10,7 @@ from posttrain.core.durable import read_json, write_json
 from posttrain.core.errors import StorageError
 from posttrain.core.hashing import hash_json
 from posttrain.core.run_folder import RunFolder
-from posttrain.evaluation.task import EvaluationTask
+from posttrain.evaluation.task import GenerationTask
 from posttrain.pipeline.preflight.findings import Finding
 from posttrain.pipeline.preflight.length_caps import check_length_caps
 from posttrain.pipeline.preflight.override_names import name_task
@@ -25,7 +25,7 @@ VERSION = 1
 
 
 def check_task(
-    recipe: Recipe, task: EvaluationTask, renderer: Renderer, context: ScorerContext, context_tokens: int | None
+    recipe: Recipe, task: GenerationTask, renderer: Renderer, context: ScorerContext, context_tokens: int | None
 ) -> list[Finding]:
     """Return what is found of a task; what passed once, with the same rows, scorer and template, is not done again.
 
@@ -57,7 +57,7 @@ def check_task(
 
 
 def _find_kept(
-    recipe: Recipe, task: EvaluationTask, renderer: Renderer, context: ScorerContext, context_tokens: int | None
+    recipe: Recipe, task: GenerationTask, renderer: Renderer, context: ScorerContext, context_tokens: int | None
 ) -> Path:
     """Return the file of what was found of a task, named by all that decides it."""
     tokenizer: Any = renderer.tokenizer

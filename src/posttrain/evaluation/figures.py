@@ -1,0 +1,141 @@
+"""Sums up items: every metric with its 95 % interval, the number of items and sources, and the outcomes by status."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from posttrain.core.errors import RefusedError
+from posttrain.core.metrics import STOP_RATE
+from posttrain.core.records import MAX_HARNESS_FAULT_FRACTION, ItemResult
+from posttrain.core.seeds import build_numpy_generator
+from posttrain.statistics.clusters import encode_clusters
+from posttrain.statistics.intervals import (
+    bootstrap_interval,
+    clustered_interval,
+    korn_graubard_interval,
+    wilson_interval,
+)
+from posttrain.statistics.pairing import cluster_name
+from posttrain.statistics.repeats import fold_samples
+
+STOPPED = "stopped"
+"""The part of a drawn completion's outcome that says whether it ended by itself (1) or was cut (0)."""
+UNREAD = "unread"
+"""In place of an interval's method where no answer could be read: the metric has no value then."""
+
+_STATUSES = ("scored", "unparsed", "timed_out", "truncated", "errored", "not_applicable")
+
+
+def summarise_items(
+    task_name: str,
+    metric_name: str,
+    items: Sequence[ItemResult],
+    parts: Sequence[str] = (),
+    repeated: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Return the metrics of a task's items.
+
+    They are the mean value under `metric_name`, `stop_rate` where completions were drawn, the named parts, averaged
+    over the items whose outcome has them, and `pass@k` and `cons@k`. Where no answer could be read there is no value
+    (None, with the method `unread`), since a scorer that finds nothing to judge measures nothing.
+
+    Intervals: right or wrong, Wilson's, of items that share sources Korn and Graubard's; other values, the bootstrap's,
+    of items that share sources the cluster-robust one. Items of one source have none.
+
+    Raises:
+        RefusedError: Harness faults are more than 1 % of the items, the scorer applies to none, or no outcome has a
+            part that is asked for.
+        DataError: Items have too few samples.
+    """
+    counted = [item for item in items if item.outcome.is_counted]
+    outcomes = _count_outcomes(task_name, metric_name, items, counted)
+    series = {metric_name: _read(counted, lambda item: item.outcome.value)}
+    if any(STOPPED in item.outcome.parts for item in counted):
+        series[STOP_RATE] = _read_part(counted, STOPPED)
+    for part in parts:
+        series[part] = _read_part(counted, part)
+        if not series[part][0]:
+            raise RefusedError(
+                f"no outcome of {metric_name} has the part {part!r}",
+                expected="one of " + ", ".join(sorted({name for item in counted for name in item.outcome.parts})),
+                cure="correct 'parts', or leave it out",
+                place=task_name,
+            )
+    for name in repeated:
+        folded = [item for item in fold_samples(items, name) if item.outcome.is_counted]
+        series[name] = _read(folded, lambda item: item.outcome.value)
+    is_unread = not any(item.outcome.status == "scored" for item in counted)
+    seeds = (items[0].task_hash, items[0].policy_hash)
+    return [
+        {
+            "task": task_name,
+            "name": name,
+            **(_say_unread(clusters) if is_unread and name in (metric_name, *repeated) else {}),
+            **({} if is_unread and name in (metric_name, *repeated) else _estimate(values, clusters, *seeds)),
+            "outcomes": outcomes,
+        }
+        for name, (values, clusters) in series.items()
+    ]
+
+
+def _count_outcomes(
+    task_name: str, metric_name: str, items: Sequence[ItemResult], counted: Sequence[ItemResult]
+) -> dict[str, int]:
+    num_faults = sum(item.outcome.fault == "harness" for item in items)
+    if not counted and not num_faults:
+        raise RefusedError(
+            f"{metric_name} applies to none of {len(items)} items",
+            expected="a score, or a failure of the policy, for at least one item",
+            cure="choose another scorer for the task, or rows with the columns that it reads",
+            place=task_name,
+        )
+    if not counted or num_faults > MAX_HARNESS_FAULT_FRACTION * len(items):
+        faults = Counter(item.outcome.why or item.outcome.status for item in items if item.outcome.fault == "harness")
+        raise RefusedError(
+            f"the harness failed on {num_faults} of {len(items)} items: "
+            + "; ".join(f"{why} ({count})" for why, count in faults.most_common(3)),
+            expected=f"at most {MAX_HARNESS_FAULT_FRACTION:.0%} of the items, so that what is left out cannot decide",
+            cure="mend the scorer or the sandbox and run the same command again: only these items are evaluated anew",
+            place=task_name,
+        )
+    statuses = Counter[str](item.outcome.status for item in items if item.outcome.fault != "harness")
+    return {**{status: statuses[status] for status in _STATUSES}, "harness": num_faults}
+
+
+Series = tuple[list[float], list[str]]
+
+
+def _read(items: Sequence[ItemResult], value_of: Callable[[ItemResult], float]) -> Series:
+    return [value_of(item) for item in items], [cluster_name(item) for item in items]
+
+
+def _read_part(items: Sequence[ItemResult], part: str) -> Series:
+    return _read([item for item in items if part in item.outcome.parts], lambda item: item.outcome.parts[part])
+
+
+def _say_unread(clusters: Sequence[str]) -> dict[str, Any]:
+    known = {"n": len(clusters), "clusters": len(set(clusters)), "method": UNREAD}
+    return {"value": None, "low": None, "high": None, **known}
+
+
+def _estimate(values: Sequence[float], clusters: Sequence[str], *seed_parts: str) -> dict[str, Any]:
+    codes = encode_clusters(clusters, len(clusters))
+    num_clusters = int(codes.max()) + 1
+    is_binary, is_clustered = set(values) <= {0.0, 1.0}, num_clusters < len(values)
+    known = {"n": len(values), "clusters": num_clusters}
+    if is_clustered and num_clusters == 1:  # how another source would do cannot be told
+        return {"value": float(np.mean(values)), "low": None, "high": None, **known, "method": "one_source"}
+    if is_binary and not is_clustered:
+        interval, method = wilson_interval(int(sum(values)), len(values)), "wilson"
+    elif is_binary:
+        interval, method = korn_graubard_interval(values, codes), "korn_graubard"
+    elif is_clustered:
+        interval, method = clustered_interval(values, codes), "clustered"
+    else:
+        generator = build_numpy_generator("evaluation", "bootstrap", *seed_parts)
+        interval, method = bootstrap_interval(values, generator), "bootstrap"
+    return {"value": interval.value, "low": interval.low, "high": interval.high, **known, "method": method}

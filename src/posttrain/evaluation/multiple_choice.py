@@ -1,0 +1,165 @@
+"""Multiple choice by log-likelihood: the policy's answer is the choice that it finds likeliest after the question.
+
+    argmax_c  log p(c | question) / length(c)        length: 1 (`sum`), tokens, or bytes of UTF-8
+
+Without a length the shorter choice has an advantage; by bytes the tokenizer has no say (as `acc_norm` of
+lm-evaluation-harness, which counts characters). Choices are replies rendered by the chat template; the stop token is
+not weighed. Parts of an item: `by_sum`, `by_token` and `by_byte` (1 where that rule finds the right one), `confidence`
+(the share that the chosen one has of the choices' likelihood under the task's rule), and `right_probability`.
+
+Source: Brown et al. 2020, "Language Models are Few-Shot Learners" (arXiv 2005.14165), section 2.4, for likelihoods by
+length.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from posttrain.core.errors import DataError
+from posttrain.core.metrics import CHOICE_ACCURACY
+from posttrain.core.records import ItemResult, Outcome, Problem
+from posttrain.evaluation.figures import summarise_items
+from posttrain.evaluation.task import ChoiceTask
+from posttrain.evaluation.weighing import WEIGHED_AT_ONCE, Weigher, check_policy, render_replies, split_sample
+
+LETTERS = string.ascii_uppercase
+_RULES = ("sum", "token", "byte")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A row's choices and the place of the right one, from 0."""
+
+    choices: Sequence[str]
+    labels: Sequence[str]
+    right: int
+
+
+@dataclass(frozen=True, slots=True)
+class MultipleChoice:
+    """Weighs every choice of a problem (`answering.Answerer`)."""
+
+    task: ChoiceTask
+    policy_hash: str
+    open_weigher: Callable[[], Weigher]
+
+    @property
+    def num_samples(self) -> int:
+        """One item a problem: nothing is drawn."""
+        return 1
+
+    @property
+    def metric_name(self) -> str:
+        """The share of right choices."""
+        return CHOICE_ACCURACY
+
+    def answer(self, problems: Sequence[Problem], task_hash: str) -> Iterator[list[ItemResult]]:
+        """Yield items, some problems at a time.
+
+        Raises:
+            DataError: A row's choices or answer cannot be used, or a row is longer than the model's context.
+        """
+        weigher = check_policy(self.open_weigher(), self.policy_hash, self.task.name)
+        for start in range(0, len(problems), WEIGHED_AT_ONCE):
+            yield self._weigh(problems[start : start + WEIGHED_AT_ONCE], task_hash, weigher)
+
+    def summarise(self, items: Sequence[ItemResult]) -> list[dict[str, Any]]:
+        """Return `accuracy` and the task's parts."""
+        return summarise_items(self.task.name, CHOICE_ACCURACY, items, self.task.parts)
+
+    def _weigh(self, problems: Sequence[Problem], task_hash: str, weigher: Weigher) -> list[ItemResult]:
+        questions = [read_question(problem) for problem in problems]
+        prompts, completions, owners = [], [], []
+        stop_ids = weigher.renderer.format.stop_ids
+        for index, (problem, question) in enumerate(zip(problems, questions, strict=True)):
+            asked, replies = problem, question.choices
+            if self.task.options == "letters":
+                asked, replies = _show_options(problem, question), LETTERS[: len(question.choices)]
+            for sample in render_replies(weigher, asked, replies):
+                prompt, rest, is_reply = split_sample(sample)
+                ids = rest[: int(np.flatnonzero(is_reply)[-1]) + 1]
+                prompts.append(prompt)
+                completions.append(ids[:-1] if len(ids) > 1 and int(ids[-1]) in stop_ids else ids)
+                owners.append(index)
+        weighed = weigher.compute_logprobs(prompts, completions)
+        items = []
+        for index, (problem, question) in enumerate(zip(problems, questions, strict=True)):
+            mine = [place for place, owner in enumerate(owners) if owner == index]
+            sums = np.array([weighed[place].total for place in mine])
+            tokens = np.array([max(1, len(completions[place])) for place in mine])
+            items.append(self._record(problem, question, sums, tokens, task_hash))
+        return items
+
+    def _record(self, problem: Problem, question: Question, sums_C: Any, tokens_C: Any, task_hash: str) -> ItemResult:
+        shown = LETTERS[: len(question.choices)] if self.task.options == "letters" else question.choices
+        lengths = {"sum": np.ones(len(shown)), "token": tokens_C, "byte": np.array([len(t.encode()) for t in shown])}
+        scores = {rule: sums_C / np.maximum(1, lengths[rule]) for rule in _RULES}
+        parts = {f"by_{rule}": float(int(scores[rule].argmax()) == question.right) for rule in _RULES}
+        mine = scores[self.task.normalisation]
+        chosen = int(mine.argmax())
+        shares = np.exp(mine - mine.max())
+        shares /= shares.sum()
+        parts |= {"confidence": float(shares[chosen]), "right_probability": float(shares[question.right])}
+        return ItemResult(
+            item_id=problem.problem_id,
+            cluster_id=problem.cluster_id,
+            task_hash=task_hash,
+            sample_index=0,
+            outcome=Outcome("scored", float(chosen == question.right), parts=parts, answer=question.labels[chosen]),
+            policy_hash=self.policy_hash,
+            text=question.choices[chosen],
+            prompt=problem.messages,
+            reference=question.choices[question.right],
+        )
+
+
+def read_question(problem: Problem) -> Question:
+    """Return a row's choices and which one is right.
+
+    Raises:
+        DataError: There are fewer than two choices, one is empty or no text, or the answer is none of them.
+    """
+    given = problem.columns.get("choices")
+    labels: Sequence[str] = LETTERS
+    if isinstance(given, Mapping):
+        labels, given = [str(label) for label in given.get("label", ())], given.get("text")
+    choices = list(given) if isinstance(given, list | tuple) else []
+    is_usable = all(isinstance(text, str) and text.strip() for text in choices) and len(set(choices)) == len(choices)
+    if not is_usable or not 2 <= len(choices) <= min(len(labels), len(LETTERS)):
+        raise DataError(
+            f"'choices' is {given!r}"[:200] if given is not None else "no column 'choices'",
+            expected=f"2 to {len(LETTERS)} differing texts, or {{text: [...], label: [...]}} of equal length",
+            cure="map it in the task's data: columns: {choices: <your column>}",
+            place=problem.problem_id,
+        )
+    labels = labels[: len(choices)]
+    return Question(choices, list(labels), _find_right(problem, choices, labels))
+
+
+def _find_right(problem: Problem, choices: Sequence[str], labels: Sequence[str]) -> int:
+    answer = problem.columns.get("answer")
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
+        return answer
+    text = str(answer).strip() if isinstance(answer, str | int) and not isinstance(answer, bool) else ""
+    for known in (labels, LETTERS[: len(choices)], [choice.strip() for choice in choices]):
+        if text and text in known:
+            return list(known).index(text)
+    raise DataError(
+        f"'answer' is {answer!r}" if answer is not None else "no column 'answer'",
+        expected=f"the right choice: its place from 0 to {len(choices) - 1}, its label, its letter, or its text",
+        cure="map it in the task's data: columns: {answer: <your column>}",
+        place=problem.problem_id,
+    )
+
+
+def _show_options(problem: Problem, question: Question) -> Problem:
+    """Return the problem with its choices below the last message, each after a letter."""
+    lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False)]
+    last = problem.messages[-1]
+    shown = {**last, "content": "\n".join([str(last.get("content") or ""), *lines])}
+    return replace(problem, messages=[*problem.messages[:-1], shown])

@@ -1,0 +1,165 @@
+"""Perplexity: how well a policy predicts texts that it is given.
+
+    perplexity = exp(- sum_i sum_t log p(y_it | y_i,<t) / sum_i T_i)
+
+Documents are weighed whole (their first token has no predecessor where the tokenizer has no BOS, and is left out);
+of conversations, what the assistant says, stop tokens included. A text longer than the model's context is weighed in
+windows that do not overlap, so that a window's first tokens know little of what came before.
+
+An item is worth `exp(log-likelihood / tokens)`, the geometric mean probability of its tokens, in (0, 1], more is
+better: what gates and paired tests compare. Parts: `nats`, `tokens`, `bytes` (of UTF-8), each of the whole item.
+Perplexities of different tokenizers do not compare; bits per byte do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.core.errors import DataError
+from posttrain.core.metrics import BITS_PER_BYTE, NATS_PER_TOKEN, PERPLEXITY, TOKEN_PROBABILITY
+from posttrain.core.records import ItemResult, Outcome, Problem
+from posttrain.core.seeds import build_numpy_generator
+from posttrain.evaluation.figures import summarise_items
+from posttrain.evaluation.task import PerplexityTask
+from posttrain.evaluation.weighing import WEIGHED_AT_ONCE, Ids, Weigher, check_policy, render_replies, split_sample
+from posttrain.statistics.clusters import encode_clusters, sum_by_cluster
+from posttrain.statistics.pairing import cluster_name
+
+DOCUMENT = "text"
+"""The column of a problem that is a document: it has no messages."""
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Perplexity:
+    """Weighs documents and conversations (`answering.Answerer`)."""
+
+    task: PerplexityTask
+    policy_hash: str
+    open_weigher: Callable[[], Weigher]
+
+    @property
+    def num_samples(self) -> int:
+        """One item a text: nothing is drawn."""
+        return 1
+
+    @property
+    def metric_name(self) -> str:
+        """The mean geometric mean probability of a token."""
+        return TOKEN_PROBABILITY
+
+    def answer(self, problems: Sequence[Problem], task_hash: str) -> Iterator[list[ItemResult]]:
+        """Yield items, some texts at a time.
+
+        Raises:
+            DataError: A conversation cannot be rendered or leaves no token to weigh.
+        """
+        weigher = check_policy(self.open_weigher(), self.policy_hash, self.task.name)
+        for start in range(0, len(problems), WEIGHED_AT_ONCE):
+            yield self._weigh(problems[start : start + WEIGHED_AT_ONCE], task_hash, weigher)
+
+    def summarise(self, items: Sequence[ItemResult]) -> list[dict[str, Any]]:
+        """Return `token_probability`, the task's parts, `perplexity`, `nats_per_token` and `bits_per_byte`.
+
+        The last three are ratios of sums over all items, with percentile bootstrap intervals that draw sources.
+        """
+        metrics = summarise_items(self.task.name, TOKEN_PROBABILITY, items, self.task.parts)
+        counted = [item for item in items if item.outcome.is_counted]
+        codes = encode_clusters([cluster_name(item) for item in counted], len(counted))
+        sums = {
+            part: sum_by_cluster(np.array([item.outcome.parts[part] for item in counted]), codes)
+            for part in ("nats", "tokens", "bytes")
+        }
+        generator = build_numpy_generator("evaluation", PERPLEXITY, items[0].task_hash, items[0].policy_hash)
+        chosen = generator.integers(len(sums["nats"]), size=(_RESAMPLES, len(sums["nats"])))
+        for name, below, scale in (
+            (PERPLEXITY, "tokens", 1.0),
+            (NATS_PER_TOKEN, "tokens", 1.0),
+            (BITS_PER_BYTE, "bytes", 1 / math.log(2)),
+        ):
+            drawn = scale * sums["nats"][chosen].sum(axis=1) / sums[below][chosen].sum(axis=1)
+            found = [scale * sums["nats"].sum() / sums[below].sum(), *np.quantile(drawn, [0.025, 0.975])]
+            value, low, high = (math.exp(x) if name == PERPLEXITY else float(x) for x in found)
+            limits = (low, high) if len(sums["nats"]) > 1 else (None, None)
+            metrics.append(
+                metrics[0]
+                | {"name": name, "value": value, "low": limits[0], "high": limits[1], "method": "cluster_bootstrap"}
+            )
+        return metrics
+
+    def _weigh(self, problems: Sequence[Problem], task_hash: str, weigher: Weigher) -> list[ItemResult]:
+        prompts: list[Ids] = []
+        completions: list[Ids] = []
+        masks, owners, texts = [], [], []
+        for index, problem in enumerate(problems):
+            text, sample = _render(problem, weigher)
+            texts.append(text)
+            for prompt, ids, is_weighed in _cut(*split_sample(sample), weigher.context_tokens):
+                prompts.append(prompt)
+                completions.append(ids)
+                masks.append(is_weighed)
+                owners.append(index)
+        nats, tokens = np.zeros(len(problems)), np.zeros(len(problems))
+        for owner, weighed, is_weighed in zip(
+            owners, weigher.compute_logprobs(prompts, completions), masks, strict=True
+        ):
+            nats[owner] -= float(weighed.logprobs_T[is_weighed].sum(dtype=np.float64))
+            tokens[owner] += int(is_weighed.sum())
+        return [
+            self._record(problem, texts[index], float(nats[index]), int(tokens[index]), task_hash)
+            for index, problem in enumerate(problems)
+        ]
+
+    def _record(self, problem: Problem, text: str, nats: float, tokens: int, task_hash: str) -> ItemResult:
+        if not tokens or not math.isfinite(nats):
+            raise DataError(
+                f"{tokens} tokens to weigh, {nats} nats",
+                expected="a text of at least two tokens, and a policy whose log-probs are finite",
+                cure="leave the row out, or check the policy's weights",
+                place=problem.problem_id,
+            )
+        parts = {"nats": nats, "tokens": float(tokens), "bytes": float(max(1, len(text.encode())))}
+        return ItemResult(
+            item_id=problem.problem_id,
+            cluster_id=problem.cluster_id,
+            task_hash=task_hash,
+            sample_index=0,
+            outcome=Outcome("scored", math.exp(-nats / tokens), parts=parts),
+            policy_hash=self.policy_hash,
+            text="",
+            prompt=problem.messages,
+            reference=text[:2000],
+        )
+
+
+def _render(problem: Problem, weigher: Weigher) -> tuple[str, Any]:
+    if not problem.messages:
+        text = str(problem.columns.get(DOCUMENT, ""))
+        return text, weigher.renderer.render_document(text, add_eos=False)
+    if problem.reply is None:
+        raise DataError(
+            "the row ends with no assistant's text",
+            expected="a document, or a conversation that ends with what is to be weighed",
+            cure="choose another source for the task",
+            place=problem.problem_id,
+        )
+    reply = problem.reply
+    return reply, render_replies(weigher, problem, [reply])[0]
+
+
+def _cut(
+    prompt: Ids, rest: Ids, is_weighed: npt.NDArray[np.bool_], context_tokens: int | None
+) -> Iterator[tuple[Ids, Ids, Any]]:
+    """Yield windows that fit the model's context: the first after the prompt, each further one after one token."""
+    context = context_tokens or len(prompt) + len(rest)
+    prompt = prompt[-max(1, context - 1) :]
+    while len(rest):
+        size = context - len(prompt)
+        yield prompt, rest[:size], is_weighed[:size]
+        prompt, rest, is_weighed = rest[size - 1 : size], rest[size:], is_weighed[size:]

@@ -1,0 +1,145 @@
+"""Recipes in which one key or another matters, and a folder with everything that they name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tests.pipeline.tiny_runs import Workshop, make_base, make_rows, recipe_values, sft, task
+
+TEMPLATE = (
+    "{{ strftime_now('%Y') }} {{ greeting | default('none') }}{% for m in messages %}{{ m.role }}: {{ m.content }}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+OWN = """\
+from pathlib import Path
+
+from posttrain.core.config import Config as Base
+
+
+class Config(Base):
+    data: list[dict]
+
+
+def run(config, inputs, parts, context):
+    return {"policy": parts.publish(parts.policy)}
+
+
+class Watch:
+    def on_step(self, step, metrics, policy):
+        Path(__file__).with_name("seen.txt").open("a").write(f"{step}\\n")
+
+
+class Saves:
+    def on_save(self, step, folder):
+        Watch.on_step(self, step, None, None)
+
+
+def length(completions, **columns):
+    return [float(len(text)) for text in completions]
+"""
+LORA = {"rank": 4, "alpha": 8.0}
+
+
+def stage(**changes: Any) -> dict[str, Any]:
+    """A stage of three steps."""
+    return sft(steps=changes.pop("steps", 3), **changes)
+
+
+def long_rows(**changes: Any) -> dict[str, Any]:
+    """A recipe in which some rows are too long."""
+    values = {"data": [{"source": "long.jsonl"}], "max_length": 60, "truncation": "drop", "max_affected_fraction": 1.0}
+    return recipe_values(stage(**{**values, **changes}))
+
+
+KEEP = {"metric": "held_out", "margin": 0.05, "baseline": "base", "cumulative_margin": 0.1}
+
+
+def choice(**changes: Any) -> dict[str, Any]:
+    """A multiple-choice task."""
+    return {"name": "held_out", "type": "choice", "data": {"source": "choices.jsonl"}, **changes}
+
+
+def perplexity(**changes: Any) -> dict[str, Any]:
+    """A task that weighs the replies of five rows."""
+    own = {"data": {"source": "held_out.jsonl"}, "development": {"source": "rows.jsonl", "rows": 5}}
+    return {"name": "held_out", "type": "perplexity", **own, **changes}
+
+
+def gated(gate: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A recipe with a gate; its other task has other rows."""
+    tasks = [
+        perplexity(),
+        perplexity(name="other", data={"source": "rows.jsonl"}, development={"source": "held_out.jsonl"}),
+    ]
+    return recipe_values(stage(gate=gate, **changes), evaluate=tasks)
+
+
+BASELINES: dict[str, dict[str, Any]] = {
+    "plain": recipe_values(stage()),
+    "epochs": recipe_values(stage(steps=None, epochs=1.0)),
+    "seven": recipe_values(stage(steps=7)),
+    "saved": recipe_values(stage(callbacks=["own.py:Saves"])),
+    "measured": recipe_values(stage(steps=1), evaluate=[task()]),
+    "drawn": recipe_values(stage(steps=1), evaluate=[task(temperature=2.0)]),
+    "validated": recipe_values(stage(validation=[{"source": "held_out.jsonl"}], learning_rate=5.0)),
+    "tracked": recipe_values(
+        stage(keep="best_metric", keep_metric="held_out", validate_every_steps=1),
+        evaluate=[task(temperature=2.0, scorer="own.py:length", development={"source": "rows.jsonl"})],
+    ),
+    "adapter": recipe_values(stage(adapter=LORA)),
+    "two": recipe_values(
+        stage(adapter=LORA, adapter_start="new"), stage(name="more", adapter=LORA, adapter_start="continue")
+    ),
+    "mixed": recipe_values(
+        stage(data=[{"source": "rows.jsonl", "proportion": 1.0}, {"source": "held_out.jsonl", "proportion": 1.0}])
+    ),
+    "turns": recipe_values(stage(data=[{"source": "turns.jsonl"}])),
+    "documents": recipe_values(stage(data=[{"source": "documents.jsonl"}], max_length=64, max_affected_fraction=1.0)),
+    "alpaca": recipe_values(stage(data=[{"source": "alpaca.jsonl"}])),
+    "renamed": recipe_values(stage(data=[{"source": "renamed.jsonl", "columns": {"prompt": "a", "completion": "b"}}])),
+    "lab": recipe_values(stage(data=[{"source": "lab:conversations", "rows": 10}])),
+    "bad": recipe_values(stage(data=[{"source": "bad.jsonl", "max_bad_fraction": 0.5}])),
+    "long": long_rows(),
+    "template": recipe_values(stage(), chat={"template": "own.jinja"}),
+    "sampled": recipe_values(stage(steps=1), evaluate=[task(temperature=1.0, num_samples=3, max_new_tokens=9)]),
+    "choice": recipe_values(stage(steps=1), evaluate=[choice()]),
+    "perplexity": recipe_values(stage(steps=1), evaluate=[perplexity()]),
+    "gated": gated({"keep": [KEEP], "floor": [{"metric": "held_out", "at_least": 0.9}]}),
+    "improved": gated({"improve": [{"metric": "held_out"}], "ceiling": [{"metric": "held_out", "at_most": 0.9}]}),
+    "undecided": gated({"keep": [{**KEEP, "margin": 0.001}]}, learning_rate=1e-6),
+    "repaired": gated({"keep": [KEEP], "floor": [{"metric": "held_out", "at_least": 0.9}], "on_fail": ["interpolate"]}),
+    "replayed": gated(
+        {
+            "floor": [{"metric": "held_out", "at_least": 0.9}],
+            "on_fail": ["replay"],
+            "replay": [{"source": "rows.jsonl"}],
+        }
+    ),
+}
+
+
+def make_workshop(folder: Path) -> Workshop:
+    """A folder with everything that the baselines name."""
+    workshop = Workshop(folder, make_base(folder.with_name("tiny-base")))
+    shutil.copytree(folder / "base", folder / "other")
+    config = folder / "other" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "rms_norm_eps": 0.01}))
+    (folder / "own.jinja").write_text(TEMPLATE)
+    (folder / "own.py").write_text(OWN)
+
+    def write(name: str, rows: list[dict[str, Any]], more: str = "") -> None:
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows) + more)
+
+    turns = [{"role": r, "content": c} for r, c in zip(["user", "assistant"] * 2, "abcd", strict=True)]
+    write("turns.jsonl", [{"messages": turns}] * 4)
+    write("documents.jsonl", [{"text": f"the ant met the bee {n} times. " * (1 + 3 * (n > 2))} for n in range(4)])
+    write("alpaca.jsonl", [{"instruction": f"say {n}", "input": "", "output": f"{n}"} for n in range(4)])
+    write("renamed.jsonl", [{"a": f"say {n}", "b": f"{n}", "c": f"say {n}?"} for n in range(4)])
+    write("choices.jsonl", [{"prompt": f"{n}?", "choices": ["a", "bcdefgh", "ijk"], "answer": n % 3} for n in range(6)])
+    make_rows(folder / "bad.jsonl", 5).open("a").write("no json\n")
+    make_rows(folder / "long.jsonl", 6).open("a").write(json.dumps({"prompt": "x " * 8, "completion": "y" * 50}) + "\n")
+    return workshop
