@@ -17,7 +17,6 @@ from torch import nn
 from posttrain.core.errors import ModelError, RefusedError
 from posttrain.core.records import RenderedSample, TokenRows
 from posttrain.lab.base_model import find_lab_base
-from posttrain.models.manifest import load_manifest
 from posttrain.pipeline.preflight.identities import (
     MEAN_NATS,
     SFT_IDENTITIES,
@@ -91,6 +90,7 @@ def test_guessing_uniformly_is_allowed_with_a_margin_for_random_weights_and_shuf
     said = {"plain_N": foreign, "training_N": foreign, "parent_N": foreign}
     assert broken(**said, shuffled_N=foreign - 1.5) == []
     assert broken(**said, shuffled_N=foreign - 0.3) == ["check_first_loss"]
+    assert broken(**said, is_artifact=True) == []  # a stage made it: the tokenizer is its own
     nothing = dataclasses.replace(SOUND, is_trained_N=np.zeros(8, bool))
     assert check_first_loss(nothing) is None
 
@@ -246,10 +246,8 @@ from posttrain.core.config import Config
 
 
 def ruin(config, inputs, parts, context):
-    generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for parameter in parts.policy.model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.5)
+        parts.policy.model.lm_head.weight.fill_(3e38)
     return {"policy": parts.publish(parts.policy)}
 """
 
@@ -257,16 +255,23 @@ def ruin(config, inputs, parts, context):
 def test_a_policy_that_a_stage_has_ruined_is_found_right_before_the_next_one_trains(workshop: Workshop) -> None:
     (workshop.folder / "own.py").write_text(RUIN)
     ruin = {"name": "ruin", "type": "own.py:ruin"}
-    with pytest.raises(RefusedError, match="where guessing among") as refused:
+    with pytest.raises(RefusedError, match="NaN or infinite") as refused:
         workshop.run(sft(), ruin, sft(name="next"))
-    assert refused.value.place == "next: step_zero" and "learning_rate" in refused.value.cure
+    assert refused.value.place == "next: step_zero" and "--override next:step_zero" in refused.value.cure
     record = json.loads((workshop.folder / "run" / "run.json").read_text())
     assert [stage["status"] for stage in record["stages"]] == ["finished", "finished", "refused"]
     found = recorded(workshop)
     assert found["sft:step_zero"]["status"] == "passed" and found["next:mask"]["status"] == "passed"
-    done = workshop.run(sft(), ruin, sft(name="next"), override=["next:step_zero"])
-    assert done.statuses == ["cached", "cached", "finished"] and step_zero(done, "next")["status"] == "overridden"
-    assert load_manifest(done.artifact()).overrides == ["step_zero"]
+
+
+def test_a_policy_that_a_stage_has_made_sure_of_other_answers_is_let_be(workshop: Workshop) -> None:
+    rows = [{"prompt": f"say {n}", "completion": "zzzz"} for n in range(30)]
+    (workshop.folder / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = workshop.run(
+        sft(steps=40, batch_size=10, learning_rate=2e-2), sft(name="next", data=[{"source": "other.jsonl"}])
+    )
+    found = step_zero(done, "next")
+    assert found["status"] == "passed" and found["figures"]["loss"] > found["figures"]["uniform_loss"] + 2
 
 
 def test_the_training_path_is_compared_on_every_token_of_real_rows() -> None:

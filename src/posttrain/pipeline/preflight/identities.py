@@ -39,7 +39,8 @@ class StepZero:
     Made by `step_zero.measure_step_zero`, read by the identities. A row's first token has no log-prob; N counts the
     others of all rows. `parent_N` are the log-probs of the policy that the stage starts from, None where it trains
     that policy's own weights. `adapter_start` says how its adapter began. `shuffled_N` are the log-probs of the same
-    tokens in random order, measured where the first loss is suspicious (`is_suspicious`).
+    tokens in random order, measured where the first loss is suspicious (`is_suspicious`). `is_artifact` says that the
+    policy was made by a stage, and so with the tokenizer that it has.
     """
 
     dtype: str
@@ -50,6 +51,7 @@ class StepZero:
     parent_N: npt.NDArray[np.float64] | None = None
     adapter_start: str = ""
     shuffled_N: npt.NDArray[np.float64] | None = None
+    is_artifact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ def check_first_loss(measured: StepZero) -> Identity | None:
     """Check that the loss on trained tokens is finite, and not far above that of guessing uniformly, ln(vocabulary).
 
     It may be far above it where the order of the tokens still tells the model something: rows that are foreign to it.
+    What a stage made goes with its tokenizer, and may rightly be sure of other answers than those of the next rows.
     """
     if not measured.is_trained_N.any() or not np.isfinite(measured.plain_N).all():
         return None
@@ -144,12 +147,11 @@ def check_first_loss(measured: StepZero) -> Identity | None:
     can_read = saved is not None and saved >= ORDER_NATS
     order = "" if saved is None else f", and the order of all tokens saves {saved:.2f}"
     return Identity(
-        math.isfinite(loss) and (not is_suspicious(loss, measured.vocabulary) or can_read),
+        math.isfinite(loss) and (measured.is_artifact or can_read or not is_suspicious(loss, measured.vocabulary)),
         f"the loss on the first rows is {loss:.2f} nats a token, where guessing among {measured.vocabulary:,} tokens "
         f"costs {uniform:.2f}{order}",
         f"at most {uniform + WORSE_THAN_UNIFORM_NATS:.2f}, or {ORDER_NATS:g} saved by the order of tokens",
-        "use the tokenizer that the weights were trained with; a policy from an earlier stage may have been ruined by "
-        "it: lower that stage's learning_rate",
+        "use the tokenizer that the weights were trained with",
         {"loss": loss, "uniform_loss": uniform, "saved_by_order_nats": saved},
     )
 

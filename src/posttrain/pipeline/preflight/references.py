@@ -51,16 +51,18 @@ def load_references(
         seed_parts: What names the draw.
 
     Raises:
-        DataError: The rows cannot be read, or have no prompt.
+        DataError: The rows cannot be read.
         TemplateError: A prompt cannot be rendered.
     """
     examples, _ = load_examples(locate_sources(recipe, [source]), root=recipe.root, row_source=lab_rows)
     if len(examples) > count:
         chosen = build_numpy_generator("preflight", *seed_parts).choice(len(examples), count, replace=False)
         examples = [examples[index] for index in sorted(chosen)]
-    problems = [build_problem(example) for example in examples]
+    pairs = [(example, build_problem(example)) for example in examples]
+    pairs = [(example, problem) for example, problem in pairs if problem.messages]  # a document asks nothing
+    problems = [problem for _, problem in pairs]
     prompts = renderer.render_prompts([(problem.messages, problem.tools) for problem in problems])
-    answers = _render_answers(examples, problems, renderer)
+    answers = _render_answers([example for example, _ in pairs], problems, renderer)
     return [
         Reference(problem, ids, answer, None if answer is None else _decode(answer, renderer))
         for problem, ids, answer in zip(problems, prompts, answers, strict=True)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from posttrain.core.records import RenderedSample, TokenRows
+from posttrain.core.run_folder import ARTIFACT_MANIFEST
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.models.adapters import list_adapters
 from posttrain.models.heads import find_head
@@ -88,15 +89,18 @@ def measure_step_zero(folder: Path, config: SftConfig, data: StageData, name: st
     vocabulary = find_head(trained.model).weight.shape[0]
     if not np.isfinite(plain_N).all():  # nothing that is built of it could be told from itself
         return StepZero(config.dtype, vocabulary, plain_N, plain_N, is_trained_N, parent_N, start)
+    is_artifact = (folder / ARTIFACT_MANIFEST).exists()
     shuffled_N = None
-    if is_suspicious(_average(plain_N, is_trained_N), vocabulary):
+    if not is_artifact and is_suspicious(_average(plain_N, is_trained_N), vocabulary):
         shuffled_N = _score_alone(trained.model, shuffle_tokens(rows, seed))
     # What is computed again in a backward pass changes no forward pass.
     kept = config.model_copy(update={"activation_checkpointing": "off"})
     scored, _ = build_scored_policy(trained, kept, data, Ranks(), seed)
     training_N = _score_as_trained(scored, rows, config.micro_batch_tokens, device)
     _free_memory(scored)
-    return StepZero(config.dtype, vocabulary, plain_N, training_N, is_trained_N, parent_N, start, shuffled_N)
+    return StepZero(
+        config.dtype, vocabulary, plain_N, training_N, is_trained_N, parent_N, start, shuffled_N, is_artifact
+    )
 
 
 def choose_first_rows(parts: Sequence[TokenRows], max_tokens: int) -> list[RenderedSample]:
