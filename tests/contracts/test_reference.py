@@ -17,6 +17,7 @@ from posttrain.data.sources import SUFFIXES, DataSource
 from posttrain.data.tokenized import NOT_TRAINED
 from posttrain.data.truncation import TOO_LONG, TruncationPolicy
 from posttrain.pipeline.plugins import GROUPS
+from posttrain.pipeline.preflight.override_names import GATE, STAGE_CHECKS, TASK_CHECKS, name_task
 from posttrain.pipeline.recipe import read_recipe
 from posttrain.pipeline.recipe_checks import configs_in
 from posttrain.pipeline.recipe_settings import RecipeHead, StageKeys
@@ -145,6 +146,14 @@ def test_every_kind_of_file_truncation_and_adapter_start_is_documented() -> None
     assert [suffix for suffix in SUFFIXES if suffix not in sources] == []
     starts = [part for part in get_args(SftConfig.model_fields["adapter_start"].annotation) if part is not type(None)]
     assert column(DOCS / "training.md", "`adapter_start`") == [word for part in starts for word in get_args(part)]
+
+
+def test_every_check_of_preflight_and_every_form_of_override_is_documented() -> None:
+    assert set(column(DOCS / "preflight.md", "check")) == {*STAGE_CHECKS, *TASK_CHECKS}
+    shown = column(DOCS / "preflight.md", "name")
+    parts = [name.rpartition(":")[::2] for name in shown]
+    assert {check for place, check in parts if place != GATE} <= {*STAGE_CHECKS, *TASK_CHECKS}
+    assert [place.partition(".")[0] for place, _ in parts] == ["", "sft", name_task("").rstrip("."), GATE]
 
 
 def test_the_code_that_a_document_shows_is_code_that_a_test_runs() -> None:
