@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from posttrain.core.sampling import SamplingSettings
 from posttrain.data.sources import DataSource
@@ -14,8 +14,8 @@ from posttrain.data.sources import DataSource
 class RolloutSettings:
     """Which groups a stage draws and who rewards them.
 
-    Made by `describe_rollouts` of a stage's configuration, read by preflight, which draws a few groups from the policy
-    that the stage starts from.
+    Made by the method `describe_rollouts` of a stage's configuration, built in or a user's own; read by preflight,
+    which draws a few groups from the policy that the stage starts from.
 
     Args:
         problems: Where the problems come from; a path starts at the recipe's folder.
@@ -31,10 +31,3 @@ class RolloutSettings:
     scorer: str | Mapping[str, Any]
     sampling: SamplingSettings
     num_groups: int = 24
-
-
-class DescribesRollouts(Protocol):
-    """A stage's configuration that samples: any `Config` with this method, built in or a user's own."""
-
-    def describe_rollouts(self) -> RolloutSettings:
-        """Return what the stage draws and who rewards it."""
