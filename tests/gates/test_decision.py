@@ -99,10 +99,10 @@ def test_repairs_are_tried_in_order_and_then_the_stage_is_rolled_back() -> None:
     assert found[2].reason.startswith("roll back, 2 repairs tried")
 
 
-def test_more_attempts_than_repairs_begin_again() -> None:
-    gate = {"keep": [KEEP], "on_fail": ["interpolate", "replay"], "max_attempts": 3}
-    assert one(gate, LOSS, attempts_used=2).repair == "interpolate"
-    assert one(gate, LOSS, attempts_used=3).action == "roll_back"
+def test_fewer_attempts_than_repairs_leave_the_last_out() -> None:
+    gate = {"keep": [KEEP], "on_fail": ["interpolate", "replay"], "max_attempts": 1}
+    assert one(gate, LOSS).repair == "interpolate"
+    assert one(gate, LOSS, attempts_used=1).action == "roll_back"
 
 
 def test_a_failure_outweighs_what_is_unmeasured_or_inconclusive() -> None:

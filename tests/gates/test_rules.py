@@ -45,9 +45,9 @@ def test_a_whole_gate_is_read() -> None:
         floor=[{"metric": "citations", "at_least": 0.5}],
         ceiling=[{"metric": "benign/refused", "at_most": 0.1}],
         on_fail=["interpolate", "replay"],
-        max_attempts=3,
+        max_attempts=1,
     )
-    assert (rules.keep[1].baseline, rules.num_attempts, rules.level, rules.looks) == ("base", 3, 0.05, 1)
+    assert (rules.keep[1].baseline, rules.num_attempts, rules.level, rules.looks) == ("base", 1, 0.05, 1)
     assert list_tasks(rules) == ["arithmetic", "benign", "citations", "facts", "tools"]
     assert list_baselines(rules) == ["base"]
 

@@ -45,12 +45,17 @@ def test_what_is_unmeasured_cannot_be_chosen():
     rules = GateRules(keep=[KeepRule(metric="t", margin=0.08)])
     before, after = build_unread(40, policy="p"), build_items([1] * 40, policy="s")
     assert clearance_of(rules, after, before) == -math.inf
-    assert choose_candidate([-math.inf, -math.inf], needed=1.6) is None
-    assert choose_candidate([], needed=1.6) is None
+    assert choose_candidate([-math.inf, -math.inf], [False, False]) is None
+    assert choose_candidate([], []) is None
 
 
 def test_the_first_that_would_pass_is_preferred_only_where_asked():
-    clearances = [0.3, 1.9, 2.8, -math.inf]
-    assert choose_candidate(clearances, needed=1.645, prefers_first=True) == 1
-    assert choose_candidate(clearances, needed=1.645) == 2
-    assert choose_candidate([0.3, -0.2], needed=1.645, prefers_first=True) == 0
+    clearances, passes = [0.3, 1.9, 2.8, -math.inf], [False, True, True, False]
+    assert choose_candidate(clearances, passes, prefers_first=True) == 1
+    assert choose_candidate(clearances, passes) == 2
+    assert choose_candidate([0.3, -0.2], [False, False], prefers_first=True) == 0
+
+
+def test_what_the_gate_would_promote_goes_before_what_clears_by_more():
+    """Three claims of p 0.0193 each clear by 2.07 standard errors and do not pass together, by Holm."""
+    assert choose_candidate([2.07, 1.7], [False, True]) == 1

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
-from posttrain.core.errors import RecipeError, RefusedError
+from posttrain.core.errors import RecipeError, RefusedError, TerminatedError
 from posttrain.models.manifest import load_manifest
+from posttrain.pipeline.rounds import list_rounds
+from posttrain.pipeline.run_gates import check_ranks
+from posttrain.training.distributed import Ranks
 from tests.pipeline.tiny_runs import Finished, Workshop, make_rows, sft
 
 NUM_ROWS = 120
@@ -175,19 +178,105 @@ def test_several_looks_ask_a_growing_part_of_the_rows(workshop: Workshop) -> Non
     asked = [decision["results"][0]["figures"]["num_items"] for decision in decisions]
     assert asked == [40, 80, 120][: len(asked)] and len(asked) >= 1
     assert decisions[-1]["action"] == "promote"
-    shown = {m["n"] for m in done.record["metrics"] if (m["stage"], m["task"]) == ("second", "kept")}
-    assert shown == {asked[-1]}
+    # What is passed on, and what no gate asks, is reported on all rows.
+    shown = {(m["stage"], m["task"]): m["n"] for m in done.record["metrics"]}
+    assert set(shown.values()) == {NUM_ROWS}
+
+
+def test_a_gate_decides_again_what_it_decided_when_its_snapshots_are_gone(workshop: Workshop) -> None:
+    rules = {"keep": [{"metric": "kept", "margin": 0.3}], "on_fail": ["best_checkpoint"]}
+    stage = forget(rules, steps=9, learning_rate=5e-3, warmup_fraction=0.0, schedule="constant")
+    first = run(workshop, learn(), stage)
+    attempts = gate_of(first)["attempts"]
+    assert attempts[1]["repair"] == "best_checkpoint" and attempts[1]["search"]["candidates"]
+    assert not any(first.folder.stages.rglob("snapshots/*"))
+    assert gate_of(run(workshop, learn(), stage)) == gate_of(first)
+
+
+def test_a_stage_that_kept_no_weights_on_the_way_says_how_to_get_them(workshop: Workshop) -> None:
+    run(workshop, learn(), forget({"keep": [KEPT]}))
+    with pytest.raises(RefusedError, match="without keeping its weights") as caught:
+        run(workshop, learn(), forget({"keep": [KEPT], "on_fail": ["best_checkpoint"]}))
+    index = Path(str(caught.value.cure).split("remove ")[1].split(" and run")[0])
+    index.unlink()
+    done = run(workshop, learn(), forget({"keep": [KEPT], "on_fail": ["best_checkpoint"]}))
+    assert gate_of(done)["attempts"][1]["search"]["candidates"]
+
+
+def test_what_was_rolled_back_keeps_its_own_figures_whatever_later_gates_ask(workshop: Workshop) -> None:
+    third = {**forget({"keep": [{"metric": "kept", "margin": 0.3, "baseline": "second"}]}, steps=0), "name": "third"}
+    done = run(workshop, learn(), forget({"keep": [KEPT]}), third)
+    refused = done.record["stages"][1]["outputs"]["policy"]
+    assert {m["policy"] for m in done.record["metrics"] if m["stage"] == "second"} == {refused}
+    one_policy = {(m["stage"], m["policy"]) for m in done.record["metrics"]}
+    assert len(one_policy) == len({stage for stage, _ in one_policy})
+
+
+def test_rounds_of_a_stage_keep_figures_of_their_own(workshop: Workshop) -> None:
+    loose = {"keep": [{"metric": "kept", "margin": 0.9}]}
+    done = run(workshop, learn(repeat=2), forget(loose, steps=1, learning_rate=1e-4))
+    policies = {m["stage"]: m["policy"] for m in done.record["metrics"]}
+    assert [policies[label] for label in ("first", "first (round 2)", "second")] == done.hashes
+
+
+def test_a_run_that_is_stopped_inside_a_gate_has_decided_nothing(workshop: Workshop, monkeypatch: Any) -> None:
+    def stop(*arguments: Any) -> None:
+        raise TerminatedError("stopped as asked")
+
+    monkeypatch.setattr("posttrain.pipeline.repair.interpolate_policies", stop)
+    with pytest.raises(TerminatedError):
+        run(workshop, learn(), forget({"keep": [KEPT], "on_fail": ["interpolate"]}))
+    entry = workshop.finished().record["stages"][1]
+    assert (entry["status"], entry["gate"], entry["outputs"]) == ("stopped", None, {})
+    assert "no decision yet" in workshop.finished().folder.report.read_text()
+    monkeypatch.undo()
+    assert (
+        gate_of(run(workshop, learn(), forget({"keep": [KEPT], "on_fail": ["interpolate"]})))["decision"] == "promote"
+    )
+
+
+def test_other_names_and_further_rules_do_not_hide_that_rows_were_looked_at(workshop: Workshop) -> None:
+    run(workshop, learn(), forget({"keep": [KEPT]}))
+    renamed = {**forget({"keep": [KEPT, {"metric": "learned", "margin": 0.9}]}), "name": "renamed"}
+    assert gate_of(run(workshop, learn(), renamed))["earlier_looks"] == 1
+
+
+def test_a_repair_is_never_searched_on_the_rows_that_decide(workshop: Workshop) -> None:
+    write_sets(workshop.folder)
+    task = {"name": "kept", "data": {"source": "lab:facts", "split": "development", "rows": 40}, "scorer": "lab"}
+    gate = {"keep": [KEPT], "on_fail": ["interpolate"]}
+    with pytest.raises(RecipeError, match="the very rows"):
+        workshop.read(learn(), forget(gate), evaluate=[task])
+
+
+def test_repairs_that_train_again_are_refused_before_several_processes_train(workshop: Workshop) -> None:
+    write_sets(workshop.folder)
+    rules = {"keep": [KEPT], "on_fail": ["smaller_learning_rate"]}
+    rounds = list_rounds(workshop.read(learn(), forget(rules), evaluate=tasks()))
+    check_ranks(rounds, Ranks())
+    with pytest.raises(RefusedError, match="several processes"):
+        check_ranks(rounds, Ranks(rank=0, count=2))
+
+
+def test_training_again_with_replay_or_smaller_steps_makes_candidates_that_are_judged(workshop: Workshop) -> None:
+    rules = {"keep": [KEPT], "on_fail": ["replay", "smaller_learning_rate"], "level": 0.1}
+    done = run(workshop, learn(), forget(rules))
+    searched = {attempt["repair"]: attempt["search"]["candidates"] for attempt in gate_of(done)["attempts"][1:]}
+    assert [one["settings"] for one in searched["replay"]] == [{"replay_fraction": 0.25}, {"replay_fraction": 0.5}]
+    clearances = [one["lowest"] for one in searched["replay"]]
+    assert clearances[1] > clearances[0]  # more of what was learnt before keeps more of it
+    if "smaller_learning_rate" in searched:
+        assert [one["settings"]["learning_rate"] for one in searched["smaller_learning_rate"]] == [1e-2, 5e-3]
 
 
 def test_a_run_that_is_started_again_decides_the_same_without_asking_again(workshop: Workshop) -> None:
     rules = {"keep": [KEPT], "on_fail": ["interpolate"]}
     first = run(workshop, learn(), forget(rules))
     items = sorted(path for path in (first.folder.root / "evaluations").rglob("*.jsonl"))
-    before = {path: path.stat().st_mtime_ns for path in items}
     bytes_before = {path: path.read_bytes() for path in items}
     again = run(workshop, learn(), forget(rules))
     assert gate_of(again) == gate_of(first)
-    assert {path: path.read_bytes() for path in items} == bytes_before and before
+    assert {path: path.read_bytes() for path in items} == bytes_before
     assert sorted((again.folder.root / "evaluations").rglob("*.jsonl")) == items
 
 

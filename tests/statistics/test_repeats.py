@@ -6,14 +6,15 @@ import pytest
 
 from posttrain.core.errors import DataError
 from posttrain.core.records import ItemResult, Outcome
+from posttrain.evaluation.figures import summarise_items
 from posttrain.gates.decision import decide
 from posttrain.gates.results import GateEvidence
 from posttrain.gates.rules import FloorRule, GateRules, KeepRule
 from posttrain.statistics.pairing import pair_items
-from posttrain.statistics.repeats import fold_samples, parse_repeated, vote
+from posttrain.statistics.repeats import FoldError, fold_samples, parse_repeated, vote
 
 UNREAD = Outcome("unparsed", 0.0, why="no number", fault="policy")
-BROKEN = Outcome("errored", 0.0, why="worker died", fault="harness")
+BROKEN = Outcome("errored", 0.0, why="worker died", fault="harness", parts={"stopped": 1.0})
 
 
 def said(answer: str, value: float = 0.0) -> Outcome:
@@ -65,7 +66,24 @@ def test_an_item_of_which_nothing_could_be_read_stays_unread():
 def test_harness_faults_are_left_out_and_too_few_others_are_the_harness_failure():
     samples = samples_of("a", BROKEN, said("7", 1), said("4"))
     assert fold_samples(samples, "pass@2")[0].outcome.value == 1.0
-    assert fold_samples(samples, "pass@3")[0].outcome.fault == "harness"
+    whole = [s for n in range(120) for s in samples_of(f"b{n}", *[said("7", 1)] * 3)]
+    assert fold_samples([*samples, *whole], "pass@3")[0].outcome.fault == "harness"
+
+
+def test_faults_that_leave_many_problems_without_enough_samples_give_no_number():
+    """8 faults of 800 samples, one in each of 8 problems of 50: pass@16 of the other 42 would be another question."""
+    hard = [s for n in range(8) for s in samples_of(f"h{n}", BROKEN, *[said("4")] * 15)]
+    easy = [s for n in range(42) for s in samples_of(f"e{n}", *[said("7", 1)] * 16)]
+    with pytest.raises(FoldError, match="8 of 50 problems"):
+        fold_samples([*hard, *easy], "pass@16")
+    named = {m["name"]: m for m in summarise_items("maths", "correct", [*hard, *easy], (), ("pass@16", "pass@15"))}
+    assert (named["pass@16"]["value"], named["pass@16"]["method"]) == (None, "harness")
+    assert named["pass@15"]["value"] == pytest.approx(42 / 50)
+    decision = decide(
+        GateRules(floor=[FloorRule(metric="maths/pass@16", at_least=0.5)]),
+        GateEvidence(stage={"maths": [*hard, *easy]}, parent={}),
+    )
+    assert (decision.action, decision.results[0].state) == ("hold", "unmeasured")
 
 
 def test_fewer_samples_than_k_are_refused_with_the_cure():

@@ -147,6 +147,11 @@ class StageFolder:
         """Rows in, trained on, dropped by reason."""
         return self.root / "ledger.json"
 
+    @property
+    def snapshot_steps(self) -> Path:
+        """The steps of the snapshots that became artifacts and were removed."""
+        return self.root / "snapshots.json"
+
     def repair(self, name: str) -> StageFolder:
         """Return the working folder of a repair that trains the stage again."""
         return StageFolder(self.root / "repairs" / name)

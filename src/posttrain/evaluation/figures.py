@@ -20,12 +20,15 @@ from posttrain.statistics.intervals import (
     wilson_interval,
 )
 from posttrain.statistics.pairing import cluster_name
-from posttrain.statistics.repeats import fold_samples
+from posttrain.statistics.repeats import FoldError, fold_samples
 
 STOPPED = "stopped"
 """The part of a drawn completion's outcome that says whether it ended by itself (1) or was cut (0)."""
 UNREAD = "unread"
 """In place of an interval's method where no answer could be read: the metric has no value then."""
+
+HARNESS = "harness"
+"""In place of the method of pass@k or cons@k where the harness left too many problems with too few samples."""
 
 _STATUSES = ("scored", "unparsed", "timed_out", "truncated", "errored", "not_applicable")
 
@@ -53,6 +56,7 @@ def summarise_items(
     """
     counted = [item for item in items if item.outcome.is_counted]
     outcomes = _count_outcomes(task_name, metric_name, items, counted)
+    faulty: list[str] = []
     series = {metric_name: _read(counted, lambda item: item.outcome.value)}
     if any(STOPPED in item.outcome.parts for item in counted):
         series[STOP_RATE] = _read_part(counted, STOPPED)
@@ -66,7 +70,11 @@ def summarise_items(
                 place=task_name,
             )
     for name in repeated:
-        folded = [item for item in fold_samples(items, name) if item.outcome.is_counted]
+        try:
+            folded = [item for item in fold_samples(items, name) if item.outcome.is_counted]
+        except FoldError:
+            faulty.append(name)
+            folded = []
         series[name] = _read(folded, lambda item: item.outcome.value)
     is_unread = not any(item.outcome.status == "scored" for item in counted)
     seeds = (items[0].task_hash, items[0].policy_hash)
@@ -74,8 +82,11 @@ def summarise_items(
         {
             "task": task_name,
             "name": name,
-            **(_say_unread(clusters) if is_unread and name in (metric_name, *repeated) else {}),
-            **({} if is_unread and name in (metric_name, *repeated) else _estimate(values, clusters, *seeds)),
+            **(
+                _say_nothing(clusters, HARNESS if name in faulty else UNREAD)
+                if name in faulty or (is_unread and name in (metric_name, *repeated))
+                else _estimate(values, clusters, *seeds)
+            ),
             "outcomes": outcomes,
         }
         for name, (values, clusters) in series.items()
@@ -117,8 +128,8 @@ def _read_part(items: Sequence[ItemResult], part: str) -> Series:
     return _read([item for item in items if part in item.outcome.parts], lambda item: item.outcome.parts[part])
 
 
-def _say_unread(clusters: Sequence[str]) -> dict[str, Any]:
-    known = {"n": len(clusters), "clusters": len(set(clusters)), "method": UNREAD}
+def _say_nothing(clusters: Sequence[str], why: str) -> dict[str, Any]:
+    known = {"n": len(clusters), "clusters": len(set(clusters)), "method": why}
     return {"value": None, "low": None, "high": None, **known}
 
 

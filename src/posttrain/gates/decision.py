@@ -105,7 +105,7 @@ def _choose(rules: GateRules, results: Sequence[RuleResult], attempts_used: int)
     states = {result.state for result in results}
     if "failed" in states:
         if attempts_used < rules.num_attempts:
-            return "repair", rules.on_fail[attempts_used % len(rules.on_fail)]
+            return "repair", rules.on_fail[attempts_used]
         return "roll_back", None
     return ("promote" if states == {"passed"} else "hold"), None
 

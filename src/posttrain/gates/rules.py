@@ -80,9 +80,9 @@ class GateRules(Config):
 
     `level` is the chance, one-sided, with which a rule may pass although what it rules out is true; it is shared
     between the stage's own policy and its repairs. `looks` is how often the items may be decided on as more are drawn.
-    `on_fail` names repairs in the order in which they are tried, from the first again where `max_attempts` is larger;
-    without `max_attempts` each is tried once. `replay` are rows that the repair of that name mixes in; without any it
-    takes what the stages before were trained on. `power` is what the number of items that would decide is computed for.
+    `on_fail` names repairs in the order in which they are tried, each once; `max_attempts` is how many of them are.
+    `replay` are rows that the repair of that name mixes in; without any, what the stages before were trained on.
+    `power` is what the number of items that would decide is computed for.
     """
 
     improve: list[ImproveRule] = Field(default_factory=list)
@@ -107,6 +107,11 @@ class GateRules(Config):
             raise ValueError("a gate without a rule promotes anything: add 'keep', or leave 'gate' out")
         if self.max_attempts is not None and not self.on_fail:
             raise ValueError("'max_attempts' without 'on_fail' tries nothing: name a repair, or leave it out")
+        if self.max_attempts is not None and self.max_attempts > len(self.on_fail):
+            raise ValueError(
+                f"'max_attempts' of {self.max_attempts} with {len(self.on_fail)} repairs: searched again, one "
+                "finds the same, so each is tried once"
+            )
         if self.replay and "replay" not in self.on_fail:
             raise ValueError("'replay' names rows for the repair of that name: add it to 'on_fail', or leave it out")
         if any(source.proportion is not None for source in self.replay):

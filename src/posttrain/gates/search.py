@@ -2,8 +2,7 @@
 
 The clearance of a rule is how far it passes, in standard errors of a normal estimate: the quantile of its p-value, or,
 where limits decide (floors, ceilings), the distance of the estimate from the bound over what the limits say an error
-is. That of a candidate is the least of its rules'. One whose clearance is at least the quantile of the gate's level
-would pass on rows like these.
+is. That of a candidate is the least of its rules'; it ranks candidates, and whether one passes is the gate's to say.
 """
 
 from __future__ import annotations
@@ -44,17 +43,19 @@ def needed_clearance(level: float) -> float:
     return NormalDist().inv_cdf(1 - level)
 
 
-def choose_candidate(clearances: Sequence[float], *, needed: float, prefers_first: bool = False) -> int | None:
+def choose_candidate(clearances: Sequence[float], passes: Sequence[bool], *, prefers_first: bool = False) -> int | None:
     """Return the place of the candidate to decide on, or None where none can be measured.
+
+    One that the gate would promote goes before any that it would not.
 
     Args:
         clearances: One for each candidate.
-        needed: From which clearance a candidate would pass.
+        passes: Whether the gate would promote it.
         prefers_first: Whether the first that would pass is taken, since candidates come in the order of what the
             stage keeps of its training; else the one that clears by most.
     """
     usable = [index for index, value in enumerate(clearances) if value > -math.inf]
-    passing = [index for index in usable if clearances[index] >= needed]
+    passing = [index for index in usable if passes[index]]
     if prefers_first and passing:
         return passing[0]
-    return max(usable, key=lambda index: clearances[index], default=None)
+    return max(passing or usable, key=lambda index: clearances[index], default=None)

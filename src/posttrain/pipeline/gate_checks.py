@@ -56,7 +56,15 @@ def _check_repairs(
 ) -> None:
     assert entry.gate is not None
     for name in list_tasks(entry.gate):
-        if find_development(tasks[name]) is None:
+        found = find_development(tasks[name])
+        if found == tasks[name].data:
+            raise RecipeError(
+                f"a repair would be searched on the very rows of the task '{name}' that the gate decides on",
+                expected="'data' of another split than development",
+                cure=f"measure '{name}' on held_out rows, or leave 'on_fail' out",
+                place=place,
+            )
+        if found is None:
             raise RecipeError(
                 f"the task '{name}' has no rows to search a repair on",
                 expected="'development': rows that the gate does not decide on",

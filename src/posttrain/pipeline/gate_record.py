@@ -7,12 +7,13 @@ counted over all configurations of a run folder, and the count stands beside the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from posttrain.core.durable import read_json, write_json, write_lines
 from posttrain.core.errors import StorageError
 from posttrain.core.hashing import canonical_json, hash_json
+from posttrain.core.records import Artifact
 from posttrain.core.run_folder import RunFolder
 from posttrain.gates.results import Decision
 
@@ -20,14 +21,13 @@ SCHEMA = 1
 
 
 def describe_attempt(
-    repair: str | None, policy_hash: str, search: Mapping[str, Any] | None, decisions: Sequence[Decision]
+    repair: str | None, policy: Artifact | None, search: Mapping[str, Any] | None, decisions: Sequence[Decision]
 ) -> dict[str, Any]:
-    """Return one attempt of a gate for `run.json`: the stage's own policy (`repair` None), or a repair."""
-    shown = None if search is None else {key: value for key, value in search.items() if key != "found"}
+    """Return one attempt of a gate for `run.json`: the stage's own policy (`repair` None), or what a repair found."""
     return {
         "repair": repair,
-        "policy": policy_hash,
-        "search": shown,
+        "policy": None if policy is None else policy.hash,
+        "search": None if search is None else dict(search),
         "decisions": [decision.to_json() for decision in decisions],
     }
 
@@ -37,11 +37,13 @@ class GateLedger:
 
     Args:
         folder: The run's folder.
+        labels: All rounds of the run: what gates of other rounds decide is no second look of this one.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, labels: Collection[str]) -> None:
         self.folder = folder
-        self._mine: dict[str, list[dict[str, Any]]] = {}
+        self._labels = frozenset(labels)
+        self._mine: list[dict[str, Any]] = []
 
     def add(self, label: str, task_hashes: Mapping[str, str], decided: Sequence[Any]) -> None:
         """Record a decision on the rows of a gate; the same decision made again is the same look.
@@ -51,17 +53,26 @@ class GateLedger:
             task_hashes: The gate's tasks, by content.
             decided: What names the decision: the policy, the rules, the attempt and the look.
         """
-        look = {"gate": label, "rows": hash_json(dict(task_hashes)), "look": hash_json(list(decided))}
-        self._mine.setdefault(label, []).append(look)
+        look = {"gate": label, "rows": sorted(set(task_hashes.values())), "look": hash_json(list(decided))}
+        self._mine.append(look)
         known = self._read()
         if look not in known:
             write_lines(self.folder.looks, map(canonical_json, [*known, look]))
 
     def count(self, label: str) -> tuple[int, int]:
-        """Return the looks of a gate in this run, and those of other configurations at the same rows."""
-        mine = self._mine.get(label, [])
-        rows = {look["rows"] for look in mine}
-        others = [look for look in self._read() if look["gate"] == label and look["rows"] in rows and look not in mine]
+        """Return the looks of a gate in this run, and those of other configurations at some of the same rows.
+
+        A gate of another name counts too, unless it is another round's of this run.
+        """
+        mine = [look for look in self._mine if look["gate"] == label]
+        rows = {name for look in mine for name in look["rows"]}
+        others = [
+            look
+            for look in self._read()
+            if look not in mine
+            and (look["gate"] == label or look["gate"] not in self._labels)
+            and not rows.isdisjoint(look["rows"])
+        ]
         return len({look["look"] for look in mine}), len(others)
 
     def write(self, label: str, policy_hash: str, record: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,8 +45,9 @@ class GateJob:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a gate says of a candidate on development rows: its clearance (`gates.search`) and the rules' results."""
+    """What a gate says of a candidate on development rows: whether it passes, its clearance (`gates.search`), why."""
 
+    passes: bool
     clearance: float
     results: list[dict[str, Any]]
 
@@ -96,27 +97,26 @@ class Gatekeeper:
     tasks: Sequence[EvaluationTask]
     ledger: GateLedger
     on_measured: OnMeasured
-    _sizes: dict[str, int] = field(default_factory=dict)
 
     def carry_out(self, job: GateJob, search: Search) -> Verdict:
         """Return what a gate makes of a stage's policy."""
-        policy, attempts = job.policy, []
+        policy: Artifact | None = job.policy
+        decided, attempts = job.policy, []
         repair: RepairName | None = None
         record: dict[str, Any] | None = None
         used = 0
         while True:
-            decisions = self._decide(job, policy, used) if record is None or record["found"] else []
-            attempts.append(describe_attempt(repair, policy.hash, record, decisions))
-            last = decisions[-1] if decisions else None
-            action = last.action if last is not None else self._next_action(job.rules, used)
+            decisions = [] if policy is None else self._decide(job, policy, used)
+            attempts.append(describe_attempt(repair, policy, record, decisions))
+            decided = policy or decided
+            action = decisions[-1].action if decisions else self._next_action(job.rules, used)
             if action != "repair" or job.is_overridden:
                 break
-            repair = job.rules.on_fail[used % len(job.rules.on_fail)]
+            repair = job.rules.on_fail[used]
             used += 1
             found = search(repair, lambda candidate: self._judge(job, candidate))
-            record = found.record | {"found": found.policy is not None}
-            policy = found.policy or policy
-        return self._conclude(job, policy, action, attempts)
+            record, policy = found.record, found.policy
+        return self._conclude(job, decided, action, attempts)
 
     def _next_action(self, rules: GateRules, used: int) -> str:
         """Return what follows a repair that came to nothing."""
@@ -140,7 +140,8 @@ class Gatekeeper:
             "earlier_looks": earlier,
             "attempts": attempts,
         }
-        self.ledger.write(job.label, policy.hash, record)
+        for name in dict.fromkeys(attempt["policy"] for attempt in attempts if attempt["policy"] is not None):
+            self.ledger.write(job.label, name, record)
         return Verdict(decision, reason, passed_on, policy, record)
 
     def _decide(self, job: GateJob, policy: Artifact, attempts_used: int) -> list[Decision]:
@@ -162,8 +163,8 @@ class Gatekeeper:
         # All rows at once, at the level that one candidate has on the rows that count.
         rules = job.rules.model_copy(update={"looks": 1})
         decision = decide(rules, evidence)
-        clearance = compute_clearance(decision.results)
-        return Judged(clearance, decision.to_json()["results"])
+        passes, clearance = decision.action == "promote", compute_clearance(decision.results)
+        return Judged(passes, clearance, decision.to_json()["results"])
 
     def _gather(
         self, job: GateJob, policy: Artifact, rows: Rows, fraction: float

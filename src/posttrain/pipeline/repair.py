@@ -18,12 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from posttrain.core.errors import RefusedError
 from posttrain.core.hashing import finite_or_none, hash_json
 from posttrain.core.protocols import Progress
 from posttrain.core.records import Artifact
 from posttrain.data.sources import DataSource
-from posttrain.gates.rules import GateRules, RepairName
-from posttrain.gates.search import choose_candidate, needed_clearance
+from posttrain.gates.rules import RepairName
+from posttrain.gates.search import choose_candidate
 from posttrain.models.artifacts import save_policy
 from posttrain.models.interpolation import interpolate_policies
 from posttrain.models.loading import read_context_tokens
@@ -67,7 +68,6 @@ class Repairs:
     Args:
         job: The stage as it ran; the policy it made is `made`.
         made: The stage's own policy.
-        rules: The gate's.
         replay: Rows for the repair of that name.
         train_again: Trains a changed stage.
         progress: Told of every candidate.
@@ -75,7 +75,6 @@ class Repairs:
 
     job: StageJob
     made: Artifact
-    rules: GateRules
     replay: Sequence[DataSource]
     train_again: TrainAgain
     progress: Progress
@@ -97,9 +96,11 @@ class Repairs:
         is_ordered = name == "interpolate"
         if is_ordered:
             candidates.sort(key=lambda one: -float(one.settings["weight"]))
-        needed = needed_clearance(self.rules.level / (1 + self.rules.num_attempts))
-        clearances = [one.judged.clearance for one in candidates]
-        chosen = choose_candidate(clearances, needed=needed, prefers_first=is_ordered)
+        chosen = choose_candidate(
+            [one.judged.clearance for one in candidates],
+            [one.judged.passes for one in candidates],
+            prefers_first=is_ordered,
+        )
         record = {
             "split": "development",
             "candidates": [
@@ -129,9 +130,8 @@ class Repairs:
         def attempt(weight: float) -> bool:
             if weight not in found:
                 found[weight] = self._try("interpolate", {"weight": weight}, self._build_between(weight), judge)
-            return found[weight].judged.clearance >= needed
+            return found[weight].judged.passes
 
-        needed = needed_clearance(self.rules.level / (1 + self.rules.num_attempts))
         # The stage's own policy, at weight 1, has failed: the boundary is sought below it.
         low = max([weight for weight in INTERPOLATION_WEIGHTS if attempt(weight)], default=0.0)
         high = min(weight for weight in (1.0, *INTERPOLATION_WEIGHTS) if weight > low)
@@ -158,10 +158,21 @@ class Repairs:
         return replace(describe_artifact(self.job, config, ledger), key=key, parents=parents)
 
     def _go_back(self, judge: Judge) -> list[Candidate]:
-        return [
-            self._try("best_checkpoint", {"step": step}, build_snapshot_artifact(self.job, step), judge)
-            for step in list_snapshots(self.job)
-        ]
+        """Judge the snapshots that are there, or the artifacts that were made of them.
+
+        Raises:
+            RefusedError: The stage was trained without keeping any.
+        """
+        made = [(step, build_snapshot_artifact(self.job, step)) for step in list_snapshots(self.job)]
+        if not made and self._config().steps != 0:
+            raise RefusedError(
+                "the stage was trained without keeping its weights on the way",
+                expected="snapshots of the stage, which it keeps where its gate asks for best_checkpoint",
+                cure=f"remove {self.job.store.locate(self.job.key)} and run again: the stage trains anew, to the same "
+                "weights, and keeps them on the way; or leave best_checkpoint out of on_fail",
+                place=f"{self.job.entry.name}: gate: on_fail",
+            )
+        return [self._try("best_checkpoint", {"step": step}, policy, judge) for step, policy in made]
 
     def _mix_in(self, judge: Judge) -> list[Candidate]:
         config = self._config()

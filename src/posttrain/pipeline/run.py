@@ -8,7 +8,7 @@ rank writes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,7 @@ from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.repair import NUM_SNAPSHOTS
 from posttrain.pipeline.rounds import Round, list_rounds
-from posttrain.pipeline.run_gates import RunGates, RunMeasuring, refuse_hold
+from posttrain.pipeline.run_gates import RunGates, RunMeasuring, check_ranks, find_partial_tasks, refuse_hold
 from posttrain.pipeline.run_record import RunRecord, read_findings
 from posttrain.pipeline.stage_runs import StageJob, run_stage
 from posttrain.pipeline.stoppable import StoppableProgress, check_stop
@@ -147,6 +147,7 @@ class _Run:
             self._note_kept(kept)
         self._write()
         try:
+            check_ranks(rounds, self.ranks)
             _on_writer(self.ranks, lambda: check_rounds(recipe, self.base, rounds))
             _on_writer(
                 self.ranks,
@@ -204,11 +205,17 @@ class _Run:
             _on_writer(self.ranks, lambda: self.preflight.check_stage(waiting))
             artifact = self._train(stage, entry, key, parent, folder)
             status = "finished"
-        entry |= {"outputs": {"policy": artifact.hash}, "status": status}
         self.record.add_artifact(artifact, [parent.hash], stage.label)
-        self._measure(artifact, stage.label)
-        self.outputs[stage.entry.name] = self._pass_gate(stage, entry, artifact, parent)
+        # Rows that a gate asks a part of first are asked by it, and all of them once it has let the policy through.
+        self._measure(artifact, stage.label, without=find_partial_tasks(stage.entry.gate))
+        verdict = self._ask_gate(stage, key, artifact, parent)
+        passed_on = artifact if verdict is None else verdict.policy
+        made = passed_on if verdict is not None and verdict.decision == "promote" else artifact
+        entry |= {"outputs": {"policy": made.hash}, "status": status, "gate": verdict and verdict.record}
         self._write()
+        if verdict is not None and verdict.decision == "hold":
+            raise refuse_hold(stage, verdict)
+        self.outputs[stage.entry.name] = passed_on
 
     def _compute_key(self, stage: Round, parent: Artifact) -> str:
         return compute_stage_key(self.recipe, stage, parent.hash, self.renderer, self.base)
@@ -273,42 +280,32 @@ class _Run:
         logged = LoggedStage(self.recipe.name, folder.root.name, folder.root, self.recipe.hash, resolved)
         return build_metrics_sink(folder.metrics, self.recipe.loggers, logged)
 
-    def _measure(self, artifact: Artifact, label: str) -> None:
+    def _measure(self, artifact: Artifact, label: str, *, without: Collection[str] = ()) -> None:
         if self.ranks.is_writer:
-            self._measuring().measure(artifact, label)
+            self._measuring().measure(artifact, label, without=without)
 
     def _measuring(self) -> RunMeasuring:
         return RunMeasuring(self.recipe, self.measurer, self.record)
 
-    def _pass_gate(self, stage: Round, entry: dict[str, Any], artifact: Artifact, parent: Artifact) -> Artifact:
-        """Return the policy that is passed on: the stage's, a repaired one, or the parent's.
-
-        Raises:
-            RefusedError: The gate holds.
-        """
+    def _ask_gate(self, stage: Round, key: str, artifact: Artifact, parent: Artifact) -> Verdict | None:
+        """Return what the stage's gate makes of its policy, None where it has no gate."""
         if stage.entry.gate is None:
-            return artifact
+            return None
         verdict: Verdict | None = None
-
-        job = self._build_job(stage, str(entry["key"]), parent, self._folder_of(stage), FanOut([]))
+        job = self._build_job(stage, key, parent, self._folder_of(stage), FanOut([]))
 
         def carry_out() -> None:
             nonlocal verdict
-            passing = RunGates(
+            gates = RunGates(
                 self._measuring(), lambda changed, folder: self._train_again(changed, parent, folder), self.overrides
             )
-            verdict = passing.carry_out(stage, job, artifact, self.outputs)
+            verdict = gates.carry_out(stage, job, artifact, self.outputs)
 
         _on_writer(self.ranks, carry_out)
         verdict = self.ranks.broadcast_object(verdict)
         assert verdict is not None  # a failure on the writing rank has been raised on all
-        entry["gate"] = verdict.record
         self.progress.note(f"gate of {stage.label}: {verdict.reason}")
-        if verdict.decision == "hold":
-            raise refuse_hold(stage, verdict)
-        if verdict.decision == "promote":
-            entry["outputs"] = {"policy": verdict.policy.hash}
-        return verdict.policy
+        return verdict
 
     def _train_again(self, stage: Round, parent: Artifact, folder: StageFolder) -> Artifact:
         """Return what a changed stage makes of the parent, from the store if it was made before."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from posttrain.core.errors import RefusedError
 from posttrain.core.records import Artifact
 from posttrain.core.run_folder import StageFolder
-from posttrain.gates.rules import list_baselines, list_tasks
+from posttrain.gates.rules import GateRules, list_baselines, list_tasks
 from posttrain.pipeline.gate_checks import TRAINING_REPAIRS, find_replay
 from posttrain.pipeline.gate_record import GateLedger
 from posttrain.pipeline.gatekeeper import GateJob, Gatekeeper, Verdict
@@ -19,7 +18,7 @@ from posttrain.pipeline.measure import Measured, Measurer, measure_all
 from posttrain.pipeline.preflight.override_names import GATE, Overrides
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.repair import Repairs
-from posttrain.pipeline.rounds import Round
+from posttrain.pipeline.rounds import Round, list_rounds
 from posttrain.pipeline.run_record import RunRecord
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.stage_runs import StageJob, discard_snapshots
@@ -34,19 +33,14 @@ class RunMeasuring:
     measurer: Measurer
     record: RunRecord
 
-    def measure(self, artifact: Artifact, label: str) -> None:
-        """Measure a policy on every task; where a gate looks several times, on the rows of its first look."""
-        if not self.recipe.evaluate:
+    def measure(self, artifact: Artifact, label: str, *, without: Collection[str] = ()) -> None:
+        """Measure a policy on every row of every task but those that are named."""
+        tasks = [task for task in self.recipe.evaluate if task.name not in without]
+        if not tasks:
             return
         with ExitStack() as stack:
             policy = self.measurer.open(stack, Path(artifact.folder), artifact.hash)
-            measure_all(
-                self.measurer,
-                policy,
-                self.recipe.evaluate,
-                firsts=self._count_first_rows(),
-                done=lambda measured: self.note(measured, [label], artifact),
-            )
+            measure_all(self.measurer, policy, tasks, done=lambda measured: self.note(measured, [label], artifact))
 
     def note(self, measured: Measured, labels: Sequence[str], artifact: Artifact) -> None:
         """Put a task's metrics into the record, under each of these names of the policy."""
@@ -55,18 +49,6 @@ class RunMeasuring:
             self.record.set_metrics(label, measured.task, metrics)
         self.record.sandbox = self.measurer.sandbox or self.record.sandbox
         self.record.write()
-
-    def _count_first_rows(self) -> dict[str, int]:
-        """Return how many rows the first look of a gate needs, for each task that gates read, the most of all gates."""
-        looks: dict[str, int] = {}
-        for rules in [entry.gate for entry in self.recipe.stages if entry.gate is not None]:
-            for name in list_tasks(rules):
-                looks[name] = min(looks.get(name, rules.looks), rules.looks)
-        return {
-            task.name: math.ceil(len(self.measurer.prepare(task).problems) / looks[task.name])
-            for task in self.recipe.evaluate
-            if looks.get(task.name, 1) > 1
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +79,23 @@ class RunGates:
         """
         rules, measuring = stage.entry.gate, self.measuring
         assert rules is not None  # asked only of a stage that has one
-        labels: dict[str, list[str]] = {}
-        for name, one in outputs.items():
-            labels.setdefault(one.hash, []).append(name)
-        labels.setdefault(made.hash, []).append(stage.label)
         repaired = f"{stage.label}, repaired"
 
         def on_measured(policy: Artifact, measured: Measured) -> None:
-            measuring.note(measured, labels.get(policy.hash, [repaired]), policy)
+            known = measuring.record.list_labels(policy.hash)
+            if policy.hash == made.hash:
+                known = list(dict.fromkeys([*known, stage.label]))
+            # What was measured on all rows stays: a look at some of them says less.
+            asked = max(figures["n"] for figures in measured.metrics)
+            labels = [
+                label
+                for label in known or [repaired]
+                if measuring.record.count_items(label, measured.task, policy.hash) <= asked
+            ]
+            measuring.note(measured, labels, policy)
 
-        keeper = Gatekeeper(
-            measuring.measurer, measuring.recipe.evaluate, GateLedger(measuring.record.folder), on_measured
-        )
+        ledger = GateLedger(measuring.record.folder, [one.label for one in list_rounds(measuring.recipe)])
+        keeper = Gatekeeper(measuring.measurer, measuring.recipe.evaluate, ledger, on_measured)
         baselines = {name: outputs[name] for name in list_baselines(rules)}
         is_overridden = self.overrides.covers_gate(stage.entry.name)
         gate = GateJob(stage.label, rules, made, job.parent, baselines, is_overridden)
@@ -117,22 +104,13 @@ class RunGates:
         if verdict.decision == "promote" and verdict.policy.hash != made.hash:
             record.add_artifact(verdict.policy, [job.parent.hash, made.hash], stage.label)
             record.rename_metrics(stage.label, f"{stage.label}, as trained")
-            measuring.measure(verdict.policy, stage.label)
         record.drop_metrics(repaired)
+        if verdict.decision == "promote":
+            measuring.measure(verdict.policy, stage.label)
         discard_snapshots(replace(job, ranks=Ranks()))
         return verdict
 
     def _build_repairs(self, stage: Round, job: StageJob, made: Artifact) -> Repairs:
-        rules = stage.entry.gate
-        assert rules is not None
-        if job.ranks.count > 1 and set(rules.on_fail) & set(TRAINING_REPAIRS):
-            raise RefusedError(
-                "a repair that trains the stage again, in a run of several processes",
-                expected="repairs that one process makes: interpolate, best_checkpoint",
-                cure="leave the others out of on_fail, or run in one process",
-                place=f"{stage.entry.name}: gate: on_fail",
-            )
-
         def train_again(changed: StageEntry, label: str) -> Artifact:
             return self.train_again(replace(stage, entry=changed), job.folder.repair(label))
 
@@ -140,7 +118,29 @@ class RunGates:
         replay = find_replay(stage.entry, stages[: stages.index(stage.entry)])
         # Only this process makes repairs: none waits for the others.
         alone = replace(job, ranks=Ranks())
-        return Repairs(alone, made, rules, replay, train_again, job.context.progress)
+        return Repairs(alone, made, replay, train_again, job.context.progress)
+
+
+def find_partial_tasks(rules: GateRules | None) -> list[str]:
+    """Return the tasks of which a gate asks a part of the rows first."""
+    return list_tasks(rules) if rules is not None and rules.looks > 1 else []
+
+
+def check_ranks(rounds: Sequence[Round], ranks: Ranks) -> None:
+    """Refuse repairs that train again where several processes train.
+
+    Raises:
+        RefusedError: A gate asks for one.
+    """
+    for stage in rounds:
+        rules = stage.entry.gate
+        if ranks.count > 1 and rules is not None and set(rules.on_fail) & set(TRAINING_REPAIRS):
+            raise RefusedError(
+                "a repair that trains the stage again, in a run of several processes",
+                expected="repairs that one process makes: interpolate, best_checkpoint",
+                cure="leave the others out of on_fail, or run in one process",
+                place=f"{stage.entry.name}: gate: on_fail",
+            )
 
 
 def refuse_hold(stage: Round, verdict: Verdict) -> RefusedError:

@@ -75,6 +75,19 @@ class RunRecord:
         kept = [known for n, known in enumerate(self.metrics) if n not in places]
         self.metrics = [*kept[:place], *({"stage": stage, **figures} for figures in metrics), *kept[place:]]
 
+    def list_labels(self, policy_hash: str) -> list[str]:
+        """Return the stages under whose names a policy's metrics stand."""
+        return list(dict.fromkeys(known["stage"] for known in self.metrics if known.get("policy") == policy_hash))
+
+    def count_items(self, stage: str, task: str, policy_hash: str) -> int:
+        """Return the most items that a policy's metrics of a task stand on under a stage's name, 0 without any."""
+        found = [
+            known["n"]
+            for known in self.metrics
+            if (known["stage"], known["task"], known.get("policy")) == (stage, task, policy_hash)
+        ]
+        return max(found, default=0)
+
     def rename_metrics(self, stage: str, name: str) -> None:
         """Let the metrics of a stage stand under another name."""
         self.metrics = [

@@ -155,9 +155,20 @@ def _load_start(job: StageJob, config: sft.SftConfig) -> LoadedPolicy:
 
 
 def list_snapshots(job: StageJob) -> list[int]:
-    """Return the steps of a stage's snapshots that are whole, the earliest first; the same on every rank."""
-    store = CheckpointStore(job.folder.snapshots)
-    return list(job.ranks.broadcast_object(store.list_whole() if job.ranks.is_writer else None))
+    """Return the steps of a stage's snapshots that are whole or artifacts, earliest first; the same on every rank."""
+
+    def find() -> list[int]:
+        path = job.folder.snapshot_steps
+        made = [
+            step for step in (read_json(path) if path.is_file() else []) if job.store.find(_snapshot_key(job, step))
+        ]
+        return sorted({*CheckpointStore(job.folder.snapshots).list_whole(), *made})
+
+    return list(job.ranks.broadcast_object(find() if job.ranks.is_writer else None))
+
+
+def _snapshot_key(job: StageJob, step: int) -> str:
+    return hash_json({"stage": job.key, "snapshot": step})
 
 
 def build_snapshot_artifact(job: StageJob, step: int) -> Artifact:
@@ -170,7 +181,7 @@ def build_snapshot_artifact(job: StageJob, step: int) -> Artifact:
     config = job.entry.config
     if not isinstance(config, sft.SftConfig):
         raise ValueError(f"stage {job.entry.name!r} takes no snapshots")
-    key = hash_json({"stage": job.key, "snapshot": step})
+    key = _snapshot_key(job, step)
 
     def save(folder: Path) -> None:
         weights = CheckpointStore(job.folder.snapshots).load(step).tensors
@@ -182,8 +193,10 @@ def build_snapshot_artifact(job: StageJob, step: int) -> Artifact:
 
 
 def discard_snapshots(job: StageJob) -> None:
-    """Remove a stage's snapshots: nobody will go back to them."""
-    if job.ranks.is_writer:
+    """Remove a stage's snapshots; which of them are artifacts stays known."""
+    steps = list_snapshots(job)
+    if job.ranks.is_writer and steps:
+        write_json(job.folder.snapshot_steps, [step for step in steps if job.store.find(_snapshot_key(job, step))])
         CheckpointStore(job.folder.snapshots).clear()
 
 

@@ -55,6 +55,10 @@ class ArtifactStore:
         except (StorageError, KeyError, TypeError):
             return None
 
+    def locate(self, key: str) -> Path:
+        """Return the file that says which artifact a key made."""
+        return self._index(key)
+
     def describe_loss(self, key: str) -> str:
         """Return why an artifact that was made once cannot be used, or an empty text."""
         return "its artifact is damaged or gone" if self._index(key).is_file() else ""

@@ -11,10 +11,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from posttrain.core.errors import DataError
-from posttrain.core.records import ItemResult, Outcome
+from posttrain.core.records import MAX_HARNESS_FAULT_FRACTION, ItemResult, Outcome
 from posttrain.statistics.pass_at_k import compute_pass_at_k
 
 _NAME = re.compile(r"(pass|cons)@([1-9]\d{0,5})")
+
+
+class FoldError(DataError):
+    """Too many problems that the harness left with too few samples."""
+
+
 RIGHT = 1.0
 """A sample is right from this score on: pass@k counts no halves."""
 
@@ -38,7 +44,7 @@ def fold_samples(items: Sequence[ItemResult], name: str) -> list[ItemResult]:
             that most of the first k samples gave (`vote`).
 
     Raises:
-        DataError: A problem has fewer than k samples.
+        DataError: A problem has fewer than k samples, or faults of the harness leave over 1 % of them with fewer.
         ValueError: The name is of another kind.
 
     Source: Chen et al. 2021 (arXiv 2107.03374), equation 1; Wang et al. 2022, "Self-Consistency Improves Chain of
@@ -50,7 +56,15 @@ def fold_samples(items: Sequence[ItemResult], name: str) -> list[ItemResult]:
     samples: dict[str, list[ItemResult]] = {}
     for item in items:
         samples.setdefault(item.item_id, []).append(item)
-    return [_fold(sorted(group, key=lambda item: item.sample_index), kind, name) for group in samples.values()]
+    folded = [_fold(sorted(group, key=lambda item: item.sample_index), kind, name) for group in samples.values()]
+    num_faults = sum(item.outcome.fault == "harness" for item in folded)
+    if num_faults > MAX_HARNESS_FAULT_FRACTION * len(folded):
+        raise FoldError(
+            f"{name}: the harness failed on samples of {num_faults} of {len(folded)} problems, which have too few left",
+            expected=f"at most {MAX_HARNESS_FAULT_FRACTION:.0%} of them, so that what is left out cannot decide",
+            cure="mend the scorer or the sandbox and evaluate again, or ask for a smaller k",
+        )
+    return folded
 
 
 def _fold(samples: list[ItemResult], kind: tuple[str, int], name: str) -> ItemResult:

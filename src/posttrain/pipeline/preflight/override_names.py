@@ -48,7 +48,7 @@ def list_override_names(recipe: Recipe) -> list[str]:
         *dict.fromkeys((*STAGE_CHECKS, *TASK_CHECKS)),
         *(f"{stage}:{check}" for stage in stages for check in STAGE_CHECKS),
         *(f"{task}:{check}" for task in tasks for check in TASK_CHECKS),
-        *(f"{GATE}:{stage}" for stage in stages),
+        *(f"{GATE}:{entry.name}" for entry in recipe.stages if entry.gate is not None),
     ]
 
 
