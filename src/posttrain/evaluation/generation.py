@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from posttrain.core.errors import RefusedError
+from posttrain.core.freed_memory import release_freed_memory
 from posttrain.core.protocols import Scorer
 from posttrain.core.records import Completion, ItemResult, Outcome, Problem
 from posttrain.core.sampling import Sampler
@@ -20,7 +21,7 @@ from posttrain.evaluation.figures import STOPPED, summarise_items
 from posttrain.evaluation.task import GenerationTask
 
 _SCORED_AT_ONCE = 32
-_DRAWN_AT_ONCE = 2048
+_DRAWN_AT_ONCE = 1024
 """Problems whose prompts are in memory together; a sampler that runs low on them leaves rows empty."""
 
 
@@ -61,6 +62,7 @@ class Generation:
         for start in range(0, len(problems), _DRAWN_AT_ONCE):
             some = problems[start : start + _DRAWN_AT_ONCE]
             yield from draw_items(self.task, task_hash, some, sampler, self.scorer, seed=self.seed)
+            release_freed_memory()
 
     def summarise(self, items: Sequence[ItemResult]) -> list[dict[str, Any]]:
         """Return the scorer's metric, `stop_rate`, the task's parts, pass@k and cons@k."""
