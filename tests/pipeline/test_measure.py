@@ -13,7 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from posttrain.core.errors import DataError, RecipeError
+from posttrain.core.records import Problem
 from posttrain.core.run_folder import RunFolder
+from posttrain.evaluation.multiple_choice import read_question
 from posttrain.evaluation.task import ChoiceTask, GenerationTask, PerplexityTask, find_development
 from posttrain.pipeline.measure import Measurer, OpenPolicy, read_measure_settings
 from posttrain.pipeline.plan import hash_base
@@ -121,6 +123,16 @@ def test_letters_show_the_options_and_weigh_their_letters(workshop: Workshop, be
         ({"prompt": "?", "choices": ["a", "b"], "answer": "c"}, "'answer' is 'c'"),
         ({"prompt": "?", "choices": ["a", "b"], "answer": True}, "'answer' is True"),
         ({"prompt": "?", "choices": ["a", "b"]}, "no column 'answer'"),
+        (
+            {"prompt": "?", "choices": ["2", "4", "6"], "answer": 2},
+            "as its place it is .*'6'.* as its text it is .*'2'",
+        ),
+        ({"prompt": "?", "choices": ["B", "A"], "answer": "A"}, "as its letter it is .*'B'.* as its text it is .*'A'"),
+        ({"prompt": "?", "choices": {"text": ["a", "b"], "label": ["B", "A"]}, "answer": "A"}, "several ways"),
+        ({"prompt": "?", "choices": {"text": ["a", "b"], "label": None}, "answer": 0}, "choices"),
+        ({"prompt": "?", "choices": {"text": ["a", "b"], "label": 3}, "answer": 0}, "choices"),
+        ({"prompt": "?", "choices": {"text": ["a", "b"], "label": ["x", "x"]}, "answer": "x"}, "choices"),
+        ({"prompt": "?", "choices": {"text": ["a", "b"], "label": [None, {}]}, "answer": 0}, "choices"),
     ],
 )
 def test_rows_that_are_no_question_are_refused(
@@ -130,6 +142,22 @@ def test_rows_that_are_no_question_are_refused(
     task = ChoiceTask(name="bad", type="choice", data={"source": "rows.jsonl"})
     with pytest.raises(DataError, match=said):
         bench.measurer.measure(bench.policy, task)
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer", "right"),
+    [
+        ({"text": ["a", "b", "c"], "label": [1, 2, 3]}, 2, 1),
+        ({"text": ["2", "4", "6"], "label": ["1", "2", "3"]}, 2, 1),
+        ({"text": ["a", "b", "c"], "label": ["x", "y", "z"]}, 2, 2),
+        ({"text": ["a", "b"], "label": ["x", "y"]}, "B", 1),
+        (["a", "b"], 1, 1),
+        (["7", "8"], 8, 1),
+        (["0", "1"], 1, 1),
+    ],
+)
+def test_a_number_is_a_label_where_the_row_gives_labels_and_else_a_place(choices: Any, answer: Any, right: int) -> None:
+    assert read_question(Problem("p", [], {"choices": choices, "answer": answer})).right == right
 
 
 def test_perplexity_of_documents_is_that_of_transformers(workshop: Workshop, bench: Bench) -> None:
@@ -230,6 +258,24 @@ def test_a_task_without_development_rows_says_so(workshop: Workshop, bench: Benc
             bench.policy, GenerationTask(name="held_out", data={"source": "held_out.jsonl"}), rows="development"
         )
     assert "development:" in str(caught.value.cure)
+
+
+def test_two_questions_of_one_stem_are_two_and_the_same_question_is_no_row_for_selection(
+    workshop: Workshop, bench: Bench
+) -> None:
+    stem = {"prompt": "which is largest?", "answer": 0}
+    write(workshop.folder / "rows.jsonl", [{**stem, "choices": ["ant", "bee"]}])
+    write(workshop.folder / "others.jsonl", [{**stem, "choices": ["cow", "dog"]}])
+    task = ChoiceTask(
+        name="largest", type="choice", data={"source": "rows.jsonl"}, development={"source": "others.jsonl"}
+    )
+    assert [item.reference for item in bench.measurer.measure(bench.policy, task, rows="development").read_items()] == [
+        "cow"
+    ]
+    write(workshop.folder / "others.jsonl", [{**stem, "choices": ["ant", "bee"]}])
+    bench.measurer._prepared.clear()
+    with pytest.raises(DataError, match="1 of 1 development rows"):
+        bench.measurer.measure(bench.policy, task, rows="development")
 
 
 def test_several_samples_give_pass_and_majority(workshop: Workshop, bench: Bench) -> None:
