@@ -160,7 +160,13 @@ def test_a_number_is_a_label_where_the_row_gives_labels_and_else_a_place(choices
     assert read_question(Problem("p", [], {"choices": choices, "answer": answer})).right == right
 
 
-def test_perplexity_of_documents_is_that_of_transformers(workshop: Workshop, bench: Bench) -> None:
+@pytest.mark.parametrize("has_bos", [True, False])
+def test_perplexity_of_documents_is_that_of_transformers(
+    workshop: Workshop, bench: Bench, monkeypatch: Any, has_bos: bool
+) -> None:
+    """Without a BOS nothing predicts the first token, here a byte, whose bytes are left out of bits per byte."""
+    if not has_bos:
+        monkeypatch.setattr(bench.renderer, "_bos_id", None)
     texts = ["the ant and the bee", "cow", "a much longer text about elk, fox and gnu, which goes on and on"]
     write(workshop.folder / "rows.jsonl", [{"text": text} for text in texts])
     task = PerplexityTask(name="documents", type="perplexity", data={"source": "rows.jsonl"})
@@ -174,7 +180,7 @@ def test_perplexity_of_documents_is_that_of_transformers(workshop: Workshop, ben
     named = {figures["name"]: figures for figures in measured.metrics}
     assert named["perplexity"]["value"] == pytest.approx(math.exp(nats / tokens), rel=1e-4)
     assert named["perplexity"]["low"] <= named["perplexity"]["value"] <= named["perplexity"]["high"]
-    size = sum(len(text.encode()) for text in texts)
+    size = sum(len(text.encode()) - (0 if has_bos else 1) for text in texts)
     assert named["bits_per_byte"]["value"] == pytest.approx(nats / math.log(2) / size, rel=1e-4)
 
 
@@ -215,6 +221,8 @@ def test_what_a_policy_answered_is_not_asked_again(workshop: Workshop, bench: Be
     assert first.items_path.read_text() == text
     card = json.loads(first.items_path.with_suffix(".json").read_text())
     assert (card["policy"], card["num_problems"], card["metric"]) == (bench.policy.hash, 5, "exact_match")
+    assert (card["rows"], card["context_tokens"]) == ("data", 256)
+    assert card["tokenizer"] == bench.renderer.tokenizer.content_hash
 
 
 def test_another_seed_draws_anew_and_lies_in_a_file_of_its_own(workshop: Workshop, bench: Bench) -> None:
@@ -272,6 +280,8 @@ def test_two_questions_of_one_stem_are_two_and_the_same_question_is_no_row_for_s
     assert [item.reference for item in bench.measurer.measure(bench.policy, task, rows="development").read_items()] == [
         "cow"
     ]
+    [card] = (workshop.folder / "measured" / "evaluations").glob("*/*.json")
+    assert json.loads(card.read_text())["rows"] == "development"
     write(workshop.folder / "others.jsonl", [{**stem, "choices": ["ant", "bee"]}])
     bench.measurer._prepared.clear()
     with pytest.raises(DataError, match="1 of 1 development rows"):
