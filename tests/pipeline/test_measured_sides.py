@@ -10,7 +10,11 @@ import pytest
 
 from posttrain.core.errors import RecipeError, StorageError
 from posttrain.core.hashing import hash_text
+from posttrain.pipeline.comparing import compare_sides
 from posttrain.pipeline.measured_sides import find_side
+from tests.pipeline.test_gates import KEPT, forget, learn
+from tests.pipeline.test_gates import run as run_gated
+from tests.pipeline.tiny_runs import Workshop
 
 BASE, MADE, MERGED = (hash_text(name) for name in ("base", "made", "merged"))
 TASK = "0123456789abcdef0123456789abcdef"
@@ -147,3 +151,15 @@ def test_no_name_leads_out_of_a_run(tmp_path: Path, name: str) -> None:
     write_card(tmp_path / "demo" / "evaluations", "..")
     with pytest.raises(RecipeError, match="names nothing"):
         find_side(f"{run}/{name}")
+
+
+def test_a_run_that_rolled_its_last_stage_back_is_compared_by_what_it_passed_on(workshop: Workshop) -> None:
+    done = run_gated(workshop, learn(), forget({"keep": [KEPT]}))
+    root, (first, second) = done.folder.root, done.hashes
+    assert find_side(str(root)).policy_hash == first
+    rolled_back = find_side(f"{root}:second")
+    assert (rolled_back.policy_hash, len(rolled_back.notes)) == (second, 1)
+    found = compare_sides(find_side(f"{root}:first"), rolled_back)
+    assert rolled_back.notes[0] in found.notes
+    worse = {metric.task: metric.verdict for metric in found.metrics if metric.name == "bits_per_byte"}
+    assert worse == {"kept": "worse", "learned": "better"}
