@@ -203,3 +203,16 @@ def test_figures_have_units() -> None:
     ]  # fmt: skip
     assert format_learning_rates([1e-3, 5e-4, 0]) == "0.001, 0.0005, 0"
     assert (format_seconds(None), format_seconds(9.4)) == ("-", "about 9.4 s")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [("--seed", "3"), ("--out", "elsewhere"), ("--dtype", "float32"), ("--device", "cpu"), ("--rows", "3"),
+     ("--allow-unsafe-execution",), ("--task", "facts"), ("--template", "plain")],
+)  # fmt: skip
+def test_how_to_measure_is_refused_where_a_comparison_measures_nothing(
+    capsys: pytest.CaptureFixture[str], flag: tuple[str, ...]
+) -> None:
+    finished = run_here(capsys, "compare", "runs/a", "runs/b", *flag)
+    assert finished.code == 2
+    assert flag[0] in finished.err and "--suite" in finished.err

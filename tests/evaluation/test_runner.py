@@ -8,7 +8,7 @@ import pytest
 
 from posttrain.core.config import parse_config
 from posttrain.core.errors import DataError, RecipeError, RefusedError, StorageError
-from posttrain.core.records import Completion, Outcome, Problem
+from posttrain.core.records import Completion, ItemResult, Outcome, Problem
 from posttrain.evaluation.figures import summarise_items
 from posttrain.evaluation.generation import Generation
 from posttrain.evaluation.items import read_items
@@ -167,6 +167,58 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
     with pytest.raises(StorageError) as caught:
         run(path)
     assert caught.value.place == f"{path}:5"
+
+
+def test_an_item_that_two_processes_wrote_is_kept_once(tmp_path):
+    path = tmp_path / "items.jsonl"
+    expected, content = run(path), path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:50], *lines]))
+    sampler = TableSampler(build_texts())
+    assert run(path, sampler) == expected
+    assert sampler.drawn == [] and path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"outcome": {"status": "scored", "value": "x"}},
+        {"outcome": {"status": "scored", "value": float("nan")}},
+        {"outcome": {"status": "fine", "value": 1.0}},
+        {"outcome": {"status": "scored", "value": 1.0, "parts": {"stopped": None}}},
+        {"outcome": {"status": "scored", "value": 1.0, "fault": "mine"}},
+        {"outcome": {"status": "scored", "value": 1.0, "answer": 3}},
+        {"outcome": {"status": [], "value": 1.0}},
+        {"item_id": ["p"]},
+        {"sample_index": "0"},
+        {"prompt": "text"},
+        {"cluster_id": None},
+    ],
+)
+def test_an_item_whose_fields_are_of_other_types_is_refused_with_its_line(tmp_path, change):
+    path = tmp_path / "items.jsonl"
+    run(path)
+    lines = path.read_text().splitlines()
+    lines[2] = json.dumps({**json.loads(lines[2]), **change})
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(StorageError, match="not an item") as caught:
+        read_items(path)
+    assert caught.value.place == f"{path}:3" and "delete the file" in caught.value.cure
+
+
+@pytest.mark.parametrize(
+    ("values", "clusters", "method"),
+    [([0.4], [""], "one_source"), ([0.4, 0.6], ["c", "c"], "one_source"), ([1.0, 0.0], ["c", "c"], "one_source"),
+     ([1.0], [""], "wilson"), ([0.4, 0.6], ["", ""], "bootstrap")],
+)  # fmt: skip
+def test_one_source_has_no_interval_but_for_a_single_trial_of_right_or_wrong(values, clusters, method):
+    items = [
+        ItemResult(f"p{place}", cluster, "task", 0, Outcome("scored", value), "policy")
+        for place, (value, cluster) in enumerate(zip(values, clusters, strict=True))
+    ]
+    [metric] = summarise_items("held_out", "graded", items)
+    assert metric["method"] == method and metric["value"] == pytest.approx(np.mean(values))
+    assert (metric["low"] is None) == (metric["high"] is None) == (method == "one_source")
 
 
 def test_items_of_another_policy_task_or_problem_are_replaced(tmp_path):

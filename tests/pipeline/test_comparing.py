@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from posttrain.core.errors import DataError, PosttrainError, RecipeError, StorageError
+from posttrain.core.errors import DataError, LockedError, PosttrainError, RecipeError, StorageError
 from posttrain.core.progress import SilentProgress
-from posttrain.pipeline.comparing import Side, compare_models, compare_sides, find_side
+from posttrain.core.run_folder import FolderLock
+from posttrain.pipeline.comparing import compare_models, compare_sides
 from posttrain.pipeline.evaluating import EvaluationChoice, evaluate_model
+from posttrain.pipeline.measured_sides import Side, find_side
+from posttrain.pipeline.plan import hash_base
 from posttrain.pipeline.suites import list_suites, read_suite
 from tests.pipeline.tiny_runs import Workshop, make_rows, sft, task
 
@@ -66,6 +69,30 @@ def test_a_model_is_measured_once_and_the_answers_lie_below_its_hash(workshop: W
     assert {path.name: path.read_bytes() for path in first.folder.glob("*.jsonl")} == files
     some = evaluate_model(base, choose(workshop, tasks=["more"], rows=3), PROGRESS, never)
     assert [one.metrics[0]["n"] for one in some.measured.values()] == [3]
+    assert some.measured["more"].hash == first.measured["more"].hash
+    kept = {path.name: sorted(path.read_bytes().splitlines()) for path in first.folder.glob("*.jsonl")}
+    assert kept == {name: sorted(content.splitlines()) for name, content in files.items()}
+
+
+def test_a_second_measurement_of_a_policy_in_one_folder_is_refused_and_so_is_one_beside_a_run(
+    workshop: Workshop,
+) -> None:
+    base = str(workshop.folder / "base")
+    policy = hash_base(workshop.folder / "base")
+    for path in (workshop.folder / "evaluations" / f"{policy}.lock", workshop.folder / "lock"):
+        with FolderLock(path), pytest.raises(LockedError, match="another process") as caught:
+            evaluate_model(base, choose(workshop), PROGRESS, never)
+        assert caught.value.place == str(path) and "--out" in caught.value.cure
+    assert not list((workshop.folder / "evaluations").rglob("*.jsonl"))
+    assert evaluate_model(base, choose(workshop, tasks=["more"]), PROGRESS, never).policy_hash == policy
+
+
+def test_a_part_of_the_rows_is_compared_where_one_side_answered_all_of_them(workshop: Workshop, trained: Any) -> None:
+    names = (str(workshop.folder / "base"), str(trained.artifact()))
+    evaluate_model(names[0], choose(workshop, tasks=["more"]), PROGRESS, never)
+    found = compare(*names, choice=choose(workshop, tasks=["more"], rows=12))
+    stop = next(metric for metric in found.metrics if metric.name == "stop_rate")
+    assert (stop.num_items, stop.reason) == (12, "")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from posttrain.core.errors import DataError, RecipeError
+from posttrain.core.records import Problem
 from posttrain.core.run_folder import RunFolder
+from posttrain.evaluation.multiple_choice import read_question
 from posttrain.evaluation.task import ChoiceTask, GenerationTask, PerplexityTask, find_development
 from posttrain.pipeline.measure import Measurer, OpenPolicy, read_measure_settings
 from posttrain.pipeline.plan import hash_base
@@ -121,6 +123,16 @@ def test_letters_show_the_options_and_weigh_their_letters(workshop: Workshop, be
         ({"prompt": "?", "choices": ["a", "b"], "answer": "c"}, "'answer' is 'c'"),
         ({"prompt": "?", "choices": ["a", "b"], "answer": True}, "'answer' is True"),
         ({"prompt": "?", "choices": ["a", "b"]}, "no column 'answer'"),
+        (
+            {"prompt": "?", "choices": ["2", "4", "6"], "answer": 2},
+            "as its place it is .*'6'.* as its text it is .*'2'",
+        ),
+        ({"prompt": "?", "choices": ["B", "A"], "answer": "A"}, "as its letter it is .*'B'.* as its text it is .*'A'"),
+        ({"prompt": "?", "choices": {"text": ["a", "b"], "label": ["B", "A"]}, "answer": "A"}, "several ways"),
+        ({"prompt": "?", "choices": {"text": ["a", "b"], "label": None}, "answer": 0}, "choices"),
+        ({"prompt": "?", "choices": {"text": ["a", "b"], "label": 3}, "answer": 0}, "choices"),
+        ({"prompt": "?", "choices": {"text": ["a", "b"], "label": ["x", "x"]}, "answer": "x"}, "choices"),
+        ({"prompt": "?", "choices": {"text": ["a", "b"], "label": [None, {}]}, "answer": 0}, "choices"),
     ],
 )
 def test_rows_that_are_no_question_are_refused(
@@ -132,7 +144,29 @@ def test_rows_that_are_no_question_are_refused(
         bench.measurer.measure(bench.policy, task)
 
 
-def test_perplexity_of_documents_is_that_of_transformers(workshop: Workshop, bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("choices", "answer", "right"),
+    [
+        ({"text": ["a", "b", "c"], "label": [1, 2, 3]}, 2, 1),
+        ({"text": ["2", "4", "6"], "label": ["1", "2", "3"]}, 2, 1),
+        ({"text": ["a", "b", "c"], "label": ["x", "y", "z"]}, 2, 2),
+        ({"text": ["a", "b"], "label": ["x", "y"]}, "B", 1),
+        (["a", "b"], 1, 1),
+        (["7", "8"], 8, 1),
+        (["0", "1"], 1, 1),
+    ],
+)
+def test_a_number_is_a_label_where_the_row_gives_labels_and_else_a_place(choices: Any, answer: Any, right: int) -> None:
+    assert read_question(Problem("p", [], {"choices": choices, "answer": answer})).right == right
+
+
+@pytest.mark.parametrize("has_bos", [True, False])
+def test_perplexity_of_documents_is_that_of_transformers(
+    workshop: Workshop, bench: Bench, monkeypatch: Any, has_bos: bool
+) -> None:
+    """Without a BOS nothing predicts the first token, here a byte, whose bytes are left out of bits per byte."""
+    if not has_bos:
+        monkeypatch.setattr(bench.renderer, "_bos_id", None)
     texts = ["the ant and the bee", "cow", "a much longer text about elk, fox and gnu, which goes on and on"]
     write(workshop.folder / "rows.jsonl", [{"text": text} for text in texts])
     task = PerplexityTask(name="documents", type="perplexity", data={"source": "rows.jsonl"})
@@ -146,7 +180,7 @@ def test_perplexity_of_documents_is_that_of_transformers(workshop: Workshop, ben
     named = {figures["name"]: figures for figures in measured.metrics}
     assert named["perplexity"]["value"] == pytest.approx(math.exp(nats / tokens), rel=1e-4)
     assert named["perplexity"]["low"] <= named["perplexity"]["value"] <= named["perplexity"]["high"]
-    size = sum(len(text.encode()) for text in texts)
+    size = sum(len(text.encode()) - (0 if has_bos else 1) for text in texts)
     assert named["bits_per_byte"]["value"] == pytest.approx(nats / math.log(2) / size, rel=1e-4)
 
 
@@ -187,6 +221,8 @@ def test_what_a_policy_answered_is_not_asked_again(workshop: Workshop, bench: Be
     assert first.items_path.read_text() == text
     card = json.loads(first.items_path.with_suffix(".json").read_text())
     assert (card["policy"], card["num_problems"], card["metric"]) == (bench.policy.hash, 5, "exact_match")
+    assert (card["rows"], card["context_tokens"]) == ("data", 256)
+    assert card["tokenizer"] == bench.renderer.tokenizer.content_hash
 
 
 def test_another_seed_draws_anew_and_lies_in_a_file_of_its_own(workshop: Workshop, bench: Bench) -> None:
@@ -230,6 +266,26 @@ def test_a_task_without_development_rows_says_so(workshop: Workshop, bench: Benc
             bench.policy, GenerationTask(name="held_out", data={"source": "held_out.jsonl"}), rows="development"
         )
     assert "development:" in str(caught.value.cure)
+
+
+def test_two_questions_of_one_stem_are_two_and_the_same_question_is_no_row_for_selection(
+    workshop: Workshop, bench: Bench
+) -> None:
+    stem = {"prompt": "which is largest?", "answer": 0}
+    write(workshop.folder / "rows.jsonl", [{**stem, "choices": ["ant", "bee"]}])
+    write(workshop.folder / "others.jsonl", [{**stem, "choices": ["cow", "dog"]}])
+    task = ChoiceTask(
+        name="largest", type="choice", data={"source": "rows.jsonl"}, development={"source": "others.jsonl"}
+    )
+    assert [item.reference for item in bench.measurer.measure(bench.policy, task, rows="development").read_items()] == [
+        "cow"
+    ]
+    [card] = (workshop.folder / "measured" / "evaluations").glob("*/*.json")
+    assert json.loads(card.read_text())["rows"] == "development"
+    write(workshop.folder / "others.jsonl", [{**stem, "choices": ["ant", "bee"]}])
+    bench.measurer._prepared.clear()
+    with pytest.raises(DataError, match="1 of 1 development rows"):
+        bench.measurer.measure(bench.policy, task, rows="development")
 
 
 def test_several_samples_give_pass_and_majority(workshop: Workshop, bench: Bench) -> None:

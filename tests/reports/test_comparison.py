@@ -94,10 +94,29 @@ def test_what_is_unmeasured_has_no_difference_whatever_the_record_holds() -> Non
 
 def test_verdicts_are_counted_before_and_after_holm() -> None:
     comparison = make_comparison()
-    assert count_verdicts(comparison, adjusted=False) == {"better": 3, "worse": 1, "undecided": 2, "unmeasured": 1}
-    assert count_verdicts(comparison, adjusted=True) == {"better": 2, "worse": 1, "undecided": 3, "unmeasured": 1}
+    none = {"higher": 0, "lower": 0, "unmeasured": 1}
+    assert count_verdicts(comparison, adjusted=False) == {"better": 3, "worse": 1, "undecided": 2, **none}
+    assert count_verdicts(comparison, adjusted=True) == {"better": 2, "worse": 1, "undecided": 3, **none}
     alone = change(dataclasses.replace(comparison, metrics=comparison.metrics[:1]), 0, adjusted_verdict=None)
     assert describe_verdicts(alone) == ["Of 1 metric, B is better on 1 and worse on 0; 0 undecided, 0 unmeasured."]
+
+
+def test_a_metric_without_a_direction_is_higher_or_lower_and_neither_good_nor_bad() -> None:
+    told = {"verdict": "lower", "adjusted_verdict": "lower", "lower_is_better": None, "reason": ""}
+    comparison = change(make_comparison(), 4, **told)
+    rows, _ = build_rows(comparison.metrics)
+    assert (rows[4].verdict, rows[4].style, rows[4].counted) == ("lower", "plain", "higher, lower, same")
+    assert count_verdicts(comparison, adjusted=False)["lower"] == 1
+    [sentence, corrected] = describe_verdicts(comparison)
+    assert (
+        "B is better on 3 and worse on 1, 0 higher and 1 lower where no direction is declared; 1 undecided" in sentence
+    )
+    assert "0 higher and 1 lower" in corrected
+    lines = list_comparison_lines(comparison)
+    assert next(line for line in lines if line.startswith("benign/refused")).endswith(" lower")
+    assert any("1 / 2 / 197 higher, lower, same" in line for line in lines)
+    page = read(comparison)
+    assert "1 / 2 / 197" in page.text and page.text.count("higher, lower, same") == 1
 
 
 def test_lines_for_a_terminal_are_aligned_and_say_what_the_page_says() -> None:

@@ -37,7 +37,9 @@ def compare(
     ] = None,
     task: TaskOption = None,
     rows: RowsOption = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where evaluations/ lies.")] = Path(),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Where evaluations/ lies; a run's folder too.")
+    ] = Path(),
     template: TemplateOption = "auto",
     flips: Annotated[int, typer.Option("--flips", metavar="N", min=0, help="Examples lost and gained, a task.")] = 3,
     page: Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Write an HTML page too.")] = None,
@@ -58,8 +60,15 @@ def compare(
     from posttrain.pipeline.suites import read_suite
 
     found = None if suite is None else read_suite(suite)
-    if found is None and (task or rows or template != "auto"):
-        raise typer.BadParameter("--task, --rows and --template say how to measure: they belong to --suite")
+    measuring = {
+        "--task": task, "--rows": rows, "--template": template != "auto", "--out": out != Path(),
+        "--dtype": dtype != "auto", "--device": device, "--seed": seed,
+        "--allow-unsafe-execution": allow_unsafe_execution,
+    }  # fmt: skip
+    given = [name for name, value in measuring.items() if value]
+    if found is None and given:
+        verb = "say" if len(given) > 1 else "says"
+        raise typer.BadParameter(f"{', '.join(given)} {verb} how to measure, which is done with --suite alone")
     from posttrain.pipeline.comparing import compare_models  # heavy: a bad suite is refused before
     from posttrain.pipeline.evaluating import EvaluationChoice
     from posttrain.reports.comparison import write_comparison

@@ -47,7 +47,7 @@ def summarise_items(
     (None, with the method `unread`), since a scorer that finds nothing to judge measures nothing.
 
     Intervals: right or wrong, Wilson's, of items that share sources Korn and Graubard's; other values, the bootstrap's,
-    of items that share sources the cluster-robust one. Items of one source have none.
+    of items that share sources the cluster-robust one. Items of one source have none (`_estimate`).
 
     Raises:
         RefusedError: Harness faults are more than 1 % of the items, the scorer applies to none, or no outcome has a
@@ -134,11 +134,17 @@ def _say_nothing(clusters: Sequence[str], why: str) -> dict[str, Any]:
 
 
 def _estimate(values: Sequence[float], clusters: Sequence[str], *seed_parts: str) -> dict[str, Any]:
+    """Return a mean with its interval and how that was come by.
+
+    Items that all share one source have no interval (`one_source`), since how another source would do cannot be told,
+    and a single value that is not 0 or 1 has none either: drawing it again shows no spread. A single item that is right
+    or wrong has Wilson's, which holds for one trial.
+    """
     codes = encode_clusters(clusters, len(clusters))
     num_clusters = int(codes.max()) + 1
     is_binary, is_clustered = set(values) <= {0.0, 1.0}, num_clusters < len(values)
     known = {"n": len(values), "clusters": num_clusters}
-    if is_clustered and num_clusters == 1:  # how another source would do cannot be told
+    if num_clusters == 1 and (is_clustered or not is_binary):
         return {"value": float(np.mean(values)), "low": None, "high": None, **known, "method": "one_source"}
     if is_binary and not is_clustered:
         interval, method = wilson_interval(int(sum(values)), len(values)), "wilson"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from posttrain.core.durable import append_lines, storage_errors, write_lines
 from posttrain.core.errors import StorageError
@@ -19,6 +20,7 @@ from posttrain.core.records import ItemResult, Outcome
 
 ItemKey = tuple[str, int]
 """What names an item in a file: the problem's id and the number of the sample."""
+_STATUSES: tuple[str, ...] = get_args(get_type_hints(Outcome)["status"])
 
 
 def format_item(item: ItemResult) -> str:
@@ -38,9 +40,37 @@ def parse_item(line: str) -> ItemResult:
     try:
         values: dict[str, Any] = json.loads(line)
         outcome = Outcome(**values.pop("outcome"))
-        return ItemResult(**values, outcome=outcome)
-    except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+        item = ItemResult(**values, outcome=outcome)
+    except (TypeError, KeyError, AttributeError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"not an item: {error}") from None
+    _check_types(item)
+    return item
+
+
+def _check_types(item: ItemResult) -> None:
+    """Check what JSON may hold in place of an item's fields.
+
+    Raises:
+        ValueError: A field has another type, a number is not finite, or a status or fault is unknown.
+    """
+    outcome = item.outcome
+    texts = (item.item_id, item.cluster_id, item.task_hash, item.policy_hash, item.text, item.reference, outcome.why)
+    is_usable = {
+        "a text": all(isinstance(text, str) for text in texts) and isinstance(outcome.answer, str | None),
+        "'sample_index'": type(item.sample_index) is int and item.sample_index >= 0,
+        "'prompt'": isinstance(item.prompt, list) and all(isinstance(message, dict) for message in item.prompt),
+        "'status'": outcome.status in _STATUSES,
+        "'fault'": outcome.fault in (None, "policy", "harness"),
+        "'value'": _is_number(outcome.value),
+        "'parts'": isinstance(outcome.parts, dict) and all(map(_is_number, outcome.parts.values())),
+    }
+    wrong = [name for name, is_right in is_usable.items() if not is_right]
+    if wrong:
+        raise ValueError(f"not an item: {wrong[0]} of it cannot be used")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def iterate_items(path: Path) -> Iterator[ItemResult]:
@@ -93,21 +123,23 @@ def append_items(path: Path, items: Iterable[ItemResult]) -> None:
 
 
 def keep_items(path: Path, ranks: Mapping[ItemKey, int]) -> None:
-    """Bring a file's items into the order of their ranks, durably, and drop those without a rank and a torn last line.
+    """Bring a file's items into the order of their ranks, durably.
+
+    Those without a rank are dropped, and so are a torn last line and every item whose key stands before it.
 
     Raises:
         StorageError: As `iterate_items`; or the file cannot be written.
     """
-    places: list[tuple[int, int, int]] = []
+    places: dict[int, tuple[int, int]] = {}
     for item, (line, start) in zip(iterate_items(path), _iterate_lines(path), strict=False):
         if (rank := ranks.get(item_key(item))) is not None:
-            places.append((rank, start, len(line)))
+            places.setdefault(rank, (start, len(line)))
     if not path.exists():
         return
 
     def lines() -> Iterator[str]:
         with path.open("rb") as file:
-            for _, start, length in sorted(places):
+            for _, (start, length) in sorted(places.items()):
                 file.seek(start)
                 yield file.read(length).decode("utf-8")
 

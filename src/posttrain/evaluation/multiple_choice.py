@@ -122,39 +122,72 @@ def read_question(problem: Problem) -> Question:
     """Return a row's choices and which one is right.
 
     Raises:
-        DataError: There are fewer than two choices, one is empty or no text, or the answer is none of them.
+        DataError: There are fewer than two choices, one is empty or no text, labels are not as many or not differing,
+            or the answer is none of the choices, or several as it is read.
     """
-    given = problem.columns.get("choices")
-    labels: Sequence[str] = LETTERS
-    if isinstance(given, Mapping):
-        labels, given = [str(label) for label in given.get("label", ())], given.get("text")
-    choices = list(given) if isinstance(given, list | tuple) else []
+    given = found = problem.columns.get("choices")
+    labels: list[str] | None = None
+    if isinstance(found, Mapping):
+        labels, found = _read_labels(found.get("label")), found.get("text")
+    choices = list(found) if isinstance(found, list | tuple) else []
     is_usable = all(isinstance(text, str) and text.strip() for text in choices) and len(set(choices)) == len(choices)
-    if not is_usable or not 2 <= len(choices) <= min(len(labels), len(LETTERS)):
+    is_labelled = not isinstance(given, Mapping) or (labels is not None and len(labels) == len(choices))
+    if not is_usable or not is_labelled or not 2 <= len(choices) <= len(LETTERS):
         raise DataError(
             f"'choices' is {given!r}"[:200] if given is not None else "no column 'choices'",
             expected=f"2 to {len(LETTERS)} differing texts, or {{text: [...], label: [...]}} of equal length",
             cure="map it in the task's data: columns: {choices: <your column>}",
             place=problem.problem_id,
         )
-    labels = labels[: len(choices)]
-    return Question(choices, list(labels), _find_right(problem, choices, labels))
+    right = _find_right(problem, choices, labels)
+    return Question(choices, labels or list(LETTERS[: len(choices)]), right)
 
 
-def _find_right(problem: Problem, choices: Sequence[str], labels: Sequence[str]) -> int:
+def _read_labels(given: Any) -> list[str] | None:
+    """Return labels as texts, or None where they are no list of differing texts or whole numbers."""
+    if not isinstance(given, list | tuple) or not all(type(label) in (str, int) for label in given):
+        return None
+    labels = [str(label).strip() for label in given]
+    return labels if len(set(labels)) == len(labels) else None
+
+
+def _find_right(problem: Problem, choices: Sequence[str], labels: Sequence[str] | None) -> int:
     answer = problem.columns.get("answer")
-    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
-        return answer
-    text = str(answer).strip() if isinstance(answer, str | int) and not isinstance(answer, bool) else ""
-    for known in (labels, LETTERS[: len(choices)], [choice.strip() for choice in choices]):
-        if text and text in known:
-            return list(known).index(text)
+    readings = _read_answer(answer, choices, labels)
+    if len(set(readings.values())) == 1:
+        return next(iter(readings.values()))
+    if readings:
+        named = ", ".join(f"as its {way} it is choice {place} ({choices[place]!r})" for way, place in readings.items())
+        raise DataError(
+            f"'answer' is {answer!r}, which can be read in several ways: {named}"[:400],
+            expected="an answer that names one choice, however it is read",
+            cure="number the choices, {text: [...], label: [1, 2, ...]}, and give the right one's number as 'answer'",
+            place=problem.problem_id,
+        )
     raise DataError(
-        f"'answer' is {answer!r}" if answer is not None else "no column 'answer'",
+        f"'answer' is {answer!r}"[:200] if answer is not None else "no column 'answer'",
         expected=f"the right choice: its place from 0 to {len(choices) - 1}, its label, its letter, or its text",
         cure="map it in the task's data: columns: {answer: <your column>}",
         place=problem.problem_id,
     )
+
+
+def _read_answer(answer: Any, choices: Sequence[str], labels: Sequence[str] | None) -> dict[str, int]:
+    """Return the place of the choice that an answer names, by each way of reading it that finds one.
+
+    A number that is one of the labels that a row gives is that label, and no place.
+    """
+    if not isinstance(answer, str | int) or isinstance(answer, bool):
+        return {}
+    text = str(answer).strip()
+    readings: dict[str, int] = {}
+    if isinstance(answer, int):
+        if labels is not None and text in labels:
+            return {"label": labels.index(text)}
+        if 0 <= answer < len(choices):
+            readings["place"] = answer
+    ways = {"label": labels or (), "letter": list(LETTERS[: len(choices)]), "text": [one.strip() for one in choices]}
+    return readings | {way: list(known).index(text) for way, known in ways.items() if text in known}
 
 
 def _show_options(problem: Problem, question: Question) -> Problem:

@@ -7,8 +7,9 @@ of conversations, what the assistant says, stop tokens included. A text longer t
 windows that do not overlap, so that a window's first tokens know little of what came before.
 
 An item is worth `exp(log-likelihood / tokens)`, the geometric mean probability of its tokens, in (0, 1], more is
-better: what gates and paired tests compare. Parts: `nats`, `tokens`, `bytes` (of UTF-8), each of the whole item.
-Perplexities of different tokenizers do not compare; bits per byte do.
+better: what gates and paired tests compare. Parts: `nats`, `tokens`, `bytes` (of UTF-8), each of what is weighed: the
+bytes of a first token that is left out are left out too. Perplexities of different tokenizers do not compare; bits per
+byte do.
 """
 
 from __future__ import annotations
@@ -65,41 +66,18 @@ class Perplexity:
             yield self._weigh(problems[start : start + WEIGHED_AT_ONCE], task_hash, weigher)
 
     def summarise(self, items: Sequence[ItemResult]) -> list[dict[str, Any]]:
-        """Return `token_probability`, the task's parts, `perplexity`, `nats_per_token` and `bits_per_byte`.
-
-        The last three are ratios of sums over all items, with percentile bootstrap intervals that draw sources.
-        """
-        metrics = summarise_items(self.task.name, TOKEN_PROBABILITY, items, self.task.parts)
-        counted = [item for item in items if item.outcome.is_counted]
-        codes = encode_clusters([cluster_name(item) for item in counted], len(counted))
-        sums = {
-            part: sum_by_cluster(np.array([item.outcome.parts[part] for item in counted]), codes)
-            for part in ("nats", "tokens", "bytes")
-        }
-        generator = build_numpy_generator("evaluation", PERPLEXITY, items[0].task_hash, items[0].policy_hash)
-        chosen = generator.integers(len(sums["nats"]), size=(_RESAMPLES, len(sums["nats"])))
-        for name, below, scale in (
-            (PERPLEXITY, "tokens", 1.0),
-            (NATS_PER_TOKEN, "tokens", 1.0),
-            (BITS_PER_BYTE, "bytes", 1 / math.log(2)),
-        ):
-            drawn = scale * sums["nats"][chosen].sum(axis=1) / sums[below][chosen].sum(axis=1)
-            found = [scale * sums["nats"].sum() / sums[below].sum(), *np.quantile(drawn, [0.025, 0.975])]
-            value, low, high = (math.exp(x) if name == PERPLEXITY else float(x) for x in found)
-            limits = (low, high) if len(sums["nats"]) > 1 else (None, None)
-            metrics.append(
-                metrics[0]
-                | {"name": name, "value": value, "low": limits[0], "high": limits[1], "method": "cluster_bootstrap"}
-            )
-        return metrics
+        """Return what `summarise_texts` says of the task's items."""
+        return summarise_texts(self.task.name, items, self.task.parts)
 
     def _weigh(self, problems: Sequence[Problem], task_hash: str, weigher: Weigher) -> list[ItemResult]:
         prompts: list[Ids] = []
         completions: list[Ids] = []
         masks, owners, texts = [], [], []
+        sizes = []
         for index, problem in enumerate(problems):
-            text, sample = _render(problem, weigher)
+            text, size, sample = _render(problem, weigher)
             texts.append(text)
+            sizes.append(size)
             for prompt, ids, is_weighed in _cut(*split_sample(sample), weigher.context_tokens):
                 prompts.append(prompt)
                 completions.append(ids)
@@ -112,11 +90,12 @@ class Perplexity:
             nats[owner] -= float(weighed.logprobs_T[is_weighed].sum(dtype=np.float64))
             tokens[owner] += int(is_weighed.sum())
         return [
-            self._record(problem, texts[index], float(nats[index]), int(tokens[index]), task_hash)
+            self._record(problem, texts[index], (float(nats[index]), int(tokens[index]), sizes[index]), task_hash)
             for index, problem in enumerate(problems)
         ]
 
-    def _record(self, problem: Problem, text: str, nats: float, tokens: int, task_hash: str) -> ItemResult:
+    def _record(self, problem: Problem, text: str, sums: tuple[float, int, int], task_hash: str) -> ItemResult:
+        nats, tokens, size = sums
         if not tokens or not math.isfinite(nats):
             raise DataError(
                 f"{tokens} tokens to weigh, {nats} nats",
@@ -124,7 +103,7 @@ class Perplexity:
                 cure="leave the row out, or check the policy's weights",
                 place=problem.problem_id,
             )
-        parts = {"nats": nats, "tokens": float(tokens), "bytes": float(max(1, len(text.encode())))}
+        parts = {"nats": nats, "tokens": float(tokens), "bytes": float(max(1, size))}
         return ItemResult(
             item_id=problem.problem_id,
             cluster_id=problem.cluster_id,
@@ -138,10 +117,63 @@ class Perplexity:
         )
 
 
-def _render(problem: Problem, weigher: Weigher) -> tuple[str, Any]:
+def summarise_texts(task_name: str, items: Sequence[ItemResult], parts: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return `token_probability`, the named parts, `perplexity`, `nats_per_token` and `bits_per_byte`.
+
+    The last three are ratios of sums over all items, with percentile bootstrap intervals that draw sources.
+
+    Raises:
+        RefusedError: As `summarise_items`.
+        DataError: An item has no `nats`, `tokens` or `bytes`, or not above 0.
+    """
+    metrics = summarise_items(task_name, TOKEN_PROBABILITY, items, parts)
+    counted = [item for item in items if item.outcome.is_counted]
+    codes = encode_clusters([cluster_name(item) for item in counted], len(counted))
+    sums = {part: sum_by_cluster(np.array(read_sums(counted, part)), codes) for part in ("nats", "tokens", "bytes")}
+    generator = build_numpy_generator("evaluation", PERPLEXITY, items[0].task_hash, items[0].policy_hash)
+    chosen = generator.integers(len(sums["nats"]), size=(_RESAMPLES, len(sums["nats"])))
+    for name, below, scale in (
+        (PERPLEXITY, "tokens", 1.0),
+        (NATS_PER_TOKEN, "tokens", 1.0),
+        (BITS_PER_BYTE, "bytes", 1 / math.log(2)),
+    ):
+        drawn = scale * sums["nats"][chosen].sum(axis=1) / sums[below][chosen].sum(axis=1)
+        found = [scale * sums["nats"].sum() / sums[below].sum(), *np.quantile(drawn, [0.025, 0.975])]
+        value, low, high = (math.exp(x) if name == PERPLEXITY else float(x) for x in found)
+        is_one = len(sums["nats"]) == 1
+        limits = (None, None, "one_source") if is_one else (low, high, "cluster_bootstrap")
+        named = dict(zip(("low", "high", "method"), limits, strict=True))
+        metrics.append(metrics[0] | {"name": name, "value": value, **named})
+    return metrics
+
+
+def read_sums(items: Sequence[ItemResult], part: str) -> list[float]:
+    """Return a part of every item that ratios are made of: `nats`, `tokens` or `bytes`.
+
+    Raises:
+        DataError: An item lacks it, or it is not above 0 (`nats`: below 0).
+    """
+    for item in items:
+        found = item.outcome.parts.get(part)
+        if found is None or found < 0 or (found == 0 and part != "nats"):
+            raise DataError(
+                f"'{part}' of an item is {found}",
+                expected="what a text's tokens, bytes and log-likelihood sum to",
+                cure="delete the task's item file and measure the policy again",
+                place=item.item_id,
+            )
+    return [item.outcome.parts[part] for item in items]
+
+
+def _render(problem: Problem, weigher: Weigher) -> tuple[str, int, Any]:
+    """Return what is weighed: a text, the bytes of its weighed tokens, and its tokens."""
     if not problem.messages:
         text = str(problem.columns.get(DOCUMENT, ""))
-        return text, weigher.renderer.render_document(text, add_eos=False)
+        sample = weigher.renderer.render_document(text, add_eos=False)
+        ids, offsets = weigher.renderer.tokenizer.encode_with_offsets(text, specials_as_text=True)
+        # A BOS stands before the text's own tokens; without one nothing predicts the first of them.
+        start = offsets[0][1] if 0 < len(ids) == len(sample.ids_T) else 0
+        return text, len(text[start:].encode()), sample
     if problem.reply is None:
         raise DataError(
             "the row ends with no assistant's text",
@@ -150,7 +182,7 @@ def _render(problem: Problem, weigher: Weigher) -> tuple[str, Any]:
             place=problem.problem_id,
         )
     reply = problem.reply
-    return reply, render_replies(weigher, problem, [reply])[0]
+    return reply, len(reply.encode()), render_replies(weigher, problem, [reply])[0]
 
 
 def _cut(

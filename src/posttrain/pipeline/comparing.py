@@ -1,32 +1,27 @@
 """Two policies on the same items: from names that a user types to a record for the table and the page.
 
-| name | what it stands for |
-| --- | --- |
-| `runs/demo`, `runs/demo:sft` | a stage of a run (the last; the named one, `base` too), by what the run measured |
-| `runs/demo/artifacts/<hash>` | an artifact, by what its run measured |
-| `evaluations/<hash>` | what `posttrain eval` measured |
-| any model | with a suite: measured now, as far as it was not before |
+Names stand for what was measured (`measured_sides`), or, with a suite, for any model, measured as far as it was not.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from posttrain.core.config import suggest
-from posttrain.core.durable import read_json
-from posttrain.core.errors import DataError, RecipeError, StorageError
-from posttrain.core.metrics import STOP_RATE, describe_metric
+import numpy as np
+
+from posttrain.core.errors import DataError
+from posttrain.core.metrics import BITS_PER_BYTE, STOP_RATE, TOKEN_PROBABILITY, describe_metric
 from posttrain.core.protocols import Progress
 from posttrain.core.records import ItemResult
-from posttrain.core.run_folder import RunFolder
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.evaluation.figures import STOPPED, summarise_items
-from posttrain.evaluation.items import read_items
+from posttrain.evaluation.perplexity import read_sums, summarise_texts
 from posttrain.pipeline.evaluating import EvaluationChoice, evaluate_model
+from posttrain.pipeline.measured_sides import Side, find_side, read_side
 from posttrain.reports.comparison import (
     ComparedMetric,
     ComparedPolicy,
@@ -34,32 +29,19 @@ from posttrain.reports.comparison import (
     Flip,
     MeasuredSide,
     TaskFlips,
+    Verdict,
 )
+from posttrain.statistics.clusters import encode_clusters
+from posttrain.statistics.intervals import Interval
 from posttrain.statistics.multiplicity import adjust_holm
-from posttrain.statistics.paired import compare_pairs
-from posttrain.statistics.pairing import pair_items
+from posttrain.statistics.paired import PairedTest, compare_pairs
+from posttrain.statistics.pairing import cluster_name, pair_items
+from posttrain.statistics.ratios import compare_ratios
 from posttrain.statistics.repeats import parse_repeated
 
 LEVEL = 0.05
-EVALUATIONS = "evaluations"
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """What one name stands for: a policy, and the cards of what it was measured on, by task."""
-
-    name: str
-    policy_hash: str
-    cards: dict[str, dict[str, Any]]
-    folder: Path
-
-    def read_items(self, task: str) -> list[ItemResult]:
-        """Return the items of a task.
-
-        Raises:
-            StorageError: The file is torn.
-        """
-        return read_items(self.folder / f"{self.cards[task]['file']}.jsonl")
+_BY_TOKEN = (TOKEN_PROBABILITY, "nats", "tokens")
+"""Metrics of a text that two tokenizers do not share."""
 
 
 def compare_models(
@@ -82,7 +64,7 @@ def compare_models(
     Raises:
         RecipeError: A name stands for nothing that was measured.
         DataError: Both were measured on no task in common, or were asked with different chat templates.
-        StorageError: An item file is torn.
+        StorageError: A file of what was measured is torn, or holds something else.
     """
     if choice is None:
         a, b = (find_side(name) for name in names)
@@ -94,75 +76,8 @@ def compare_models(
 def _measure(name: str, choice: EvaluationChoice, progress: Progress, should_stop: Callable[[], bool]) -> Side:
     evaluated = evaluate_model(name, choice, progress, should_stop)
     hashes = {task: one.hash for task, one in evaluated.measured.items()}
-    return _read_side(name, evaluated.policy_hash, evaluated.folder, hashes, choice.seed)
-
-
-def find_side(name: str) -> Side:
-    """Return what a name stands for (see the module's table).
-
-    Raises:
-        RecipeError: Nothing that was measured.
-    """
-    text, _, stage = name.partition(":")
-    path = Path(text)
-    if RunFolder(path).run_json.is_file():
-        return _find_stage(name, RunFolder(path), stage or None)
-    whole = Path(name)
-    if whole.parent.name == "artifacts" and RunFolder(whole.parent.parent).run_json.is_file():
-        return _read_side(name, whole.name, RunFolder(whole.parent.parent).evaluations(whole.name).root)
-    if whole.parent.name == EVALUATIONS and whole.is_dir():
-        return _read_side(name, whole.name, whole)
-    raise RecipeError(
-        f"'{name}' names nothing that was measured",
-        expected="a run (runs/demo), a stage of one (runs/demo:sft), an artifact of one, or evaluations/<hash>",
-        cure="measure it now: add --suite NAME",
-        place=name,
-    )
-
-
-def _find_stage(name: str, run: RunFolder, stage: str | None) -> Side:
-    record = read_json(run.run_json)
-    policies = {metric["stage"]: metric.get("policy") for metric in record["metrics"] if metric.get("policy")}
-    known = list(policies)
-    if stage is None and known:
-        stage = known[-1]
-    if stage not in policies:
-        raise RecipeError(
-            f"no stage '{stage}' was measured in {run.root}" if stage else f"nothing was measured in {run.root}",
-            expected="one of " + ", ".join(known) if known else "a run whose recipe has 'evaluate:'",
-            cure=suggest(str(stage), known),
-            place=name,
-        )
-    hashes = {metric["task"]: metric["task_hash"] for metric in record["metrics"] if metric["stage"] == stage}
-    policy = str(policies[stage])
-    return _read_side(f"{run.root}:{stage}", policy, run.evaluations(policy).root, hashes)
-
-
-def _read_side(
-    name: str, policy_hash: str, folder: Path, hashes: dict[str, str] | None = None, seed: int | None = None
-) -> Side:
-    """Return a side with the cards of a folder: of each task the newest, or the one that is wanted by hash."""
-    cards: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
-        card = read_json(path)
-        if not isinstance(card, dict) or not {"task", "task_hash", "metric", "template", "settings"} <= card.keys():
-            raise StorageError(
-                "not the card of an evaluation",
-                expected="what 'posttrain eval' and 'posttrain run' write beside items",
-                cure="remove the file, or measure the policy again",
-                place=str(path),
-            )
-        is_wanted = hashes is None or hashes.get(card["task"]) == card["task_hash"]
-        if is_wanted and seed in (None, card.get("seed")) and path.with_suffix(".jsonl").is_file():
-            cards[card["task"]] = {**card, "file": path.stem}
-    if not cards:
-        raise RecipeError(
-            f"nothing that '{name}' answered is there",
-            expected=f"items in {folder}",
-            cure="measure it: posttrain eval MODEL --suite NAME",
-            place=name,
-        )
-    return Side(name, policy_hash, cards, folder)
+    side = read_side(name, evaluated.policy_hash, evaluated.folder, hashes, choice.seed)
+    return replace(side, asked={task: one.problem_ids for task, one in evaluated.measured.items()})
 
 
 def compare_sides(a: Side, b: Side, *, num_flips: int = 3, level: float = LEVEL) -> Comparison:
@@ -188,10 +103,20 @@ def compare_sides(a: Side, b: Side, *, num_flips: int = 3, level: float = LEVEL)
         metrics += _compare_task(task, a, b, before, after, level)
         if a.cards[task]["task_hash"] == b.cards[task]["task_hash"]:
             flips.append(_find_flips(task, before, after, num_flips))
-    notes = [f"{side.name} was also measured on {task}" for side, other in ((a, b), (b, a))
+    notes = [*a.notes, *b.notes]
+    notes += [f"{side.name} was also measured on {task}" for side, other in ((a, b), (b, a))
              for task in side.cards if task not in other.cards]  # fmt: skip
+    notes += [note for task in tasks for note in _note_windows(task, a, b)]
     first, second = (ComparedPolicy(side.name, side.policy_hash) for side in (a, b))
     return Comparison(first, second, _adjust(metrics, level), flips, level, notes)
+
+
+def _note_windows(task: str, a: Side, b: Side) -> list[str]:
+    """Return what a reader must know where texts were cut into windows of different lengths."""
+    windows = [side.cards[task].get("context_tokens") for side in (a, b)]
+    if a.cards[task]["metric"] != TOKEN_PROBABILITY or windows[0] == windows[1] or None in windows:
+        return []
+    return [f"texts of {task} were cut into windows of {windows[0]} tokens for A and {windows[1]} for B"]
 
 
 def _check_templates(task: str, a: Side, b: Side) -> None:
@@ -214,69 +139,160 @@ def _compare_task(
     sides = [_summarise(side.cards[task], items) for side, items in ((a, before), (b, after))]
     main = card["metric"]
     for name in dict.fromkeys([*sides[0], *sides[1]]):
-        part = {main: None, STOP_RATE: STOPPED}.get(name, name)
         found = [side.get(name, _NOTHING) for side in sides]
         known = describe_metric(name)
         empty = ComparedMetric(
             task=task, name=name, a=found[0], b=found[1], num_items=0, num_clusters=0, difference=None, low=None,
             high=None, p_value=None, verdict="unmeasured", reason="", num_better=0, num_worse=0, num_same=0,
             unit="fraction" if known is None else known.unit, task_hash=card["task_hash"],
-            settings=card["settings"],
+            settings=card["settings"], lower_is_better=_find_direction(name, main),
         )  # fmt: skip
+        tokenizers = [side.cards[task].get("tokenizer") for side in (a, b)]
+        if main == TOKEN_PROBABILITY and name in _BY_TOKEN and None not in tokenizers and len(set(tokenizers)) > 1:
+            yield replace(empty, reason="the two have different tokenizers, by which probabilities of tokens differ")
+            continue
         unread = [side.name for side, one in zip((a, b), found, strict=True) if one.value is None]
         if unread:
             yield replace(empty, reason=f"no answer of {' or '.join(unread)} could be read")
             continue
-        yield _pair(empty, before, after, part, level, (a, b))
+        try:
+            part = {main: None, STOP_RATE: STOPPED}.get(name, name)
+            generator = build_numpy_generator("compare", card["task_hash"], a.policy_hash, b.policy_hash)
+            pair = _pair_ratios if main == TOKEN_PROBABILITY and name == BITS_PER_BYTE else _pair
+            yield pair(empty, before, after, part, level, generator)
+        except DataError as error:
+            yield replace(empty, reason=f"{error.found} (expected: {error.expected})")
+
+
+def _find_direction(name: str, main: str) -> bool | None:
+    """Return whether less of a metric is better, None where that is not declared.
+
+    What a task's scorer says is a score, so that more is better unless its own declaration says otherwise.
+    """
+    if parse_repeated(name) is not None:
+        name = main
+    known = describe_metric(name)
+    if known is None:
+        return False if name == main else None
+    return known.lower_is_better
 
 
 _NOTHING = MeasuredSide(None, None, None)
 
 
 def _summarise(card: dict[str, Any], items: list[ItemResult]) -> dict[str, MeasuredSide]:
-    """Return every paired metric of one side; perplexities are ratios of sums and have no value an item."""
+    """Return every paired metric of one side; of the ratios of sums, bits per byte alone."""
     parts = [part for part in card["parts"] if parse_repeated(part) is None]
     repeated = [part for part in card["parts"] if parse_repeated(part) is not None]
+    if card["metric"] == TOKEN_PROBABILITY:
+        wanted = (TOKEN_PROBABILITY, *parts, BITS_PER_BYTE)
+        found = [one for one in summarise_texts(card["task"], items, parts) if one["name"] in wanted]
+    else:
+        found = summarise_items(card["task"], card["metric"], items, parts, repeated)
     return {
         figures["name"]: MeasuredSide(
             figures["value"], figures["low"], figures["high"], figures["outcomes"], card["template"]
         )
-        for figures in summarise_items(card["task"], card["metric"], items, parts, repeated)
+        for figures in found
     }
 
 
-# many parameters: what is known of the metric, its items, and what names the draws
+# many parameters: what is known of the metric, its items, and how they are paired
 def _pair(
     empty: ComparedMetric,
     before: Sequence[ItemResult],
     after: Sequence[ItemResult],
     part: str | None,
     level: float,
-    sides: tuple[Side, Side],
+    generator: np.random.Generator,
 ) -> ComparedMetric:
-    try:
-        pairs = pair_items(before, after, part=part)
-        generator = build_numpy_generator("compare", empty.task_hash, *(side.policy_hash for side in sides))
-        found = compare_pairs(pairs, generator, level=1 - level)
-    except DataError as error:
-        return replace(empty, reason=f"{error.found} (expected: {error.expected})")
-    change = found.difference
-    is_shown = found.test.p_value <= level
+    """Return a metric with the difference of its paired values.
+
+    Raises:
+        DataError: The items cannot be paired, or are of one source.
+    """
+    pairs = pair_items(before, after, part=part)
+    found = compare_pairs(pairs, generator, level=1 - level)
+    return _judge(
+        empty,
+        (found.difference, found.test),
+        (found.num_pairs, found.num_clusters, found.num_better, found.num_worse),
+        level,
+        pairs.left_out,
+    )
+
+
+# many parameters: as `_pair`, which it stands in for
+def _pair_ratios(
+    empty: ComparedMetric,
+    before: Sequence[ItemResult],
+    after: Sequence[ItemResult],
+    part: str | None,
+    level: float,
+    generator: np.random.Generator,
+) -> ComparedMetric:
+    """Return bits per byte with the difference of the two ratios.
+
+    Raises:
+        DataError: As `_pair`, or an item lacks what the ratio is made of.
+    """
+    pair_items(before, after)  # refuses what is not of the same items
+    later = {item.item_id: item for item in after}
+    both = [(x, later[x.item_id]) for x in before if x.outcome.is_counted and later[x.item_id].outcome.is_counted]
+    sides = [
+        (np.array(read_sums(items, "nats")) / math.log(2), np.array(read_sums(items, "bytes")))
+        for items in ([pair[0] for pair in both], [pair[1] for pair in both])
+    ]
+    clusters = encode_clusters([cluster_name(pair[0]) for pair in both], len(both))
+    found = compare_ratios(sides[0], sides[1], clusters, generator, level=1 - level)
+    changes = sides[1][0] / sides[1][1] - sides[0][0] / sides[0][1]
+    counts = (len(both), int(clusters.max()) + 1, int((changes > 0).sum()), int((changes < 0).sum()))
+    left_out = {"not_counted": len(before) - len(both)} if len(both) < len(before) else {}
+    return _judge(empty, found, counts, level, left_out)
+
+
+def _judge(
+    empty: ComparedMetric,
+    found: tuple[Interval, PairedTest],
+    counts: tuple[int, int, int, int],
+    level: float,
+    left_out: Mapping[str, int],
+) -> ComparedMetric:
+    """Return a metric with a verdict where the test and the interval of the difference agree that there is one.
+
+    Args:
+        empty: What is known of the metric.
+        found: The difference with its interval at `1 - level`, and the test of none.
+        counts: Pairs, sources, pairs that are higher after, and pairs that are lower.
+        level: Of the test.
+        left_out: Pairs that do not count, by reason.
+    """
+    (change, test), (num_pairs, num_clusters, num_higher, num_lower) = found, counts
+    is_tested, is_apart = test.p_value <= level, change.low > 0 or change.high < 0
+    reason = {
+        (True, True): "",
+        (False, False): "a difference is not shown",
+        (True, False): "the test shows a difference and the interval does not exclude 0, so none is told of",
+        (False, True): "the interval excludes 0 and the test does not show a difference, so none is told of",
+    }[is_tested, is_apart]
+    lower_is_better = empty.lower_is_better
+    names: tuple[Verdict, Verdict] = ("higher", "lower") if lower_is_better is None else ("better", "worse")
+    is_first = (change.value > 0) != bool(lower_is_better)
     return replace(
         empty,
-        num_items=found.num_pairs,
-        num_clusters=found.num_clusters,
+        num_items=num_pairs,
+        num_clusters=num_clusters,
         difference=change.value,
         low=change.low,
         high=change.high,
-        p_value=found.test.p_value,
-        verdict=("better" if change.value > 0 else "worse") if is_shown else "undecided",
-        reason="" if is_shown else "a difference is not shown",
-        num_better=found.num_better,
-        num_worse=found.num_worse,
-        num_same=found.num_pairs - found.num_better - found.num_worse,
-        method=found.test.method,
-        left_out=pairs.left_out,
+        p_value=test.p_value,
+        verdict=names[0 if is_first else 1] if not reason else "undecided",
+        reason=reason,
+        num_better=num_lower if lower_is_better else num_higher,
+        num_worse=num_higher if lower_is_better else num_lower,
+        num_same=num_pairs - num_higher - num_lower,
+        method=test.method,
+        left_out=left_out,
     )
 
 

@@ -11,7 +11,7 @@ from posttrain.core.records import Problem
 from posttrain.data.sources import DataSource
 from posttrain.evaluation.perplexity import DOCUMENT
 from posttrain.evaluation.runner import choose_problems
-from posttrain.evaluation.task import DEVELOPMENT, EvaluationTask, PerplexityTask, find_development
+from posttrain.evaluation.task import DEVELOPMENT, ChoiceTask, EvaluationTask, PerplexityTask, find_development
 from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.wiring import read_problems
 
@@ -46,13 +46,13 @@ def read_development_problems(roots: Roots, task: EvaluationTask) -> list[Proble
     if source == task.data:  # the task is measured on a split for development, so nothing is held out
         return problems
     measured = {
-        _describe(problem): problem.problem_id for problem in read_problems(roots, task.data, are_texts=are_texts)
+        _describe(task, problem): problem.problem_id for problem in read_problems(roots, task.data, are_texts=are_texts)
     }
-    shared = [problem for problem in problems if _describe(problem) in measured]
+    shared = [problem for problem in problems if _describe(task, problem) in measured]
     if shared:
         raise DataError(
             f"{len(shared)} of {len(problems)} development rows are among those that the task is measured on: the "
-            f"first is {shared[0].problem_id}, which is {measured[_describe(shared[0])]} there",
+            f"first is {shared[0].problem_id}, which is {measured[_describe(task, shared[0])]} there",
             expected="development rows that occur nowhere in the task's 'data'",
             cure="take other rows for 'development', or take these out of 'data'",
             place=f"evaluate: {task.name}: development",
@@ -60,6 +60,7 @@ def read_development_problems(roots: Roots, task: EvaluationTask) -> list[Proble
     return problems
 
 
-def _describe(problem: Problem) -> str:
-    """Return what a policy is asked, or given to weigh."""
-    return canonical_json([problem.messages, problem.tools, problem.columns.get(DOCUMENT)])
+def _describe(task: EvaluationTask, problem: Problem) -> str:
+    """Return what a policy is asked, or given to weigh; two questions with one stem differ by their choices."""
+    choices = problem.columns.get("choices") if isinstance(task, ChoiceTask) else None
+    return canonical_json([problem.messages, problem.tools, problem.columns.get(DOCUMENT), choices])

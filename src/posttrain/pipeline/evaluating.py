@@ -1,7 +1,7 @@
 """Measuring any model on a suite, outside of a run: what `posttrain eval` and `posttrain compare` do.
 
 Results lie in `<folder>/evaluations/<policy hash>/`, whatever the model was called: what it has answered is not asked
-again.
+again. One process at a time measures a policy there, and none while a run works in the folder.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.chat.templates import PLAIN_TEMPLATE
-from posttrain.core.errors import RecipeError
+from posttrain.core.errors import LockedError, RecipeError
 from posttrain.core.protocols import Progress
-from posttrain.core.run_folder import RunFolder
+from posttrain.core.run_folder import FolderLock, RunFolder
 from posttrain.evaluation.task import EvaluationTask
 from posttrain.models.loading import load_policy
 from posttrain.pipeline.measure import Measured, Measurer, MeasureSettings, OpenPolicy, measure_all
 from posttrain.pipeline.stoppable import StoppableProgress
-from posttrain.pipeline.suites import Suite, change_rows
+from posttrain.pipeline.suites import Suite
 from posttrain.pipeline.talking import check_device, check_dtype, choose_dtype, find_model, open_policy_renderer
 from posttrain.pipeline.yaml_reader import read_file
 
@@ -34,7 +34,7 @@ class EvaluationChoice:
     Args:
         suite: The tasks.
         tasks: Names of some of them; none: all.
-        rows: At most so many rows a task.
+        rows: A random choice of at most so many rows a task, which is part of every larger one; None: all.
         folder: Where `evaluations/` lies.
         dtype: `auto` (what the weights are stored in), `bfloat16` or `float32`.
         device: Where the model computes; None is the GPU if there is one.
@@ -56,7 +56,7 @@ class EvaluationChoice:
     @property
     def chosen(self) -> list[EvaluationTask]:
         """The tasks that are measured."""
-        return [change_rows(task, self.rows) for task in self.suite.choose(self.tasks)]
+        return self.suite.choose(self.tasks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +88,14 @@ def evaluate_model(
     Raises:
         RecipeError: No such task, precision, device or template.
         ModelError: The model cannot be found, loaded or trusted.
+        LockedError: Another process measures this policy in this folder, or a run works there.
         PosttrainError: A task's rows cannot be used, or the harness failed on too many items.
         TerminatedError: Asked to stop; the same call goes on from there.
     """
     tasks = choice.chosen
     with _open(model, choice, StoppableProgress(progress, should_stop)) as (measurer, policy):
-        measured = measure_all(measurer, policy, tasks)
+        firsts = {} if choice.rows is None else {task.name: choice.rows for task in tasks}
+        measured = measure_all(measurer, policy, tasks, firsts=firsts)
         return Evaluated(model, policy.hash, measurer.folder.evaluations(policy.hash).root, measured, measurer.sandbox)
 
 
@@ -106,6 +108,7 @@ def _open(model: str, choice: EvaluationChoice, progress: Progress) -> Iterator[
     dtype = choose_dtype(folder) if choice.dtype == "auto" else choice.dtype
     loaded = load_policy(folder, dtype=dtype, device=device)
     with ExitStack() as stack:
+        _lock(stack, RunFolder(choice.folder), loaded.hash)
         renderer = stack.enter_context(open_policy_renderer(loaded, is_raw=False, template=template))
         settings = MeasureSettings(choice.suite.roots, choice.suite.scorers, dtype, choice.allow_unsafe)
         measurer = Measurer(settings, RunFolder(choice.folder), renderer, progress, seed=choice.seed)
@@ -114,6 +117,29 @@ def _open(model: str, choice: EvaluationChoice, progress: Progress) -> Iterator[
         if loaded.chat_template is None and template is None:
             progress.note(f"{model} has no chat template: the plain one is used")
         yield measurer, policy
+
+
+def _lock(stack: ExitStack, folder: RunFolder, policy_hash: str) -> None:
+    """Keep others from writing a policy's items until the stack unwinds.
+
+    Raises:
+        LockedError: Another process measures this policy in this folder, or a run works there.
+    """
+    root = folder.evaluations(policy_hash).root
+    # The lock stands beside the policy's folder, which is moved away where it is another model's of the same weights.
+    locks = [root.with_name(f"{root.name}.lock")]
+    if folder.run_json.is_file() or folder.lock.is_file():
+        locks.insert(0, folder.lock)
+    for path in locks:
+        try:
+            stack.enter_context(FolderLock(path))
+        except LockedError as error:
+            raise LockedError(
+                error.found,
+                expected="one process at a time that measures a policy in a folder, and no run that works there",
+                cure="wait for it, stop it, or measure into another folder with --out",
+                place=str(path),
+            ) from error
 
 
 def read_template(choice: str) -> str | None:

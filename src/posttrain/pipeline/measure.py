@@ -38,6 +38,7 @@ from posttrain.models.heads import choose_layout
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy, read_context_tokens
 from posttrain.models.logprobs import compute_logprobs
+from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
 from posttrain.pipeline.development_rows import read_development_problems, require_development
 from posttrain.pipeline.plan import hash_model_config
 from posttrain.pipeline.plugins import Plugin
@@ -221,7 +222,7 @@ class Measurer:
         paths = (task.name, prepared.hash, self.seed)
         chosen = choose_problems(task.name, prepared.hash, prepared.problems, first)
         answerer = self._build_answerer(policy, prepared)
-        write_json(folder.card(*paths), self._describe(policy, prepared, answerer))
+        write_json(folder.card(*paths), self._describe(policy, prepared, answerer, rows))
         metrics = run_task(chosen, answerer, folder.items(*paths), self.progress)
         if isinstance(answerer, Generation):
             self.sandbox = find_tier(answerer.scorer) or self.sandbox
@@ -257,14 +258,22 @@ class Measurer:
     def _hash_scorer(self, task: EvaluationTask) -> list[Any] | None:
         return hash_scorer(task.scorer, self.settings.scorer_context) if isinstance(task, GenerationTask) else None
 
-    def _describe(self, policy: OpenPolicy, prepared: PreparedTask, answerer: Answerer) -> dict[str, Any]:
-        """Return the card that lies beside the items: what was measured, and how."""
-        task = prepared.task
+    def _describe(self, policy: OpenPolicy, prepared: PreparedTask, answerer: Answerer, rows: Rows) -> dict[str, Any]:
+        """Return the card that lies beside the items: what was measured, and how.
+
+        `rows` says whether results are told of them; a task that is measured on a split for development has one file
+        for both.
+        """
+        task, tokenizer = prepared.task, self.renderer.tokenizer
+        is_result = rows == "data" or require_development(task) == task.data
         return {
             "schema": CARD_SCHEMA,
             "task": prepared.task.name,
             "task_hash": prepared.hash,
+            "rows": "data" if is_result else "development",
             "policy": policy.hash,
+            "tokenizer": tokenizer.content_hash if isinstance(tokenizer, HuggingFaceTextTokenizer) else None,
+            "context_tokens": read_context_tokens(policy.folder),
             "template": self.renderer.format.hash,
             "dtype": self.settings.dtype,
             "seed": self.seed,

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -125,14 +124,6 @@ def read_suite(name: str) -> Suite:
         if isinstance(task, GenerationTask):
             scorers |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
     return Suite(head.name, head.version, tuple(head.evaluate), roots, scorers)
-
-
-def change_rows(task: Any, rows: int | None) -> Any:
-    """Return a task of at most so many of its rows."""
-    if rows is None:
-        return task
-    data = task.data.model_copy(update={"rows": min(rows, task.data.rows or rows)})
-    return task.model_copy(update={"data": data})
 
 
 def _built_in_folder() -> Path:

@@ -24,8 +24,10 @@ from posttrain.reports.samples import MAX_ANSWER_CHARACTERS, Answer, Sample, mar
 from posttrain.reports.tables import list_failures
 from posttrain.reports.visible_text import cut_text
 
-Verdict = Literal["better", "worse", "undecided", "unmeasured"]
-VERDICTS: dict[str, str] = {"better": "good", "worse": "bad", "undecided": "plain", "unmeasured": "none"}
+Verdict = Literal["better", "worse", "higher", "lower", "undecided", "unmeasured"]
+VERDICTS: dict[str, str] = {
+    "better": "good", "worse": "bad", "higher": "plain", "lower": "plain", "undecided": "plain", "unmeasured": "none",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,9 @@ class ComparedMetric:
 
     `low` and `high` are the limits of the difference at 1 - `Comparison.level`. `verdict` says whether B is better, by
     `p_value` alone; `adjusted_verdict` by `adjusted_p_value`, after Holm's correction over all metrics of the
-    comparison. Where the verdict is `unmeasured`, `reason` says why and no difference is shown, whatever stands here.
+    comparison. Where `lower_is_better` is None, no direction is declared: verdicts are `higher` and `lower`, and
+    `num_better` counts the pairs that are higher, `num_worse` those that are lower. Where the verdict is `unmeasured`,
+    `reason` says why and no difference is shown, whatever stands here.
     `unit` is that of `core.metrics`; values of a `fraction` are shown in percent.
 
     Example: 200 pairs, A right on 38 and B on 110, 80 better and 8 worse: difference 0.36, verdict `better`.
@@ -85,6 +89,7 @@ class ComparedMetric:
     task_hash: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
+    lower_is_better: bool | None = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +177,7 @@ class ComparedRow:
     adjusted: str
     is_settled: bool
     changed: str
+    counted: str
     num_items: str
     clusters: str
     left_out: str
@@ -253,13 +259,19 @@ def describe_verdicts(comparison: Comparison) -> list[str]:
     """Return what was found, in one sentence, and in a second one what Holm's correction leaves of it."""
     counts, corrected = (count_verdicts(comparison, adjusted=adjusted) for adjusted in (False, True))
     total = len(comparison.metrics)
+    has_neutral = any(metric.lower_is_better is None for metric in comparison.metrics)
+    neutral, left = (
+        f", {one['higher']} higher and {one['lower']} lower where no direction is declared" if has_neutral else ""
+        for one in (counts, corrected)
+    )
     sentences = [
-        f"Of {total} metric{'s' * (total != 1)}, B is better on {counts['better']} and worse on {counts['worse']}; "
-        f"{counts['undecided']} undecided, {counts['unmeasured']} unmeasured."
+        f"Of {total} metric{'s' * (total != 1)}, B is better on {counts['better']} and worse on "
+        f"{counts['worse']}{neutral}; {counts['undecided']} undecided, {counts['unmeasured']} unmeasured."
     ]
     if any(metric.adjusted_verdict is not None for metric in comparison.metrics):
         sentences.append(
-            f"After Holm's correction for that many: better on {corrected['better']}, worse on {corrected['worse']}."
+            f"After Holm's correction for that many: better on {corrected['better']}, worse on "
+            f"{corrected['worse']}{left}."
         )
     return sentences
 
@@ -303,6 +315,7 @@ def _build_row(metric: ComparedMetric, scale: Scale) -> ComparedRow:
         adjusted=metric.adjusted_verdict or "" if is_adjusted else "",
         is_settled=not is_adjusted or metric.adjusted_verdict == metric.verdict,
         changed=f"{metric.num_better} / {metric.num_worse} / {metric.num_same}" if is_measured else "",
+        counted="higher, lower, same" if metric.lower_is_better is None else "better, worse, same",
         num_items=format_count(metric.num_items),
         clusters="" if metric.num_clusters == metric.num_items else f"{format_count(metric.num_clusters)} clusters",
         left_out=" · ".join(

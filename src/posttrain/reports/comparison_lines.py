@@ -44,7 +44,7 @@ def _list_details(row: ComparedRow, confidence: str) -> list[str]:
         sides.append(f"{name} {side.interval or 'no interval'}{failures}")
     details = ["; ".join(sides)]
     if row.plot:
-        parts = [f"difference {row.limits} ({confidence})", f"{row.changed} better, worse, same"]
+        parts = [f"difference {row.limits} ({confidence})", f"{row.changed} {row.counted}"]
         parts += [f"{row.num_items} items" + (f" in {row.clusters}" if row.clusters else "")]
         details.append("; ".join([*parts, *([row.left_out] if row.left_out else [])]))
     return [*details, *([_flatten(row.reason)] if row.reason else [])]
