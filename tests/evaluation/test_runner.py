@@ -139,11 +139,11 @@ def test_an_item_drawn_after_a_restart_has_the_seed_it_would_have_had(tmp_path):
 
 def test_a_second_evaluation_draws_nothing_and_shows_no_bar(tmp_path):
     path, progress = tmp_path / "items.jsonl", SilentProgress()
-    expected, before = run(path), path.read_bytes()
+    expected, before = run(path), (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino)
     sampler = TableSampler(build_texts(), breaks_after=0)
     assert run(path, sampler, progress=progress) == expected
     assert sampler.drawn == []
-    assert path.read_bytes() == before
+    assert (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) == before
     assert (progress.total, progress.done) == (0, 0)
 
 

@@ -123,7 +123,7 @@ def append_items(path: Path, items: Iterable[ItemResult]) -> None:
 
 
 def keep_items(path: Path, ranks: Mapping[ItemKey, int]) -> None:
-    """Bring a file's items into the order of their ranks, durably.
+    """Bring a file's items into the order of their ranks, durably; a file that is so already is not written.
 
     Those without a rank are dropped, and so are a torn last line and every item whose key stands before it.
 
@@ -134,12 +134,16 @@ def keep_items(path: Path, ranks: Mapping[ItemKey, int]) -> None:
     for item, (line, start) in zip(iterate_items(path), _iterate_lines(path), strict=False):
         if (rank := ranks.get(item_key(item))) is not None:
             places.setdefault(rank, (start, len(line)))
-    if not path.exists():
+    ordered = [place for _, place in sorted(places.items())]
+    size = path.stat().st_size if path.exists() else 0
+    # Each line begins where the one before ended, and after the last there is nothing.
+    ends = [0, *(start + length + 1 for start, length in ordered)]
+    if [start for start, _ in ordered] == ends[:-1] and ends[-1] == size:
         return
 
     def lines() -> Iterator[str]:
         with path.open("rb") as file:
-            for _, (start, length) in sorted(places.items()):
+            for start, length in ordered:
                 file.seek(start)
                 yield file.read(length).decode("utf-8")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from posttrain.chat.templates import PLAIN_TEMPLATE
 from posttrain.core.errors import LockedError, RecipeError
+from posttrain.core.freed_memory import limit_primitive_cache
 from posttrain.core.protocols import Progress
 from posttrain.core.run_folder import FolderLock, RunFolder
 from posttrain.evaluation.task import EvaluationTask
@@ -101,6 +102,7 @@ def evaluate_model(
 
 @contextmanager
 def _open(model: str, choice: EvaluationChoice, progress: Progress) -> Iterator[tuple[Measurer, OpenPolicy]]:
+    limit_primitive_cache()
     device = check_device(choice.device)
     check_dtype(choice.dtype)
     template = read_template(choice.template)
