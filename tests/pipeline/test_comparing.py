@@ -35,7 +35,7 @@ def write_suite(folder: Path, **changes: Any) -> str:
 
 def choose(workshop: Workshop, **changes: Any) -> EvaluationChoice:
     suite = read_suite(changes.pop("suite", write_suite(workshop.folder)))
-    return EvaluationChoice(suite, folder=workshop.folder, **{"dtype": "float32", "template": "plain", **changes})
+    return EvaluationChoice(suite, **{"folder": workshop.folder, "dtype": "float32", "template": "plain", **changes})
 
 
 def compare(*names: str, choice: EvaluationChoice | None = None, **named: Any) -> Any:
@@ -72,6 +72,16 @@ def test_a_model_is_measured_once_and_the_answers_lie_below_its_hash(workshop: W
     assert some.measured["more"].hash == first.measured["more"].hash
     kept = {path.name: sorted(path.read_bytes().splitlines()) for path in first.folder.glob("*.jsonl")}
     assert kept == {name: sorted(content.splitlines()) for name, content in files.items()}
+
+
+def test_what_a_run_measured_is_found_where_its_folder_is_named(workshop: Workshop, trained: Any) -> None:
+    root = trained.folder.root
+    files = {path: path.stat().st_size for path in root.glob("evaluations/*/*.jsonl")}
+    for model, template in ((trained.artifact(), "auto"), (workshop.folder / "base", "plain")):
+        choice = choose(workshop, folder=root, template=template, dtype="auto", tasks=["held_out"])
+        evaluated = evaluate_model(str(model), choice, PROGRESS, never)
+        assert evaluated.folder.parent == root / "evaluations"
+    assert {path: path.stat().st_size for path in root.glob("evaluations/*/*.jsonl")} == files
 
 
 def test_a_second_measurement_of_a_policy_in_one_folder_is_refused_and_so_is_one_beside_a_run(

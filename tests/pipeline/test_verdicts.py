@@ -114,3 +114,7 @@ def test_items_that_lack_what_a_ratio_is_made_of_are_refused_with_a_cure(tmp_pat
     with pytest.raises(DataError, match="'nats' of an item is None") as caught:
         compare(tmp_path, lambda n: scored(0.5), weighed(1.0), metric="token_probability")
     assert "measure the policy again" in caught.value.cure
+    with pytest.raises(DataError, match="nats a token"):
+        compare(
+            tmp_path, lambda n: scored(0.0, nats=1e9, tokens=1.0, bytes=1.0), weighed(1.0), metric="token_probability"
+        )

@@ -39,7 +39,12 @@ def eval_(
     task: TaskOption = None,
     rows: RowsOption = None,
     out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Where evaluations/ lies; what is there is not asked again.")
+        Path,
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            help="Where evaluations/ lies, a run's folder too; what is there is not asked again.",
+        ),
     ] = Path(),
     template: TemplateOption = "auto",
     dtype: PrecisionOption = "auto",
@@ -52,8 +57,9 @@ def eval_(
 
     Every number stands with its 95 % interval, the items it comes from, and what could not be scored.
 
-    Each answer is one JSON line in FOLDER/evaluations/<policy hash>/. A policy is never asked the same twice, so the
-    same command goes on where it was stopped. Compare two with 'posttrain compare'.
+    Each answer is one JSON line in FOLDER/evaluations/<policy hash>/; those of a run lie in the run's folder. A policy
+    is never asked the same twice, so the same command goes on where it was stopped. Compare two with 'posttrain
+    compare'.
     """
     from posttrain.cli.console import build_progress
     from posttrain.cli.output import print_json

@@ -35,6 +35,8 @@ from posttrain.statistics.pairing import cluster_name
 DOCUMENT = "text"
 """The column of a problem that is a document: it has no messages."""
 _RESAMPLES = 2000
+_MAX_NATS = 700
+"""exp of more is beyond float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def summarise_texts(task_name: str, items: Sequence[ItemResult], parts: Sequence
 
     Raises:
         RefusedError: As `summarise_items`.
-        DataError: An item has no `nats`, `tokens` or `bytes`, or not above 0.
+        DataError: An item has no `nats`, `tokens` or `bytes`, or not above 0; or the perplexity is beyond float64.
     """
     metrics = summarise_items(task_name, TOKEN_PROBABILITY, items, parts)
     counted = [item for item in items if item.outcome.is_counted]
@@ -139,6 +141,13 @@ def summarise_texts(task_name: str, items: Sequence[ItemResult], parts: Sequence
     ):
         drawn = scale * sums["nats"][chosen].sum(axis=1) / sums[below][chosen].sum(axis=1)
         found = [scale * sums["nats"].sum() / sums[below].sum(), *np.quantile(drawn, [0.025, 0.975])]
+        if name == PERPLEXITY and max(found) > _MAX_NATS:
+            raise DataError(
+                f"{found[0]:.4g} nats a token",
+                expected=f"at most {_MAX_NATS} nats a token, of which a perplexity can be computed",
+                cure="check the policy's weights, or delete the task's item file and measure it again",
+                place=task_name,
+            )
         value, low, high = (math.exp(x) if name == PERPLEXITY else float(x) for x in found)
         is_one = len(sums["nats"]) == 1
         limits = (None, None, "one_source") if is_one else (low, high, "cluster_bootstrap")
