@@ -112,6 +112,9 @@ BASELINES: dict[str, dict[str, Any]] = {
     "improved": gated({"improve": [{"metric": "held_out"}], "ceiling": [{"metric": "held_out", "at_most": 0.9}]}),
     "undecided": gated({"keep": [{**KEEP, "margin": 0.001}]}, learning_rate=1e-6),
     "repaired": gated({"keep": [KEEP], "floor": [{"metric": "held_out", "at_least": 0.9}], "on_fail": ["interpolate"]}),
+    "repaired_twice": gated(
+        {"floor": [{"metric": "held_out", "at_least": 0.9}], "on_fail": ["interpolate", "smaller_learning_rate"]}
+    ),
     "replayed": gated(
         {
             "floor": [{"metric": "held_out", "at_least": 0.9}],

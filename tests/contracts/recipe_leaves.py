@@ -206,7 +206,7 @@ LEAVES: dict[str, Leaf] = {
     "GateRules.floor": own("gate.floor", [{"metric": "other", "at_least": 0.1}], see_gate, "gated"),
     "GateRules.ceiling": own("gate.ceiling", [{"metric": "held_out", "at_most": 0.95}], see_gate, "gated"),
     "GateRules.on_fail": own("gate.on_fail", ["interpolate"], see_gate, "gated"),
-    "GateRules.max_attempts": own("gate.max_attempts", 2, see_gate, "repaired"),
+    "GateRules.max_attempts": own("gate.max_attempts", 1, see_gate, "repaired_twice"),
     "GateRules.replay": own("gate.replay", [{"source": "turns.jsonl"}], see_gate, "replayed"),
     "GateRules.level": own("gate.level", 0.01, see_gate, "gated"),
     "GateRules.looks": own("gate.looks", 2, see_gate, "gated"),

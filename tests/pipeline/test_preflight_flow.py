@@ -20,6 +20,8 @@ from tests.pipeline.tiny_runs import Finished, Notes, Workshop, sft, task
 
 ROWS = ("truncation", "mask", "memory")
 
+ANY_GATE = {"floor": [{"metric": "held_out/stopped", "at_least": 0.1}]}
+
 
 def shown(done: Finished) -> list[tuple[str, str, str]]:
     return [(f["stage"], f["name"], f["status"]) for f in done.record["preflight"]]
@@ -54,9 +56,10 @@ class StopAfter:
 
 
 def test_checks_are_overridden_for_all_stages_for_one_or_for_a_task_and_gates_for_a_stage(workshop: Workshop) -> None:
-    recipe = workshop.read(sft(), sft(name="more"), evaluate=[task()])
+    recipe = workshop.read(sft(gate=ANY_GATE), sft(name="more"), evaluate=[task()])
     known = list_override_names(recipe)
-    assert {"mask", "sft:mask", "more:memory", "scorer", "evaluate.held_out:scorer", "gate:more"} <= set(known)
+    assert {"mask", "sft:mask", "more:memory", "scorer", "evaluate.held_out:scorer", "gate:sft"} <= set(known)
+    assert "gate:more" not in known  # it has none
     overrides = read_overrides(recipe, ["mask", "sft:memory", "evaluate.held_out:length_caps", "gate:sft", "mask"])
     assert overrides.names == ("mask", "sft:memory", "evaluate.held_out:length_caps", "gate:sft")
     assert overrides.covers("sft", "mask") and overrides.covers("more", "mask")
@@ -81,7 +84,7 @@ def test_checks_are_overridden_for_all_stages_for_one_or_for_a_task_and_gates_fo
 )
 def test_an_unknown_name_is_refused_before_anything_is_written(workshop: Workshop, name: str, cure: str) -> None:
     with pytest.raises(RecipeError, match="no check is called") as refused:
-        workshop.run(evaluate=[task()], override=[name])
+        workshop.run(sft(gate=ANY_GATE), evaluate=[task()], override=[name])
     assert refused.value.place == "--override" and cure in refused.value.cure
     assert not (workshop.folder / "run").exists()
 
@@ -90,7 +93,7 @@ def test_the_command_line_takes_names_and_says_how_a_refusal_is_let_through(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(workshop.folder)
-    run = ("run", workshop.write(evaluate=[task(max_new_tokens=3)]), "--folder", "run")
+    run = ("run", workshop.write(sft(gate=ANY_GATE), evaluate=[task(max_new_tokens=3)]), "--folder", "run")
     refused = run_here(capsys, *run, "--json")
     error = json.loads(refused.out)["error"]
     assert refused.code == EXIT_REFUSED and error["place"] == "evaluate.held_out: length_caps"
