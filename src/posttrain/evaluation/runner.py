@@ -121,11 +121,11 @@ def _ask(
 
 def _read_known(path: Path, task_hash: str, answerer: Answerer) -> dict[ItemKey, ItemResult]:
     """Return the items that need no asking: a harness fault deserves another try, and so do missing samples."""
-    found = {
-        item_key(item): drop_texts(item)
-        for item in iterate_items(path)
-        if (item.task_hash, item.policy_hash) == (task_hash, answerer.policy_hash) and item.outcome.fault != "harness"
-    }
+    found: dict[ItemKey, ItemResult] = {}
+    for item in iterate_items(path):
+        is_mine = (item.task_hash, item.policy_hash) == (task_hash, answerer.policy_hash)
+        if is_mine and item.outcome.fault != "harness":
+            found.setdefault(item_key(item), drop_texts(item))  # of a repeated key the file keeps the first too
     samples = Counter(name for name, _ in found)
     return {key: item for key, item in found.items() if samples[key[0]] == answerer.num_samples}
 
