@@ -18,20 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.lab_policy import build_sampled_task, open_measurer
 from benchmarks.tables import format_table
-from posttrain.core.progress import SilentProgress
 from posttrain.core.records import ItemResult, Outcome
-from posttrain.core.run_folder import RunFolder
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.evaluation.items import drop_texts
-from posttrain.evaluation.task import GenerationTask
 from posttrain.gates.decision import decide
 from posttrain.gates.results import Decision, GateEvidence, Items, RuleResult
 from posttrain.gates.rules import GateRules, KeepRule
-from posttrain.models.loading import load_policy
-from posttrain.pipeline.measure import Measurer, MeasureSettings
-from posttrain.pipeline.roots import declare_roots
-from posttrain.pipeline.talking import choose_dtype, open_policy_renderer
 from posttrain.statistics.pairing import cluster_name
 
 TASKS = ("arithmetic", "words", "facts", "logic", "tools", "citations", "instructions", "benign")
@@ -43,25 +37,13 @@ Damage = Callable[[str, list[ItemResult], np.random.Generator], list[ItemResult]
 def measure_sides(artifact: Path, num_seeds: int, folder: Path) -> list[dict[str, list[ItemResult]]]:
     """Return the items of every task, for each seed."""
     with ExitStack() as stack:
-        dtype = choose_dtype(artifact)
-        loaded = load_policy(artifact, dtype=dtype)
-        renderer = stack.enter_context(open_policy_renderer(loaded, is_raw=False))
-        settings = MeasureSettings(declare_roots(Path("here.yaml")), {}, dtype)
-        measurer = Measurer(settings, RunFolder(folder), renderer, SilentProgress())
-        policy = measurer.open(stack, artifact, loaded.hash)
-        policy.take(loaded)
+        measurer, policy = open_measurer(stack, artifact, folder)
         sides = []
         for seed in range(1, num_seeds + 1):
             measurer.seed = seed
             side: dict[str, list[ItemResult]] = {}
             for name in TASKS:
-                task = GenerationTask(
-                    name=name,
-                    data={"source": f"lab:{SETS.get(name, name)}", "split": "held_out", "rows": ROWS},
-                    scorer="lab",
-                    max_new_tokens=112,
-                    temperature=1.0,
-                )
+                task = build_sampled_task(name, ROWS, SETS.get(name))
                 side[name] = [drop_texts(item) for item in measurer.measure(policy, task).read_items()]
             sides.append(side)
             print(f"seed {seed} measured", flush=True)

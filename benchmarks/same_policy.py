@@ -15,39 +15,19 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks.lab_policy import build_sampled_task, open_measurer
 from benchmarks.tables import format_table
-from posttrain.core.progress import SilentProgress
 from posttrain.core.records import ItemResult
-from posttrain.core.run_folder import RunFolder
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.evaluation.items import drop_texts
-from posttrain.evaluation.task import GenerationTask
 from posttrain.gates.decision import decide
 from posttrain.gates.results import GateEvidence
 from posttrain.gates.rules import GateRules, ImproveRule, KeepRule
-from posttrain.models.loading import load_policy
-from posttrain.pipeline.measure import Measurer, MeasureSettings
-from posttrain.pipeline.roots import declare_roots
-from posttrain.pipeline.talking import choose_dtype, open_policy_renderer
 from posttrain.statistics.paired import compare_pairs
 from posttrain.statistics.pairing import pair_items
 
 LEVEL = 0.05
 TASKS = ("questions", "tools")
-
-
-def build_tasks(rows: int) -> list[GenerationTask]:
-    """Return sampled tasks of the lab."""
-    return [
-        GenerationTask(
-            name=name,
-            data={"source": f"lab:{name}", "split": "held_out", "rows": rows},
-            scorer="lab",
-            max_new_tokens=112,
-            temperature=1.0,
-        )
-        for name in TASKS
-    ]
 
 
 def main() -> None:
@@ -59,14 +39,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        dtype = choose_dtype(arguments.policy)
-        loaded = load_policy(arguments.policy, dtype=dtype)
-        renderer = stack.enter_context(open_policy_renderer(loaded, is_raw=False))
-        settings = MeasureSettings(declare_roots(Path("here.yaml")), {}, dtype)
-        measurer = Measurer(settings, RunFolder(folder), renderer, SilentProgress())
-        policy = measurer.open(stack, arguments.policy, loaded.hash)
-        policy.take(loaded)
-        tasks = build_tasks(arguments.rows)
+        measurer, policy = open_measurer(stack, arguments.policy, folder)
+        tasks = [build_sampled_task(name, arguments.rows) for name in TASKS]
         counts = {f"{task.name}: {what}": 0 for task in tasks for what in ("compare", "gate: gain", "gate: loss")}
         began = time.perf_counter()
         for repeat in range(arguments.repeats):

@@ -6,8 +6,6 @@ import importlib.util
 import json
 import math
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -24,16 +22,6 @@ from tests.conftest import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
 NOT_ALWAYS = {"best", "gates", "snapshots", "superseded", "traceback.txt"}
-
-
-@pytest.fixture(autouse=True)
-def forget_imports() -> Iterator[None]:
-    modules, path = set(sys.modules), list(sys.path)
-    yield
-    for name in set(sys.modules) - modules:
-        if "posttrain_plugin" in name:
-            del sys.modules[name]
-    sys.path[:] = path
 
 
 def load(name: str) -> ModuleType:

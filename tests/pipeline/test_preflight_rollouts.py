@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,16 +19,6 @@ from posttrain.stages.rollouts import RolloutSettings
 from tests.pipeline.tiny_runs import Finished, Workshop, sft
 
 GROUP = 4
-
-
-@pytest.fixture(autouse=True)
-def forget_imports() -> Iterator[None]:
-    modules, path = set(sys.modules), list(sys.path)
-    yield
-    for name in set(sys.modules) - modules:
-        if "posttrain_plugin" in name:
-            del sys.modules[name]
-    sys.path[:] = path
 
 
 class Sampler:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,16 +20,6 @@ from posttrain.pipeline.scorers import ScorerContext, build_scorer
 from tests.pipeline.tiny_runs import Workshop, make_rows, sft, task
 
 STOP = 1
-
-
-@pytest.fixture(autouse=True)
-def forget_imports() -> Iterator[None]:
-    modules, path = set(sys.modules), list(sys.path)
-    yield
-    for name in set(sys.modules) - modules:
-        if "posttrain_plugin" in name:
-            del sys.modules[name]
-    sys.path[:] = path
 
 
 def reference(answer: str | None, prompt_tokens: int = 4, **columns: Any) -> Reference:

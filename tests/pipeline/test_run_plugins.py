@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -40,16 +38,6 @@ def tilt(config, inputs, parts, context):
             parameter.add_(torch.randn(parameter.shape, generator=generator) * config.strength)
     return {"policy": parts.publish(parts.policy)}
 """
-
-
-@pytest.fixture(autouse=True)
-def forget_imports() -> Iterator[None]:
-    modules, path = set(sys.modules), list(sys.path)
-    yield
-    for name in set(sys.modules) - modules:
-        if "posttrain_plugin" in name:
-            del sys.modules[name]
-    sys.path[:] = path
 
 
 def write(workshop: Workshop, source: str, name: str = "own.py") -> None:

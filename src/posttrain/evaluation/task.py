@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -158,7 +157,7 @@ def find_development(task: GenerationTask | ChoiceTask | PerplexityTask) -> Data
         return task.development
     if task.data.split == DEVELOPMENT:
         return task.data
-    if re.match(r"lab:", task.data.source):
+    if task.data.source.startswith("lab:"):
         return task.data.model_copy(update={"split": DEVELOPMENT})
     return None
 

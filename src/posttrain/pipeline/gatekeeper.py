@@ -175,11 +175,11 @@ class Gatekeeper:
         firsts = {task.name: math.ceil(fraction * len(self.measurer.prepare(task, rows).problems)) for task in tasks}
         sides: dict[str, Items] = {}
         hashes: dict[str, str] = {}
-        for artifact in dict.fromkeys([job.parent.hash, *(one.hash for one in job.baselines.values()), policy.hash]):
-            side = next(one for one in (job.parent, *job.baselines.values(), policy) if one.hash == artifact)
-            measured = self._measure(side, tasks, rows, firsts)
-            sides[artifact] = {name: _read(one) for name, one in measured.items()}
-            hashes = {name: one.hash for name, one in measured.items()}
+        policies = {one.hash: one for one in (job.parent, *job.baselines.values(), policy)}
+        for policy_hash, one in policies.items():
+            measured = self._measure(one, tasks, rows, firsts)
+            sides[policy_hash] = {name: _read(found) for name, found in measured.items()}
+            hashes = {name: found.hash for name, found in measured.items()}
         baselines = {name: sides[job.baselines[name].hash] for name in list_baselines(job.rules)}
         return GateEvidence(sides[policy.hash], sides[job.parent.hash], baselines), hashes
 

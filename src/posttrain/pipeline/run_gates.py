@@ -105,7 +105,8 @@ class RunGates:
             record.add_artifact(verdict.policy, [job.parent.hash, made.hash], stage.label)
             record.rename_metrics(stage.label, f"{stage.label}, as trained")
         record.drop_metrics(repaired)
-        if verdict.decision == "promote":
+        # The stage's own policy has been measured on all but what the gate asked in part.
+        if verdict.decision == "promote" and (verdict.policy.hash != made.hash or find_partial_tasks(rules)):
             measuring.measure(verdict.policy, stage.label)
         discard_snapshots(replace(job, ranks=Ranks()))
         return verdict
