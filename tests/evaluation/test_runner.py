@@ -100,8 +100,12 @@ def test_every_item_is_recorded_in_the_order_of_the_problems(tmp_path):
     problems = build_problems()
     assert [(item.item_id, item.cluster_id) for item in items] == [(p.problem_id, p.cluster_id) for p in problems]
     assert {(item.task_hash, item.policy_hash) for item in items} == {(hash_task(TASK, problems), "policy")}
-    assert (items[1].text, items[1].outcome.value, items[1].outcome.parts) == ("1", 1.0, {"stopped": 1.0})
-    assert (items[3].outcome.status, items[3].outcome.parts) == ("truncated", {"stopped": 0.0})
+    assert (items[1].text, items[1].outcome.value, items[1].outcome.parts) == (
+        "1",
+        1.0,
+        {"stopped": 1.0, "drawn_tokens": 2.0},
+    )
+    assert (items[3].outcome.status, items[3].outcome.parts) == ("truncated", {"stopped": 0.0, "drawn_tokens": 2.0})
 
 
 def test_the_task_decides_how_much_and_how_warm_is_drawn(tmp_path):

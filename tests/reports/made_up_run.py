@@ -127,6 +127,7 @@ def make_run(text: Callable[[str], str], num_finished: int) -> dict[str, Any]:
         "report": "report.html" if num_finished == len(STAGES) else None,
         "preflight": poison(make_preflight(), text),
         "overrides": ["gate:sft-expert", text("memory")] if num_finished == len(STAGES) else [],
+        "monitors": [],
     }
 
 

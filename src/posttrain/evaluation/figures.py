@@ -24,6 +24,10 @@ from posttrain.statistics.repeats import FoldError, fold_samples
 
 STOPPED = "stopped"
 """The part of a drawn completion's outcome that says whether it ended by itself (1) or was cut (0)."""
+DRAWN_TOKENS = "drawn_tokens"
+"""The part of a drawn completion's outcome that counts its tokens, the stop token included."""
+DRAWN_NATS = "drawn_nats"
+"""The part that is minus the log-likelihood of the drawn tokens, at temperature 1 and untruncated, where known."""
 UNREAD = "unread"
 """In place of an interval's method where no answer could be read: the metric has no value then."""
 

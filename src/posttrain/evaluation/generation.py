@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from posttrain.core.errors import RefusedError
 from posttrain.core.freed_memory import release_freed_memory
 from posttrain.core.protocols import Scorer
 from posttrain.core.records import Completion, ItemResult, Outcome, Problem
 from posttrain.core.sampling import Sampler
 from posttrain.core.seeds import derive_seed
-from posttrain.evaluation.figures import STOPPED, summarise_items
+from posttrain.evaluation.figures import DRAWN_NATS, DRAWN_TOKENS, STOPPED, summarise_items
 from posttrain.evaluation.task import GenerationTask
 
 _SCORED_AT_ONCE = 32
@@ -107,6 +109,9 @@ def score_batch(batch: Sequence[tuple[Problem, Completion]], scorer: Scorer, tas
 
 def _record(problem: Problem, completion: Completion, outcome: Outcome, task_hash: str) -> ItemResult:
     parts = {**outcome.parts, STOPPED: float(completion.finish_reason == "stop")}
+    parts[DRAWN_TOKENS] = float(len(completion.ids))
+    if completion.sampler_logprobs is not None and len(completion.ids):
+        parts[DRAWN_NATS] = -float(completion.sampler_logprobs.sum(dtype=np.float64))
     return ItemResult(
         item_id=problem.problem_id,
         cluster_id=problem.cluster_id,

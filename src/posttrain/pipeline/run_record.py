@@ -34,6 +34,7 @@ class RunRecord:
     sandbox: str | None = None
     preflight: list[dict[str, Any]] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)
+    monitors: list[dict[str, Any]] = field(default_factory=list)
 
     def add_stage(self, name: str, round_number: int, kind: str) -> dict[str, Any]:
         """Add a stage that is yet to run and return its entry, to be filled in.
@@ -123,6 +124,7 @@ class RunRecord:
                 "artifacts": self.artifacts,
                 "preflight": self.preflight,
                 "overrides": self.overrides,
+                "monitors": self.monitors,
                 "report": self.folder.report.name if self.folder.report.is_file() else None,
             },
         )

@@ -1,0 +1,1 @@
+"""Monitors: what watches for the failures that a good score hides."""
