@@ -19,6 +19,7 @@ from posttrain.kernels.token_logprobs import (
     TokenObjective,
     TokenScores,
     compute_row_logprobs,
+    score_coupled_tokens,
     score_tokens,
 )
 from posttrain.objectives.sft import compute_sft_loss
@@ -257,6 +258,33 @@ def test_an_objective_with_row_constants_equals_autograd_on_full_logits() -> Non
     chosen = torch.log_softmax(full_logits(problem), -1).gather(1, problem.targets[:, None])[:, 0]
     expected = (objective(chosen, constants) * problem.weights).sum()
     assert float(scores.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5, abs=1e-7)
+    assert_same_gradients(problem, scores.loss, expected, 1e-6)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_an_objective_that_couples_rows_equals_autograd_on_full_logits(has_bias: bool) -> None:
+    """Rows of one sequence share their mean log-prob: -exp(mean) a, across the border of a chunk."""
+
+    def objective(logprobs: torch.Tensor, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        sequences = constants["sequences"]
+        sums = torch.zeros(5).index_add(0, sequences, logprobs)
+        counts = torch.zeros(5).index_add(0, sequences, torch.ones_like(logprobs))
+        return -(sums / counts).exp()[sequences] * constants["advantage"]
+
+    problem = make_problem(CHUNK_ROWS + 40, has_bias=has_bias, scale=1.5)
+    generator = torch.Generator().manual_seed(3)
+    count = len(problem.targets)
+    constants = {
+        "sequences": torch.randint(0, 5, (count,), generator=generator),
+        "advantage": torch.randn(count, generator=generator),
+    }
+    hidden, head, targets, weights = problem.hidden, problem.head, problem.targets, problem.weights
+    scores = score_coupled_tokens(hidden, head, targets, weights, objective, constants, with_entropy=True)
+    chosen = torch.log_softmax(full_logits(problem), -1).gather(1, problem.targets[:, None])[:, 0]
+    expected = (objective(chosen, constants) * problem.weights).sum()
+    assert float(scores.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5, abs=1e-7)
+    assert torch.allclose(scores.logprobs_N, chosen.detach(), atol=1e-5)
+    assert scores.entropies_N is not None and len(scores.entropies_N) == count
     assert_same_gradients(problem, scores.loss, expected, 1e-6)
 
 

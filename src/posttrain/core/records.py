@@ -174,6 +174,10 @@ MAX_HARNESS_FAULT_FRACTION = 0.01
 """Above this share of harness faults, what is left out could decide: no number is given, and no gate decides."""
 
 
+SAME_REWARD = 1e-9
+"""Rewards closer together than this are equal: sums of parts may differ in the last bits."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a scorer says of one completion: a score, or the typed failure that stands in its place.

@@ -92,6 +92,46 @@ def score_tokens(
     return TokenScores(loss, logprobs, is_argmax, entropies if with_entropy else None)
 
 
+# many parameters: those of score_tokens
+def score_coupled_tokens(
+    hidden_NH: torch.Tensor,
+    head: Head,
+    targets_N: torch.Tensor,
+    weights_N: torch.Tensor,
+    objective: TokenObjective,
+    constants: Mapping[str, torch.Tensor] | None = None,
+    *,
+    with_entropy: bool = False,
+) -> TokenScores:
+    """Return what `score_tokens` does for an objective whose losses depend on other rows' log-probs too.
+
+    All log-probs are computed first, without a gradient; the objective's derivative by them then weights a second
+    pass, which forms the logits anew chunk by chunk: one more product with the head than `score_tokens`.
+
+    Args:
+        hidden_NH: As of `score_tokens`, as are all others.
+        head: Weight, bias, scale and soft cap.
+        targets_N: Token ids.
+        weights_N: Factors of each row's loss.
+        objective: Maps (log-probs [N], constants each [N]) to losses [N], coupled in any way.
+        constants: Row constants by name, each [N].
+        with_entropy: Also compute each row's entropy.
+    """
+    leaf_N = compute_row_logprobs(hidden_NH.detach(), head, targets_N).logprobs_N.requires_grad_()
+    with torch.enable_grad():
+        total = (objective(leaf_N, constants or {}) * weights_N).sum()
+        (slopes_N,) = torch.autograd.grad(total, leaf_N)
+    scores = score_tokens(hidden_NH, head, targets_N, slopes_N, _take_logprobs, with_entropy=with_entropy)
+    # The value is the objective's, the gradient that of the slopes times the log-probs.
+    loss = scores.loss - scores.loss.detach() + total.detach()
+    return TokenScores(loss, scores.logprobs_N, scores.is_argmax_N, scores.entropies_N)
+
+
+def _take_logprobs(logprobs_C: torch.Tensor, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    del constants
+    return logprobs_C
+
+
 class _ScoreTokens(torch.autograd.Function):
     # many parameters: autograd functions take their inputs one by one
     @staticmethod

@@ -10,8 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SAME_REWARD = 1e-9
-"""Rewards closer together than this are equal: sums of parts may differ in the last bits."""
+from posttrain.core.records import SAME_REWARD
 
 
 @dataclass(frozen=True, slots=True)
