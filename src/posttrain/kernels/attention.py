@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from posttrain.kernels.shared_prefix import Family, attend_families
+
 PACKED_ATTENTION = "posttrain_packed"
 
 # The CPU flash backward in bf16 has a fixed cost a document; up to this length fp32 is 1.1 to 9 times faster.
@@ -38,11 +40,13 @@ class DocumentSpans:
     Made by training and samplers from row lengths, read by `packed_attention`.
 
     Example: documents of 3 and 2 tokens have `starts = (0, 3, 5)`; `starts_device` is the same as an
-    int32 tensor on the model's device, made once a micro-batch because each layer needs it on CUDA.
+    int32 tensor on the model's device, made once a micro-batch because each layer needs it on CUDA. With `families`,
+    documents share prompts (`kernels.shared_prefix`) and `starts` are the families' own.
     """
 
     starts: tuple[int, ...]
     starts_device: torch.Tensor | None = None
+    families: tuple[Family, ...] | None = None
 
     @classmethod
     def from_lengths(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> DocumentSpans:
@@ -102,6 +106,8 @@ def packed_attention(
     if not getattr(module, "is_causal", True):
         raise ValueError("packed attention is causal; this module is not")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if document_spans.families is not None:
+        return _attend_shared(query, key, value, document_spans.families, scale, sliding_window, softcap), None
     if softcap is not None:
         return _per_document_softcap(query, key, value, document_spans, scale, sliding_window, softcap), None
     has_one_size = value.shape[-1] == query.shape[-1]  # latent attention (DeepSeek) has two; flash wants one
@@ -113,6 +119,24 @@ def packed_attention(
         output = _PackedFlashCpu.apply(query, key, value, document_spans.starts, scale, sliding_window)
         return output, None
     return _per_document_sdpa(query, key, value, document_spans, scale, sliding_window), None
+
+
+def _attend_shared(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    families: tuple[Family, ...],
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """Documents that share prompts, where that is exact."""
+    if softcap is not None or (window is not None and max(family.longest for family in families) > window):
+        raise ValueError("soft-capped scores and shorter sliding windows are for documents that share no prompt")
+    is_flash = value.shape[-1] == query.shape[-1] and query.device.type == "cpu"
+    if is_flash and query.shape[1] != key.shape[1] and not flash_cpu_takes_grouped_heads():
+        key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
+    return attend_families(query, key, value, families, scale, is_flash=is_flash)
 
 
 def register_packed_attention() -> str:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from posttrain.kernels.attention import DocumentSpans
+from posttrain.kernels.shared_prefix import Family
 
 Layout = Literal["packed", "padded", "single"]
 """How the rows of a pass lie: end to end, right-padded, or only one row at a time."""
@@ -44,6 +45,29 @@ def run_packed(
         use_cache=False,
         document_spans=DocumentSpans.from_lengths(lengths, ids_T.device),
         **arguments,
+    )
+    hidden_TH: torch.Tensor = output.last_hidden_state[0]
+    return hidden_TH
+
+
+def run_families(backbone: Callable[..., Any], ids_T: torch.Tensor, families: Sequence[Family]) -> torch.Tensor:
+    """Return last hidden states [T, H] of prompts and their continuations, which go on where their prompt ends.
+
+    The model must use the packed attention back-end, and be one for which sharing is exact
+    (`models.heads.is_sharing_exact`).
+    """
+    positions = []
+    for family in families:
+        size = family.borders[0] - family.start
+        positions.append(torch.arange(size, device=ids_T.device))
+        parts = family.continuations
+        positions += [torch.arange(size, size + part.stop - part.start, device=ids_T.device) for part in parts]
+    starts = (*(family.start for family in families), families[-1].borders[-1])
+    output = backbone(
+        input_ids=ids_T[None],
+        position_ids=torch.cat(positions)[None],
+        use_cache=False,
+        document_spans=DocumentSpans(starts, families=tuple(families)),
     )
     hidden_TH: torch.Tensor = output.last_hidden_state[0]
     return hidden_TH

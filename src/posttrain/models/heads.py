@@ -17,7 +17,8 @@ from torch import nn
 
 from posttrain.core.errors import ModelError
 from posttrain.kernels.attention import choose_masked_attention, packed_attention, register_packed_attention
-from posttrain.kernels.layouts import Layout, run_packed
+from posttrain.kernels.layouts import Layout, run_families, run_packed
+from posttrain.kernels.shared_prefix import lay_out_families
 from posttrain.kernels.token_logprobs import Head
 
 _PROBE_TOKENS = 6
@@ -156,6 +157,35 @@ def is_packing_exact(model: nn.Module) -> bool:
     # beside what no isolation at all would do.
     tolerance = 0.2 * _root_mean_square(leaked - reference)
     return all(_root_mean_square(row) <= tolerance for x in differences for row in x)
+
+
+@torch.no_grad()
+def is_sharing_exact(model: nn.Module) -> bool:
+    """Return whether continuations may share their prompt's tokens in a packed row, shown by running it.
+
+    Two continuations behind one prompt are run in one row, and each behind a prompt of its own. Where packing is not
+    exact, and where a layer has a sliding window or caps its scores, prompts are not shared.
+    """
+    config = find_causal_lm(model).config.get_text_config()
+    if any(window is not None for window in _declared_windows(config)) or not is_packing_exact(model):
+        return False
+    prompt, *others = (torch.arange(count) * 11 + 3 for count in _PROBE_LENGTHS)
+    vocabulary, device = find_head(model).weight.shape[0], next(model.parameters()).device
+    rows = [(torch.cat([prompt, other]) % vocabulary).to(device) for other in others]
+    shared_T = (torch.cat([prompt, *others]) % vocabulary).to(device)
+    backbone, size = find_backbone(model), len(prompt)
+    with evaluation_mode(model), attention_backend(model, register_packed_attention()):
+        try:
+            shared = run_families(backbone, shared_T, lay_out_families([_PROBE_LENGTHS]))
+        except (ValueError, TypeError, RuntimeError):
+            return False
+        alone = [run_packed(backbone, row, (len(row),)) for row in rows]
+        leaked = run_packed(backbone, shared_T, (len(shared_T),))
+    expected = torch.cat([alone[0], alone[1][size:]])
+    if shared.dtype == torch.float32:
+        return float((shared - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
+    tolerance = 0.2 * _root_mean_square((leaked - expected)[len(rows[0]) :])  # the second does not see the first
+    return all(_root_mean_square(row) <= tolerance for row in shared - expected)
 
 
 def choose_layout(model: nn.Module, *, may_pack: bool = True) -> Layout:

@@ -6,14 +6,17 @@ predecessor and is never scored. Shape letters: T tokens of the micro-batch, N s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from posttrain.core.records import RenderedSample
 from posttrain.kernels.layouts import round_up_tokens
+from posttrain.kernels.shared_prefix import Family, lay_out_families
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class MicroBatch:
     targets_N: torch.Tensor
     weights_N: torch.Tensor
     row_ids: tuple[str, ...]
+    families: tuple[Family, ...] | None = None
+    constants: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """Return the batch with its tensors on a device."""
@@ -41,7 +46,8 @@ class MicroBatch:
             name: getattr(self, name).to(device, non_blocking=True)
             for name in ("ids_T", "scored_N", "targets_N", "weights_N")
         }
-        return replace(self, **moved)
+        constants = {name: values.to(device, non_blocking=True) for name, values in self.constants.items()}
+        return replace(self, **moved, constants=constants)
 
 
 def count_scored(sample: RenderedSample) -> int:
@@ -75,6 +81,83 @@ def build_micro_batch(
         targets_N=torch.from_numpy(ids[targets]),
         weights_N=torch.ones(len(targets)),
         row_ids=tuple(row_ids),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredCompletion:
+    """A completion as it is trained on: its tokens, which of them are scored and with what weight and constants.
+
+    Args:
+        ids: Token ids, as the sampler drew or saw them, at least one.
+        is_scored: bool, one a token: false for observations.
+        weights: fp32, one a token; read where it is scored.
+        constants: By name, one number a token.
+        row_id: What an error names it by.
+    """
+
+    ids: npt.NDArray[np.int32]
+    is_scored: npt.NDArray[np.bool_]
+    weights: npt.NDArray[np.float32]
+    constants: Mapping[str, npt.NDArray[np.float32]]
+    row_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFamily:
+    """A prompt's tokens, at least one, and the completions that are trained on behind it."""
+
+    prompt_ids: npt.NDArray[np.int32]
+    completions: Sequence[ScoredCompletion]
+
+
+def build_family_batch(families: Sequence[PromptFamily], *, is_shared: bool, has_filler: bool = True) -> MicroBatch:
+    """Lay prompts and their completions end to end.
+
+    Args:
+        families: What is trained on.
+        is_shared: Whether a prompt stands once before all its completions (`models.heads.is_sharing_exact`), or before
+            each of them.
+        has_filler: As of `build_micro_batch`.
+    """
+    rows = list(families)
+    if not is_shared:
+        rows = [PromptFamily(family.prompt_ids, [one]) for family in families for one in family.completions]
+    ids: list[npt.NDArray[np.int32]] = []
+    sizes: list[list[int]] = []
+    scored, parts = [], []
+    start = 0
+    for row in rows:
+        ids.append(row.prompt_ids)
+        sizes.append([len(row.prompt_ids)])
+        last = start + len(row.prompt_ids) - 1
+        start = last + 1
+        for completion in row.completions:
+            before = np.arange(start - 1, start - 1 + len(completion.ids))
+            before[0] = last  # what precedes every completion is the prompt's end
+            scored.append(before[completion.is_scored])
+            ids.append(completion.ids)
+            sizes[-1].append(len(completion.ids))
+            parts.append(completion)
+            start += len(completion.ids)
+    filler = round_up_tokens(start) - start if has_filler else 0
+    if filler:
+        ids.append(np.zeros(filler, np.int32))
+        sizes.append([filler])
+
+    def gather(values: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
+        chosen = [value[part.is_scored] for value, part in zip(values, parts, strict=True)]
+        return torch.from_numpy(np.concatenate(chosen))
+
+    return MicroBatch(
+        ids_T=torch.from_numpy(np.concatenate(ids).astype(np.int64)),
+        lengths=tuple(map(sum, sizes)),
+        scored_N=torch.from_numpy(np.concatenate(scored)),
+        targets_N=gather([part.ids.astype(np.int64) for part in parts]),
+        weights_N=gather([part.weights for part in parts]),
+        row_ids=tuple(part.row_id for part in parts),
+        families=lay_out_families(sizes) if is_shared else None,
+        constants={name: gather([part.constants[name] for part in parts]) for name in parts[0].constants},
     )
 
 

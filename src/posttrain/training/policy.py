@@ -17,8 +17,14 @@ from torch import nn
 
 from posttrain.core.seeds import derive_seed
 from posttrain.kernels.attention import choose_masked_attention, register_packed_attention
-from posttrain.kernels.layouts import Layout, run_packed, run_padded
-from posttrain.kernels.token_logprobs import Head, TokenObjective, TokenScores, score_tokens
+from posttrain.kernels.layouts import Layout, run_families, run_packed, run_padded
+from posttrain.kernels.token_logprobs import (
+    Head,
+    TokenObjective,
+    TokenScores,
+    score_coupled_tokens,
+    score_tokens,
+)
 from posttrain.training.batches import MicroBatch
 
 
@@ -72,10 +78,13 @@ class ScoredPolicy(nn.Module):
         head = self.head()
         # Some backbones (Mamba) give fp32 residuals to a bf16 head.
         hidden_NH = hidden_TH.index_select(0, batch.scored_N).to(head.weight.dtype)
-        return score_tokens(hidden_NH, head, batch.targets_N, weights_N, objective, with_entropy=with_entropy)
+        score = score_coupled_tokens if getattr(objective, "is_coupled", False) else score_tokens
+        return score(hidden_NH, head, batch.targets_N, weights_N, objective, batch.constants, with_entropy=with_entropy)
 
     def compute_hidden(self, batch: MicroBatch) -> torch.Tensor:
         """Return the last hidden states [T, H] of a micro-batch, rows end to end."""
+        if batch.families is not None:
+            return run_families(self._backbone[0], batch.ids_T, batch.families)
         if self.layout == "packed":
             return run_packed(self._backbone[0], batch.ids_T, batch.lengths)
         if batch.ids_T.device.type == "meta":
