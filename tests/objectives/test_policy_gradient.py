@@ -102,8 +102,9 @@ def test_importance_weights_are_truncated_and_scale_the_loss() -> None:
     sampler = torch.tensor([0.25, 0.5]).log()
     weights = compute_importance_weights(torch.tensor([0.5, 0.25]).log().requires_grad_(), sampler, 1.5)
     assert weights.tolist() == pytest.approx([1.5, 0.5]) and not weights.requires_grad
-    constants = {"old_logprobs": OLD[:2], "advantages": torch.ones(2), "importance_weights": weights}
-    assert differentiate(PolicyGradient(), OLD[:2], **constants) == pytest.approx([-1.5, -0.5])
+    trainer = torch.tensor([0.5, 0.25]).log()
+    constants = {"advantages": torch.ones(2), "sampler_logprobs": sampler}
+    assert differentiate(PolicyGradient(importance_cap=1.5), trainer, **constants) == pytest.approx([-1.5, -0.5])
 
 
 @pytest.mark.parametrize(

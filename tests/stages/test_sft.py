@@ -247,8 +247,8 @@ def test_steps_are_counted_from_epochs_rounded_up_or_given() -> None:
 
 def test_warm_up_never_takes_all_steps() -> None:
     config = make_config(warmup_fraction=0.9)
-    assert [sft.count_warmup_steps(config, steps) for steps in (0, 1, 2, 10)] == [0, 0, 1, 9]
-    assert sft.count_warmup_steps(make_config(warmup_fraction=0.0), 10) == 0
+    assert [config.count_warmup_steps(steps) for steps in (0, 1, 2, 10)] == [0, 0, 1, 9]
+    assert make_config(warmup_fraction=0.0).count_warmup_steps(10) == 0
 
 
 def test_data_without_rows_is_refused(tmp_path: Path) -> None:

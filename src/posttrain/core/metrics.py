@@ -106,3 +106,24 @@ BITS_PER_BYTE = declare(
     "bits_per_byte", "bits/byte", "token_mean", "negative log-likelihood of texts by byte", lower_is_better=True
 )
 STOP_RATE = declare("stop_rate", "fraction", "token_mean", "completions that end by themselves", lower_is_better=False)
+REWARD = declare("reward", "reward", "token_mean", "mean reward of completions", lower_is_better=False)
+REWARD_STD = declare("reward_std", "reward", "token_mean", "standard deviation of rewards")
+FRAC_REWARD_ZERO_STD = declare(
+    "frac_reward_zero_std", "fraction", "token_mean", "groups trained on whose rewards are all equal"
+)
+INFORMATIVE_FRACTION = declare(
+    "informative_fraction", "fraction", "token_mean", "groups drawn whose rewards differ", lower_is_better=False
+)
+NUM_WAVES = declare("rollouts/waves", "waves", "last", "times that problems were drawn for a step")
+COMPLETION_LENGTH = declare("completions/mean_length", "tokens", "token_mean", "tokens drawn for a completion")
+CLIPPED_RATIO = declare("completions/clipped_ratio", "fraction", "token_mean", "completions cut at the cap")
+KL = declare("kl", "nats/token", "token_mean", "KL of the policy from the reference at drawn tokens (k3)")
+CLIP_LOW = declare("clip_ratio/low_mean", "fraction", "token_mean", "tokens whose ratio is held back from below")
+CLIP_HIGH = declare("clip_ratio/high_mean", "fraction", "token_mean", "tokens whose ratio is held back from above")
+SAMPLER_MISMATCH = declare(
+    "sampler_mismatch/mean", "nats/token", "token_mean", "how far the sampler's log-probs are from the trainer's"
+)
+LARGEST_MISMATCH = declare("sampler_mismatch/max", "nats/token", "maximum", "the largest such difference")
+EFFECTIVE_SAMPLE_SIZE = declare(
+    "effective_sample_size", "fraction", "token_mean", "share of tokens that importance weights leave in effect"
+)

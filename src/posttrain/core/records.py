@@ -206,6 +206,86 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Observation:
+    """Tokens that an environment put between two completions: what a tool gave. They carry no loss.
+
+    Made by environments, read by samplers (as part of the next prompt) and training. `name` is who spoke.
+    """
+
+    ids: npt.NDArray[np.int32]
+    text: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One attempt at a problem, as it was drawn, with what it is worth.
+
+    Made by `rollouts/`, read by stages. Turns alternate: completions, and observations between them; each completion's
+    prompt is the first one's prompt and all tokens since.
+
+    Example: a call of a tool and an answer: `turns = (Completion(prompt 5 tokens, ids 7), Observation(3 ids),
+    Completion(prompt 15 tokens, ids 4))`: 14 tokens behind the prompt, 11 of them drawn.
+    """
+
+    problem_id: str
+    sample_index: int
+    turns: tuple[Completion | Observation, ...]
+    outcome: Outcome
+
+    @property
+    def prompt_ids(self) -> npt.NDArray[np.int32]:
+        """What stood before the first completion."""
+        first = self.turns[0]
+        assert isinstance(first, Completion)
+        return first.prompt_ids
+
+    @property
+    def last(self) -> Completion:
+        """The completion that ended it."""
+        last = self.turns[-1]
+        assert isinstance(last, Completion)
+        return last
+
+    @property
+    def ids_T(self) -> npt.NDArray[np.int32]:
+        """All tokens behind the prompt, observations among them."""
+        return np.concatenate([turn.ids for turn in self.turns])
+
+    @property
+    def is_drawn_T(self) -> npt.NDArray[np.bool_]:
+        """Which of these tokens the policy drew."""
+        return np.concatenate([np.full(len(turn.ids), isinstance(turn, Completion)) for turn in self.turns])
+
+    @property
+    def num_drawn(self) -> int:
+        """How many tokens the policy drew."""
+        return sum(len(turn.ids) for turn in self.turns if isinstance(turn, Completion))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The rollouts of one problem, by their sample index.
+
+    Made by `rollouts/`, read by stages and `statistics.reward_groups`.
+    """
+
+    problem: Problem
+    rollouts: tuple[Rollout, ...]
+
+    @property
+    def rewards(self) -> list[float | None]:
+        """What each rollout is worth; None where there is no verdict."""
+        return [rollout.outcome.value if rollout.outcome.is_counted else None for rollout in self.rollouts]
+
+    @property
+    def is_informative(self) -> bool:
+        """Whether two rewards differ: an estimator that compares rollouts of a group learns from nothing else."""
+        known = [reward for reward in self.rewards if reward is not None]
+        return len(known) > 1 and max(known) - min(known) > SAME_REWARD
+
+
+@dataclass(frozen=True, slots=True)
 class ItemResult:
     """One evaluated item, one JSON line: what every paired comparison reads.
 

@@ -4,7 +4,7 @@ runs/<name>/
   run.json            what ran and what came out (schema: pipeline/run_schema.json)
   recipe.yaml         the recipe as given; recipe.resolved.json as understood
   lock                held while a process works here
-  stages/<NN-name>/   metrics.jsonl, checkpoints/, snapshots/ of one stage
+  stages/<NN-name>/   metrics.jsonl, checkpoints/, snapshots/, rollouts/ of one stage
   artifacts/<hash>/   finished artifacts
   evaluations/<hash>/ what a policy answered: <task>-<hash>.jsonl, one JSON line an item; .json says how
   gates/<hash>.json   what gates decided on an artifact; gates/looks.jsonl counts every decision
@@ -131,6 +131,11 @@ class StageFolder:
     def checkpoints(self) -> Path:
         """Checkpoints by step."""
         return self.root / "checkpoints"
+
+    @property
+    def rollouts(self) -> Path:
+        """Journals of what was drawn and judged, by wave, back to the oldest checkpoint."""
+        return self.root / "rollouts"
 
     @property
     def best(self) -> Path:

@@ -47,10 +47,12 @@ class PolicyGradient:
         clip_high: How far above 1.
         kl: The KL in the loss, by its name.
         kl_coefficient: Its factor, nats^-1, >= 0.
+        importance_cap: The largest weight c that corrects for a sampler that is not the trainer, >= 1; None: c is 1.
 
-    Constants of a call, each [N]: `old_logprobs` and `advantages`; `reference_logprobs` where there is a KL;
-    `importance_weights` where the sampler is not the trainer (1 if left out); `sequences`, int64, where the ratio is a
-    completion's: which completion of the batch a token is of.
+    Constants of a call, each [N]: `advantages`; `old_logprobs`, those of the policy that sampled (left out on the first
+    update on fresh samples, where they are the policy's own); `reference_logprobs` where there is a KL;
+    `sampler_logprobs`, the sampler's own log-probs of what it drew, where c is wanted; `sequences`, int64, where the
+    ratio is a completion's: which completion of the batch a token is of.
     """
 
     ratio: Ratio = "token"
@@ -59,6 +61,7 @@ class PolicyGradient:
     clip_high: float | None = 0.2
     kl: Kl = "none"
     kl_coefficient: float = 0.0
+    importance_cap: float | None = None
 
     @property
     def is_coupled(self) -> bool:
@@ -72,8 +75,9 @@ class PolicyGradient:
             logprobs_N: The policy's log-probs of the sampled tokens, nats.
             constants: See the class.
         """
-        old_N, advantages_N = constants["old_logprobs"], constants["advantages"]
-        log_ratios_N = self._compute_log_ratios(logprobs_N, constants)
+        old_N = constants.get("old_logprobs", logprobs_N.detach())
+        advantages_N = constants["advantages"]
+        log_ratios_N = self._compute_log_ratios(logprobs_N, old_N, constants)
         if self.clipping == "cispo":
             bounded_N = self._clip(log_ratios_N.detach().exp())
             losses_N = -bounded_N * advantages_N * logprobs_N
@@ -82,8 +86,8 @@ class PolicyGradient:
             losses_N = -ratios_N * advantages_N
             if self.clipping == "ppo":
                 losses_N = torch.maximum(losses_N, -self._clip(ratios_N) * advantages_N)
-        if "importance_weights" in constants:
-            losses_N = losses_N * constants["importance_weights"]
+        if self.importance_cap is not None:
+            losses_N = losses_N * compute_importance_weights(old_N, constants["sampler_logprobs"], self.importance_cap)
         if self.kl != "none":
             kl_N = compute_kl_loss(logprobs_N, constants["reference_logprobs"], old_N, self.kl)
             losses_N = losses_N + self.kl_coefficient * kl_N
@@ -97,7 +101,8 @@ class PolicyGradient:
         Under `ppo` only where it would lead further away (A < 0 below, A > 0 above), since elsewhere the unclipped side
         counts; under `cispo` wherever the ratio is beyond the limit.
         """
-        ratios_N = self._compute_log_ratios(logprobs_N.detach(), constants).exp()
+        logprobs_N = logprobs_N.detach()
+        ratios_N = self._compute_log_ratios(logprobs_N, constants.get("old_logprobs", logprobs_N), constants).exp()
         none_N = torch.zeros_like(ratios_N, dtype=torch.bool)
         if self.clipping == "none":
             return none_N, none_N
@@ -112,8 +117,10 @@ class PolicyGradient:
         high = None if self.clip_high is None else 1 + self.clip_high
         return ratios_N if low is None and high is None else ratios_N.clamp(low, high)
 
-    def _compute_log_ratios(self, logprobs_N: torch.Tensor, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        log_ratios_N = logprobs_N - constants["old_logprobs"]
+    def _compute_log_ratios(
+        self, logprobs_N: torch.Tensor, old_N: torch.Tensor, constants: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        log_ratios_N = logprobs_N - old_N
         if self.ratio == "token":
             return log_ratios_N
         sequences_N = constants["sequences"]

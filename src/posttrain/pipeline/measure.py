@@ -48,7 +48,7 @@ from posttrain.pipeline.sampling import build_sampler
 from posttrain.pipeline.scorers import ScorerContext, build_context, build_scorer, find_tier, hash_scorer
 from posttrain.pipeline.store import WorkingFolders
 from posttrain.pipeline.wiring import read_problems
-from posttrain.stages.sft import SftConfig
+from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.distributed import find_device
 
 Rows = Literal["data", "development"]
@@ -80,7 +80,7 @@ def choose_dtype(recipe: Recipe) -> str:
 
     One precision for the base and every stage, so that a difference between them is the stage's.
     """
-    dtypes = {entry.config.dtype for entry in recipe.stages if isinstance(entry.config, SftConfig)}
+    dtypes = {entry.config.dtype for entry in recipe.stages if isinstance(entry.config, TrainingKeys)}
     return "bfloat16" if "bfloat16" in dtypes else "float32"
 
 

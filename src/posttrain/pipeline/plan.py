@@ -26,6 +26,7 @@ from posttrain.models.manifest import load_manifest
 from posttrain.models.validation import CONFIG_FILE
 from posttrain.models.weights import hash_weights
 from posttrain.pipeline.estimates import estimate_memory, estimate_seconds
+from posttrain.pipeline.grpo_wiring import hash_stage_scorer, read_stage_problems
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.preflight.rounds import check_rounds
 from posttrain.pipeline.recipe import Recipe
@@ -34,9 +35,8 @@ from posttrain.pipeline.rounds import Round, list_rounds
 from posttrain.pipeline.store import ArtifactStore
 from posttrain.pipeline.tracked_metric import describe_tracked_metric, find_tracked_metric
 from posttrain.pipeline.wiring import fingerprint_sources, fingerprint_values, load_stage_data
-from posttrain.stages import sft
+from posttrain.stages import grpo, sft
 from posttrain.training.distributed import Ranks, find_device
-from posttrain.training.optimizer import compute_learning_rate
 
 _ROWS_COUNTED = 1_000_000
 
@@ -99,6 +99,9 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
         tracked = find_tracked_metric(recipe, config)
         if tracked is not None:
             identity["tracked"] = describe_tracked_metric(recipe, tracked)
+    if isinstance(config, grpo.GrpoConfig):
+        sources = fingerprint_sources(recipe, config.data)
+        identity = {**identity, "data": len(config.data), "scorer": hash_stage_scorer(recipe, config)}
     tokenizer: Any = renderer.tokenizer
     return hash_json(
         {
@@ -162,6 +165,8 @@ def build_plan(recipe: Recipe, *, progress: Progress | None = None) -> Plan:
                 planned = replace(planned, why=_why_run(stage, key, store))
             if isinstance(stage.entry.config, sft.SftConfig):
                 planned = _plan_sft(recipe, stage, planned, base, renderer, shown)
+            elif isinstance(stage.entry.config, grpo.GrpoConfig):
+                planned = _plan_grpo(recipe, stage.entry.config, planned)
             stages.append(planned)
     return Plan(recipe.hash, recipe.identity_hash(), base_hash, stages)
 
@@ -181,18 +186,7 @@ def _plan_sft(
     seed = derive_stage_seed(recipe, stage)
     order = sft.build_order(config, data.train, seed)
     steps = sft.count_steps(config, order.steps_per_epoch)
-    warmup = sft.count_warmup_steps(config, steps)
-    rates = [
-        compute_learning_rate(
-            step,
-            peak=config.learning_rate,
-            num_steps=steps,
-            warmup_steps=warmup,
-            schedule=config.schedule,
-            final_fraction=config.final_learning_rate_fraction,
-        )
-        for step in ([0, steps // 2, steps - 1] if steps else [])
-    ]
+    rates = [config.compute_learning_rate(step, steps) for step in ([0, steps // 2, steps - 1] if steps else [])]
     tokens = count_tokens(order, [part.lengths_R for part in data.train.rows], steps)
     memory = estimate_memory(base, config, data, Ranks(), seed)
     is_cached = planned.status == "cached"
@@ -204,6 +198,17 @@ def _plan_sft(
         memory_bytes=memory.total,
         seconds=0.0 if is_cached else estimate_seconds(base, config, data, seed, tokens, device=find_device()),
     )
+
+
+def _plan_grpo(recipe: Recipe, config: grpo.GrpoConfig, planned: PlannedStage) -> PlannedStage:
+    """Return the updates and learning rates of a stage that samples; its tokens are not known before it drew them."""
+    read_stage_problems(recipe, config)
+    updates = config.num_updates
+    rates = [
+        config.compute_learning_rate(step, updates) for step in ([0, updates // 2, updates - 1] if updates else [])
+    ]
+    seconds = 0.0 if planned.status == "cached" else None
+    return replace(planned, steps=updates, learning_rates=rates, seconds=seconds)
 
 
 def count_tokens(order: RowOrder, lengths: Sequence[npt.NDArray[np.int64]], steps: int) -> int:

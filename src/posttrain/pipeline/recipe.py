@@ -179,15 +179,22 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, folder: Path | Non
     if folder is None:
         named = Path.cwd() / (head.folder or f"runs/{head.name}")
         folder = roots.resolve(str(named), place=positions.describe(("folder",)))
-    scorers = _find_scorers(head, roots, positions)
+    scorers = _find_scorers(head, stages, roots, positions)
     return Recipe(path, text, tuple(overrides), roots, head, stages, Path.cwd() / folder, scorers)
 
 
-def _find_scorers(head: RecipeHead, roots: Roots, positions: Positions) -> dict[str, Plugin]:
+def _find_scorers(
+    head: RecipeHead, stages: Sequence[StageEntry], roots: Roots, positions: Positions
+) -> dict[str, Plugin]:
+    """Return the user's own scorers, of tasks and of stages that reward."""
     found: dict[str, Plugin] = {}
     for index, task in enumerate(head.evaluate):
         if isinstance(task, GenerationTask):
             found |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
+    for index, entry in enumerate(stages):
+        scorer = getattr(entry.config, "scorer", None)
+        if isinstance(scorer, str | dict):
+            found |= find_scorer_plugins(scorer, roots, positions.describe(("stages", index, "scorer")))
     return found
 
 

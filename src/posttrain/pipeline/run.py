@@ -41,7 +41,7 @@ from posttrain.pipeline.stoppable import StoppableProgress, check_stop
 from posttrain.pipeline.store import ArtifactStore, WorkingFolders
 from posttrain.pipeline.wiring import build_callbacks
 from posttrain.reports.page import build_report
-from posttrain.stages.sft import SftConfig
+from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks, find_device, join_ranks
 
@@ -255,7 +255,7 @@ class _Run:
             progress=self.progress,
             should_stop=self.should_stop,
             callbacks=build_callbacks(stage.entry),
-            log_every_steps=config.log_every_steps if isinstance(config, SftConfig) else 10,
+            log_every_steps=config.log_every_steps if isinstance(config, TrainingKeys) else 10,
             num_snapshots=NUM_SNAPSHOTS if rules is not None and "best_checkpoint" in rules.on_fail else 0,
         )
         return StageJob(

@@ -17,12 +17,13 @@ from posttrain.pipeline.estimates import DTYPES, needs_checkpointing
 from posttrain.pipeline.preflight.rounds import check_adapter_start
 from posttrain.pipeline.wiring import StageData
 from posttrain.stages.sft import SftConfig
+from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.distributed import Ranks, find_layers, shard_policy
 from posttrain.training.policy import ScoredPolicy, enable_checkpointing
 
 
 def load_trained_policy(
-    folder: Path, config: SftConfig, name: str, seed: int, ranks: Ranks, device: str
+    folder: Path, config: TrainingKeys, name: str, seed: int, ranks: Ranks, device: str
 ) -> LoadedPolicy:
     """Return the policy a stage starts from, ready to train: full weights, or one trainable adapter.
 

@@ -20,6 +20,12 @@ from posttrain.models.artifacts import save_policy
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy, read_context_tokens
 from posttrain.models.manifest import ArtifactFacts
+from posttrain.pipeline.grpo_wiring import (
+    GrpoSetting,
+    build_grpo_parts,
+    load_started_policy,
+    read_stage_problems,
+)
 from posttrain.pipeline.plugins import call_plugin
 from posttrain.pipeline.policies import describe_chat
 from posttrain.pipeline.preflight.override_names import TRUNCATION
@@ -35,7 +41,8 @@ from posttrain.pipeline.tracked_metric import (
     measure_on_first_rank,
 )
 from posttrain.pipeline.wiring import PREVIEW_ROWS, StageData, describe_rows, load_stage_data
-from posttrain.stages import sft
+from posttrain.rollouts.journal import RolloutJournal
+from posttrain.stages import grpo, sft
 from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks, find_device
 from posttrain.training.policy import ScoredPolicy
@@ -94,6 +101,8 @@ def run_stage(job: StageJob) -> StageResult:
     """
     if isinstance(job.entry.config, sft.SftConfig):
         return _run_sft(job, job.entry.config)
+    if isinstance(job.entry.config, grpo.GrpoConfig):
+        return _run_grpo(job, job.entry.config)
     return _run_plugin(job)
 
 
@@ -125,6 +134,36 @@ def _run_sft(job: StageJob, config: sft.SftConfig) -> StageResult:
     if job.ranks.is_writer:  # the artifact has taken their place
         for folder in (job.folder.checkpoints, job.folder.best):
             CheckpointStore(folder).clear()
+    return StageResult(artifacts, parts.num_tokens, ledger)
+
+
+def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
+    setting = GrpoSetting(
+        job.recipe,
+        job.parent,
+        job.entry.name,
+        job.renderer,
+        job.ranks,
+        job.context.seed,
+        find_device(),
+        job.allow_unsafe,
+    )
+    problems, rows = read_stage_problems(job.recipe, config)
+    _check_key(job)
+    ledger = rows.to_json()
+    write_json(job.folder.ledger, ledger)
+    policy = load_started_policy(setting, config)
+
+    def publish(weights: dict[str, torch.Tensor]) -> Artifact:
+        facts = describe_artifact(job, config.identity(), ledger)
+        return _store(job, lambda folder: save_policy(policy, folder, facts, weights_dtype=config.dtype, state=weights))
+
+    parts, notes = build_grpo_parts(setting, config, problems, policy, publish)
+    for note in notes:
+        job.context.progress.note(note)
+    artifacts = grpo.run(config, {"policy": job.parent}, parts, job.context)
+    CheckpointStore(job.folder.checkpoints).clear()  # the artifact has taken their place
+    RolloutJournal(job.folder.rollouts).clear()
     return StageResult(artifacts, parts.num_tokens, ledger)
 
 
@@ -206,6 +245,16 @@ def _load_rows(job: StageJob, config: sft.SftConfig, progress: Progress) -> Stag
     if TRUNCATION in job.overridden:
         config = config.model_copy(update={"max_affected_fraction": 1.0})
     data = load_stage_data(job.recipe, config, job.renderer, context_tokens, progress)
+    _check_key(job)
+    return data
+
+
+def _check_key(job: StageJob) -> None:
+    """Check that what was read is what the stage's key names.
+
+    Raises:
+        DataError: A source changed meanwhile.
+    """
     if job.compute_key() != job.key:
         raise DataError(
             "a source changed after the stage was begun",
@@ -213,7 +262,6 @@ def _load_rows(job: StageJob, config: sft.SftConfig, progress: Progress) -> Stag
             cure="run the same command again when the data is whole",
             place=f"{job.entry.name}: data",
         )
-    return data
 
 
 def _run_plugin(job: StageJob) -> StageResult:

@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from posttrain.core import metrics as keys
-from posttrain.core.config import Config, display_field, optional_field
+from posttrain.core.config import optional_field
 from posttrain.core.errors import RefusedError
 from posttrain.core.protocols import RunContext
 from posttrain.data.sources import DataSource
-from posttrain.models.lora_settings import LoraSettings
+from posttrain.stages.training_keys import TrainingKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 STAGE_VERSION = 1
 
 
-class SftConfig(Config):
+class SftConfig(TrainingKeys):
     """Configuration of an SFT stage; every key changes the result unless it is marked as display."""
 
     type: Literal["sft"] = "sft"
@@ -64,32 +64,11 @@ class SftConfig(Config):
     epochs: float | None = Field(None, gt=0)
     steps: int | None = Field(None, ge=0)
     batch_size: int = Field(32, ge=1, description="rows of an optimizer step, over all ranks")
-    micro_batch_tokens: int = Field(8192, ge=1, description="token budget of one forward pass on one rank")
-    learning_rate: float = Field(1e-4, gt=0, lt=10)
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_fraction: float = Field(0.03, ge=0, lt=1)
-    final_learning_rate_fraction: float = Field(0.0, ge=0, le=1)
-    weight_decay: float = Field(0.0, ge=0, lt=1)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    epsilon: float = Field(1e-8, gt=0)
-    max_grad_norm: float | None = Field(1.0, gt=0)
     ema_decay: float | None = Field(None, gt=0, lt=1)
-
-    adapter: LoraSettings | None = None
-    adapter_start: Literal["new", "continue", "stack", "merge"] | None = Field(
-        None, description="what to do with adapters the policy has already; None: refuse to guess"
-    )
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    activation_checkpointing: Literal["auto", "on", "off"] = "auto"
-    packing: Literal["auto", "on", "off"] = "auto"
 
     validate_every_steps: int | None = Field(None, ge=1)
     keep: Literal["last", "best_validation_loss", "best_metric"] = "last"
     keep_metric: str | None = optional_field(pattern=keys.METRIC_PATTERN)
-    checkpoint_every_steps: int = display_field(100, ge=1)
-    log_every_steps: int = display_field(10, ge=1)
-    callbacks: list[str] = Field(default_factory=list, description="file.py:Class or entry points")
 
     @model_validator(mode="after")
     def _check_pairs(self) -> SftConfig:
@@ -104,12 +83,8 @@ class SftConfig(Config):
             raise ValueError("train_on belongs to mode: chat; full_text trains on every token")
         if self.mode == "full_text" and self.truncation != "refuse":
             raise ValueError("truncation belongs to mode: chat; full_text splits documents and loses no token")
-        if self.schedule == "constant" and self.final_learning_rate_fraction:
-            raise ValueError("final_learning_rate_fraction belongs to the schedules linear and cosine")
         if any(source.proportion is not None for source in self.validation):
             raise ValueError("validation: proportion belongs to training data; every validation row is measured")
-        if self.adapter is None and self.adapter_start in ("new", "stack"):
-            raise ValueError(f"adapter_start: {self.adapter_start} needs adapter: {{rank: ..., alpha: ...}}")
         return self
 
     def _check_kept_metric(self) -> None:
@@ -144,18 +119,15 @@ def run(config: SftConfig, inputs: dict[str, Artifact], parts: SftParts, context
     del inputs  # the policy was loaded from them by the wiring; their hashes are in the artifact's key
     from posttrain.objectives.sft import compute_sft_loss
     from posttrain.training.loop import LoopFunctions, LoopSettings, TrainingLoop, space_snapshots
-    from posttrain.training.optimizer import AdamWSettings, MasterOptimizer, compute_learning_rate
     from posttrain.training.step import Updater
 
     order = build_order(config, parts.train, context.seed)
     num_steps = count_steps(config, order.steps_per_epoch)
     if num_steps == 0:
         context.progress.note("zero steps: the policy is passed on as it is")
-    settings = AdamWSettings((config.beta1, config.beta2), config.epsilon, config.weight_decay)
-    optimizer = MasterOptimizer(parts.policy.model.named_parameters(), settings, ema_decay=config.ema_decay)
     updater = Updater(
         parts.policy,
-        optimizer,
+        config.build_optimizer(parts.policy.model, ema_decay=config.ema_decay),
         parts.ranks,
         compute_sft_loss,
         max_grad_norm=config.max_grad_norm,
@@ -165,16 +137,6 @@ def run(config: SftConfig, inputs: dict[str, Artifact], parts: SftParts, context
     def batch_at(step: int) -> StepBatch:
         rows = order.rows_of_step(step)
         return build_step_batch(parts.train, rows, config.micro_batch_tokens, parts.ranks, parts.policy.layout)
-
-    def learning_rate_at(step: int) -> float:
-        return compute_learning_rate(
-            step,
-            peak=config.learning_rate,
-            num_steps=num_steps,
-            warmup_steps=count_warmup_steps(config, num_steps),
-            schedule=config.schedule,
-            final_fraction=config.final_learning_rate_fraction,
-        )
 
     loop = TrainingLoop(
         LoopSettings(
@@ -189,7 +151,7 @@ def run(config: SftConfig, inputs: dict[str, Artifact], parts: SftParts, context
         ),
         LoopFunctions(
             batch_at=batch_at,
-            learning_rate_at=learning_rate_at,
+            learning_rate_at=lambda step: config.compute_learning_rate(step, num_steps),
             epoch_at=lambda step: step / order.steps_per_epoch,
             validate=build_validation(config, parts, updater),
         ),
@@ -222,11 +184,6 @@ def count_steps(config: SftConfig, steps_per_epoch: int) -> int:
         return config.steps
     # 0.07 * 100 is a hair above 7 in floating point
     return math.ceil((config.epochs or 0) * steps_per_epoch - 1e-9)
-
-
-def count_warmup_steps(config: SftConfig, num_steps: int) -> int:
-    """Return the steps of warm-up: the fraction of all steps, rounded up, but never all of them."""
-    return min(math.ceil(config.warmup_fraction * num_steps), max(0, num_steps - 1))
 
 
 def build_step_batch(

@@ -46,12 +46,13 @@ class LoopSettings:
 
 @dataclass(frozen=True, slots=True)
 class LoopFunctions:
-    """What a stage does at a step: its rows, its learning rate, its validation."""
+    """What a stage does at a step: its rows, its learning rate, its validation, and further figures to be logged."""
 
     batch_at: Callable[[int], StepBatch]
     learning_rate_at: Callable[[int], float]
     epoch_at: Callable[[int], float]
     validate: Callable[[], dict[str, float]] | None
+    figures: Callable[[], dict[str, float]] | None = None
 
 
 @dataclass(slots=True)
@@ -186,7 +187,8 @@ class TrainingLoop:
                     keys.TOKENS_PER_SECOND: speed,
                     keys.STEP_SECONDS: seconds,
                     keys.PEAK_MEMORY: measure_peak_memory(self.updater.device),
-                },
+                }
+                | (self.functions.figures() if self.functions.figures is not None else {}),
             )
         if is_due:
             state.window_loss = state.window_hits = 0.0

@@ -8,13 +8,13 @@ and the error names the parameter and the rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from posttrain.core.errors import TrainingError
-from posttrain.kernels.token_logprobs import TokenObjective
+from posttrain.kernels.token_logprobs import TokenObjective, TokenScores
 from posttrain.objectives.reduction import check_total, normalise_weights
 from posttrain.training.batches import MicroBatch
 from posttrain.training.distributed import Ranks
@@ -47,6 +47,7 @@ class StepBatch:
     num_trained: int
 
 
+# many parameters: an updater is built once, of parts that have no other common home
 class Updater:
     """Takes optimizer steps.
 
@@ -57,6 +58,7 @@ class Updater:
         objective: The token objective.
         max_grad_norm: Gradients are scaled down to this norm; None for no clipping.
         device: Where the policy computes.
+        observe: Told of the figures of every micro-batch, entropies among them; it must not wait for the device.
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class Updater:
         *,
         max_grad_norm: float | None,
         device: str = "cpu",
+        observe: Callable[[MicroBatch, TokenScores], None] | None = None,
     ) -> None:
+        self.observe = observe
         self.policy = policy
         self.optimizer = optimizer
         self.ranks = ranks
@@ -93,8 +97,10 @@ class Updater:
             # The number that the micro-batch has in the whole step: masks do not depend on how many ranks there are.
             number = index * self.ranks.count + self.ranks.rank
             with self.policy.seeded_dropout(*dropout_stream, number):
-                scores = self.policy(rows, self.objective, weights)
+                scores = self.policy(rows, self.objective, weights, with_entropy=self.observe is not None)
                 scores.loss.backward()
+            if self.observe is not None:
+                self.observe(rows, scores)
             sums += torch.stack([scores.loss.detach().double(), scores.is_argmax_N.sum().double()])
             if len(batch.micro_batches) > 1:
                 self.optimizer.collect_gradients()

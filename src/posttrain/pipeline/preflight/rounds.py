@@ -19,7 +19,9 @@ from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.rounds import Round
 from posttrain.pipeline.tracked_metric import find_tracked_metric
 from posttrain.pipeline.wiring import fingerprint_sources
+from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.sft import SftConfig
+from posttrain.stages.training_keys import TrainingKeys
 
 
 def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round]) -> None:
@@ -40,14 +42,17 @@ def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round]) -> None:
         if stage.entry.gate is not None and stage.entry.gate.on_fail:
             selecting.update(list_tasks(stage.entry.gate))
         has_adapters = adapters[stage.entry.parent if stage.number == 1 else name]
-        if not isinstance(config, SftConfig):
+        if not isinstance(config, TrainingKeys):
             adapters[name] = None  # a plug-in: what it gives is known to itself alone
             continue
-        check_max_length(config, context_tokens)
-        fingerprint_sources(recipe, [*config.data, *config.validation])
-        tracked = find_tracked_metric(recipe, config)
-        if tracked is not None:
-            selecting.add(tracked.task.name)
+        if isinstance(config, SftConfig):
+            check_max_length(config, context_tokens)
+            fingerprint_sources(recipe, [*config.data, *config.validation])
+            tracked = find_tracked_metric(recipe, config)
+            if tracked is not None:
+                selecting.add(tracked.task.name)
+        elif isinstance(config, GrpoConfig):
+            fingerprint_sources(recipe, config.data)
         if has_adapters is not None:
             check_adapter_start(config, name, has_adapters)
         goes_on = has_adapters and config.adapter_start == "continue"
@@ -58,7 +63,7 @@ def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round]) -> None:
             read_development_problems(recipe.roots, task)
 
 
-def check_adapter_start(config: SftConfig, name: str, has_adapters: bool) -> None:
+def check_adapter_start(config: TrainingKeys, name: str, has_adapters: bool) -> None:
     """Check that a stage's `adapter_start` fits the policy that it starts from.
 
     Raises:

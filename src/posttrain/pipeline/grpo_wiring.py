@@ -1,0 +1,207 @@
+"""The live parts of a GRPO stage: policy, sampler, scorer, problems, and a reference where the method reads one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from posttrain.chat.rendering import Renderer
+from posttrain.core.errors import DataError, ModelError, RefusedError
+from posttrain.core.hashing import hash_json
+from posttrain.core.records import Artifact, Problem
+from posttrain.data.ledger import Ledger
+from posttrain.kernels.token_logprobs import Head
+from posttrain.models.fusing import fuse_layers
+from posttrain.models.heads import (
+    check_head,
+    choose_layout,
+    find_backbone,
+    find_head,
+    is_sharing_exact,
+)
+from posttrain.models.loaded_policy import LoadedPolicy
+from posttrain.models.loading import load_policy
+from posttrain.models.logprobs import compute_logprobs
+from posttrain.pipeline.compiled import build_training_kernels
+from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.sampling import build_sampler
+from posttrain.pipeline.scorers import build_context, build_scorer, hash_scorer
+from posttrain.pipeline.sft_wiring import load_trained_policy
+from posttrain.pipeline.tracked_metric import hash_weights_in_memory
+from posttrain.pipeline.wiring import read_problems
+from posttrain.stages.grpo import GrpoConfig, GrpoParts
+from posttrain.stages.grpo_batches import LogprobsOf
+from posttrain.training.distributed import Ranks
+from posttrain.training.policy import ScoredPolicy, enable_checkpointing
+
+
+@dataclass(frozen=True, slots=True)
+class GrpoSetting:
+    """What surrounds a GRPO stage: the recipe, the policy that it starts from, renderer, ranks, seed, device."""
+
+    recipe: Recipe
+    parent: Artifact
+    name: str
+    renderer: Renderer
+    ranks: Ranks
+    seed: int
+    device: str
+    allow_unsafe: bool = False
+
+
+def read_stage_problems(recipe: Recipe, config: GrpoConfig) -> tuple[list[Problem], Ledger]:
+    """Return a stage's problems, and their ledger.
+
+    Raises:
+        DataError: A source cannot be read, holds no problem, or two problems have one id.
+    """
+    problems: list[Problem] = []
+    for source in config.data:
+        problems += read_problems(recipe.roots, source)
+    names = {problem.problem_id for problem in problems}
+    if len(names) < len(problems):
+        raise DataError(
+            f"{len(problems) - len(names)} problem ids occur more than once",
+            expected="an id of its own for each problem",
+            cure="name each file once under 'data', with 'skip' and 'rows' that do not overlap",
+            place="data",
+        )
+    ledger = Ledger()
+    for _ in problems:
+        ledger.rows_in += 1
+        ledger.train(samples=1, tokens=0, tokens_trained=0)
+    return problems, ledger
+
+
+def hash_stage_scorer(recipe: Recipe, config: GrpoConfig) -> str:
+    """Return the name by content of what rewards."""
+    return hash_json(hash_scorer(config.scorer, build_context(recipe.roots, recipe.scorers)))
+
+
+def build_grpo_parts(
+    setting: GrpoSetting,
+    config: GrpoConfig,
+    problems: Sequence[Problem],
+    policy: LoadedPolicy,
+    publish: Callable[[dict[str, torch.Tensor]], Artifact],
+) -> tuple[GrpoParts, list[str]]:
+    """Return the live parts of a stage, and notes on how they were chosen.
+
+    Raises:
+        ModelError: The model's head is not what its logits say, or caps logits at a temperature other than 1.
+        RefusedError: Several processes, or `packing: on` where packed rows are not isolated.
+        RecipeError: The scorer's settings do not fit.
+    """
+    if setting.ranks.count > 1:
+        raise RefusedError(
+            f"{setting.ranks.count} processes",
+            expected="one process for a stage of the type grpo",
+            cure="start it without torchrun",
+            place=setting.name,
+        )
+    notes: list[str] = []
+    with torch.random.fork_rng(devices=[]):
+        sampler, found = build_sampler(policy, setting.renderer)
+    notes += found
+    scored, found = _build_scored_policy(policy, config)
+    notes += found
+    scorer = build_scorer(
+        config.scorer,
+        build_context(setting.recipe.roots, setting.recipe.scorers, allow_unsafe=setting.allow_unsafe),
+    )
+    parts = GrpoParts(
+        policy=scored,
+        sampler=sampler,
+        scorer=scorer,
+        scorer_hash=hash_stage_scorer(setting.recipe, config),
+        problems=problems,
+        compute_reference=_build_reference(setting, config),
+        name_policy=lambda: hash_weights_in_memory(policy),
+        is_sharing_exact=is_sharing_exact(policy.model),
+        ranks=setting.ranks,
+        device=setting.device,
+        publish=publish,
+    )
+    return parts, notes
+
+
+def load_started_policy(setting: GrpoSetting, config: GrpoConfig) -> LoadedPolicy:
+    """Return the policy that the stage trains, in training form."""
+    folder = Path(setting.parent.folder)
+    return load_trained_policy(folder, config, setting.name, setting.seed, setting.ranks, setting.device)
+
+
+def _build_scored_policy(policy: LoadedPolicy, config: GrpoConfig) -> tuple[ScoredPolicy, list[str]]:
+    notes: list[str] = []
+    model = policy.model
+    check_head(model)
+    native, why_not = build_training_kernels(next(model.parameters()))
+    if why_not:
+        notes.append(f"training without compiled kernels, a fifth slower: {why_not}")
+    fuse_layers(model, native)
+    layout = choose_layout(model, may_pack=config.packing != "off")
+    if config.packing == "on" and layout != "packed":
+        raise RefusedError(
+            "packed rows are not isolated in this architecture: a probe gave other hidden states than each row alone",
+            expected="an architecture whose attention can be registered",
+            cure="set packing: auto or off; rows are then padded",
+            place="packing",
+        )
+    if config.activation_checkpointing == "on":
+        enable_checkpointing(model)
+    return ScoredPolicy(model, find_backbone(model), _heat_head(model, config.temperature), layout), notes
+
+
+def _heat_head(model: Any, temperature: float) -> Callable[[Any], Head]:
+    """Return what reads the head at the temperature that completions are drawn at.
+
+    Raises:
+        ModelError: The head caps its logits, before the temperature divides them.
+    """
+    if temperature == 1.0:
+        return find_head
+    if find_head(model).softcap is not None:
+        raise ModelError(
+            f"temperature {temperature} for a model that caps its logits",
+            expected="temperature 1 for such a model",
+            cure="leave temperature out",
+            place="temperature",
+        )
+
+    def read(model: Any) -> Head:
+        head = find_head(model)
+        return replace(head, scale=head.scale / temperature)
+
+    return read
+
+
+def _build_reference(setting: GrpoSetting, config: GrpoConfig) -> LogprobsOf | None:
+    """Return what gives the log-probs of the policy that the stage starts from, None where none are read."""
+    if not config.method.needs_reference:
+        return None
+    folder = Path(setting.parent.folder)
+    reference = load_policy(folder, dtype=config.dtype, device=setting.device)
+    for parameter in reference.model.parameters():
+        parameter.requires_grad_(False)
+    layout = choose_layout(reference.model)
+
+    def compute(
+        prompts: Sequence[npt.NDArray[np.int32]], completions: Sequence[npt.NDArray[np.int32]]
+    ) -> list[npt.NDArray[np.float32]]:
+        found = compute_logprobs(
+            reference.model,
+            prompts,
+            completions,
+            temperature=config.temperature,
+            micro_batch_tokens=config.micro_batch_tokens,
+            layout=layout,
+        )
+        return [one.logprobs_T for one in found]
+
+    return compute

@@ -1,0 +1,89 @@
+"""Waves of problems: drawn, judged, written into the journal, and read back from it after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from posttrain.core.errors import StorageError
+from posttrain.core.hashing import hash_json
+from posttrain.core.records import Completion, Group, Outcome, Problem, Rollout
+from posttrain.core.seeds import derive_seed
+from posttrain.rollouts.groups import Drawing, Judged, draw_groups
+from posttrain.rollouts.journal import RolloutJournal, name_completion
+
+
+@dataclass(frozen=True, slots=True)
+class WaveDrawer:
+    """Draws waves, by their number from 0; a wave that was drawn before is read from the journal.
+
+    Args:
+        problems_of: The problems of a wave.
+        drawing: Who draws and judges.
+        journal: Where it is written down.
+        scorer_hash: The name by content of who judges.
+        seed: What draws start from.
+    """
+
+    problems_of: Callable[[int], Sequence[Problem]]
+    drawing: Drawing
+    journal: RolloutJournal
+    scorer_hash: str
+    seed: int
+
+    def draw(self, number: int, policy_hash: str) -> list[Group]:
+        """Return the groups of a wave under a policy, which the sampler holds.
+
+        Raises:
+            RefusedError: The harness failed on too many completions.
+            StorageError: The journal cannot be read or written.
+        """
+        problems = self.problems_of(number)
+        seeds = self._derive_seeds(problems, number)
+        key = self._make_key(problems, seeds, policy_hash)
+        known = self.journal.read_groups(number, {problem.problem_id: problem for problem in problems}, key)
+        if known is not None:
+            return known
+        outcomes = self.journal.read_outcomes(number, key)
+
+        def find_known(completion: Completion) -> Outcome | None:
+            return outcomes.get(name_completion(completion))
+
+        def write_down(judged: Sequence[Judged]) -> None:
+            rollouts = [
+                Rollout(completion.problem_id, completion.sample_index, (completion,), outcome)
+                for completion, outcome in judged
+                if name_completion(completion) not in outcomes
+            ]
+            if rollouts:
+                self.journal.add(number, rollouts)
+
+        groups = draw_groups(problems, seeds, self.drawing, find_known=find_known, on_judged=write_down)
+        self.journal.finish(number, groups)
+        return groups
+
+    def recall(self, number: int) -> list[Group]:
+        """Return the groups of a wave that must be in the journal, because the policy that drew it has moved on.
+
+        Raises:
+            StorageError: It is not there.
+        """
+        known = self.journal.read_groups(number, {problem.problem_id: problem for problem in self.problems_of(number)})
+        if known is None:
+            raise StorageError(
+                "the rollouts of the step that was under way are missing",
+                expected="the journal that was written when they were drawn",
+                cure="restore the file, or delete the stage's newest checkpoint, so that the step is drawn again",
+                place=str(self.journal.path(number)),
+            )
+        return known
+
+    def _derive_seeds(self, problems: Sequence[Problem], number: int) -> list[int]:
+        return [derive_seed(self.seed, "rollout", number, problem.problem_id) for problem in problems]
+
+    def _make_key(self, problems: Sequence[Problem], seeds: Sequence[int], policy_hash: str) -> str:
+        settings = self.drawing.settings
+        how = [settings.max_new_tokens, settings.temperature, settings.num_samples, list(settings.stop_strings)]
+        return hash_json(
+            [policy_hash, [problem.problem_id for problem in problems], list(seeds), how, self.scorer_hash]
+        )

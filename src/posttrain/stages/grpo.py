@@ -1,0 +1,229 @@
+"""GRPO and its family: reinforcement from rewards, several completions of each problem compared with one another.
+
+    maximise  E_x E_{y_1..y_G ~ pi_old(.|x)} [ 1/G sum_i sum_t w_it min(rho_it A_i, clip(rho_it) A_i) ] - beta KL
+
+`algorithm` names the choice of advantage A, ratio rho, clipping, weights w and KL (`grpo_family` has the table), and
+each choice is a key of its own. A step draws `group_size` completions of `problems_per_step` problems, judges them
+while others are drawn, and takes `epochs_per_step` x `minibatches` optimizer updates on them. The policy is published
+to the sampler before every step. Where a step has one update its ratio is 1 by construction, and a truncated importance
+weight corrects what the sampler's log-probs differ from the trainer's; where it has several, the ratio is taken to the
+sampler's own log-probs.
+
+Source: Shao et al. 2024, "DeepSeekMath" (arXiv 2402.03300), section 4.1; the members' own in `grpo_family`.
+
+Not here: learned value functions (PPO), preferences of judges (online preference), rewards that are models.
+
+What goes wrong with it: a reward that can be had without the task is had (watch gold metrics, `reward_audit`); groups
+whose rewards are all equal teach nothing (`informative_fraction`); entropy falls until nothing is tried any more; long
+completions are cut and read as wrong; a sampler of another precision draws from another policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from posttrain.core.config import display_field
+from posttrain.core.protocols import RunContext
+from posttrain.core.sampling import SamplingSettings
+from posttrain.data.sources import DataSource
+from posttrain.objectives.advantages import Baseline, Scale
+from posttrain.objectives.aggregation import Aggregation
+from posttrain.objectives.kl import Kl
+from posttrain.objectives.policy_gradient import Clipping, Ratio
+from posttrain.stages.grpo_family import METHODS, Algorithm, KlPlace, Method
+from posttrain.stages.rollouts import RolloutSettings
+from posttrain.stages.training_keys import TrainingKeys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+
+    from posttrain.core.protocols import Scorer
+    from posttrain.core.records import Artifact, Problem
+    from posttrain.core.sampling import Sampler
+    from posttrain.stages.grpo_batches import LogprobsOf
+    from posttrain.training.distributed import Ranks
+    from posttrain.training.policy import ScoredPolicy
+    from posttrain.training.step import StepBatch
+
+STAGE_VERSION = 1
+
+
+class GrpoConfig(TrainingKeys):
+    """Configuration of a GRPO stage; what `algorithm` says of a key that is not given holds."""
+
+    type: Literal["grpo"] = "grpo"
+    algorithm: Algorithm = "grpo"
+    data: list[DataSource] = Field(min_length=1)
+    scorer: str | dict[str, Any]
+
+    steps: int = Field(ge=0, description="times that completions are drawn")
+    problems_per_step: int = Field(32, ge=1)
+    group_size: int = Field(8, ge=2, le=1024)
+    max_new_tokens: int = Field(256, ge=1)
+    temperature: float = Field(1.0, gt=0, le=10)
+    stop: list[str] = Field(default_factory=list)
+    minibatches: int = Field(1, ge=1)
+    epochs_per_step: int = Field(1, ge=1)
+
+    baseline: Baseline | None = None
+    scale: Scale | None = None
+    ratio: Ratio | None = None
+    clipping: Clipping | None = None
+    clip_low: float | Literal["off"] | None = None
+    clip_high: float | Literal["off"] | None = None
+    aggregation: Aggregation | None = None
+    kl: Kl | None = None
+    kl_place: KlPlace | None = None
+    kl_coefficient: float | None = Field(None, gt=0)
+    importance_cap: float | None = Field(2.0, ge=1)
+
+    max_waves: int = Field(1, ge=1, le=64, description="times that problems are drawn until enough groups tell")
+    overlong: Literal["penalise", "mask"] = "penalise"
+    overlong_buffer: int | None = Field(None, ge=1, description="tokens before the cap in which length is punished")
+
+    learning_rate: float = Field(1e-6, gt=0, lt=10)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    beta2: float = Field(0.95, ge=0, lt=1)
+    share_prompts: Literal["auto", "off"] = "auto"
+    skip_settled: bool = Field(True, description="leave completions without an advantage out of the passes")
+    overlap_scoring: bool = display_field(True)
+
+    @model_validator(mode="after")
+    def _check_choices(self) -> GrpoConfig:
+        method = self.method
+        for name in ("clip_low", "clip_high"):
+            value = getattr(self, name)
+            if value is not None and method.clipping == "none":
+                raise ValueError(f"{name} bounds nothing with clipping: none; set clipping, or leave {name} out")
+            if isinstance(value, float) and not 0 < value < (1 if name == "clip_low" else 1000):
+                raise ValueError(
+                    f"{name} is {value}; expected a number above 0" + (" and below 1" * (name == "clip_low"))
+                )
+        if method.kl == "none" and (self.kl_coefficient is not None or self.kl_place is not None):
+            raise ValueError("kl_coefficient and kl_place say nothing with kl: none; set kl: reverse_kl or forward_kl")
+        if method.kl == "forward_kl" and method.kl_place == "reward":
+            raise ValueError("a KL in the reward is the reverse one; set kl: reverse_kl, or kl_place: loss")
+        if method.kl != "none" and not method.kl_coefficient:
+            raise ValueError(f"kl: {method.kl} needs kl_coefficient, such as 0.02")
+        if method.scale == "group_std" and method.baseline in ("batch_mean", "none"):
+            raise ValueError(f"scale: group_std needs a baseline of the group, found baseline: {method.baseline}")
+        if method.ratio == "sequence" and method.aggregation != "sequence_mean":
+            raise ValueError("ratio: sequence is of whole completions: set aggregation: sequence_mean")
+        if self.minibatches > self.problems_per_step:
+            raise ValueError(f"minibatches: {self.minibatches} of {self.problems_per_step} problems")
+        if self.overlong == "mask" and self.overlong_buffer is not None:
+            raise ValueError("overlong_buffer punishes length, which overlong: mask leaves out; give one of them")
+        if self.overlong_buffer is not None and self.overlong_buffer >= self.max_new_tokens:
+            raise ValueError(f"overlong_buffer: {self.overlong_buffer} is no part of {self.max_new_tokens} tokens")
+        return self
+
+    @property
+    def method(self) -> Method:
+        """Every choice: the key's, else the algorithm's."""
+        known = METHODS[self.algorithm]
+        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(Method)}
+        chosen: dict[str, Any] = {k: None if v == "off" else v for k, v in given.items() if v is not None}
+        if chosen.get("clipping") == "none":
+            chosen |= {"clip_low": None, "clip_high": None}
+        if chosen.get("kl") == "none":
+            chosen |= {"kl_place": "loss", "kl_coefficient": 0.0}
+        return replace(known, **chosen)
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer updates on what a step draws."""
+        return self.minibatches * self.epochs_per_step
+
+    @property
+    def num_updates(self) -> int:
+        """Optimizer updates of the stage."""
+        return self.steps * self.updates_per_step
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """How completions are drawn: nothing is cut off the distribution, so that its log-probs are the trainer's."""
+        return SamplingSettings(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            num_samples=self.group_size,
+            stop_strings=tuple(self.stop),
+        )
+
+    def describe_rollouts(self) -> RolloutSettings:
+        """Return what a few groups are drawn by before the stage runs (preflight)."""
+        return RolloutSettings(self.data[0], self.scorer, self.sampling)
+
+
+@dataclass(slots=True)
+class GrpoParts:
+    """Live objects built by the wiring.
+
+    `compute_reference` gives the reference's log-probs of completions, None where the method reads none.
+    `name_policy` names the policy as it is now; `num_tokens` is filled in by `run`: tokens drawn.
+    """
+
+    policy: ScoredPolicy
+    sampler: Sampler
+    scorer: Scorer
+    scorer_hash: str
+    problems: Sequence[Problem]
+    compute_reference: LogprobsOf | None
+    name_policy: Callable[[], str]
+    is_sharing_exact: bool
+    ranks: Ranks
+    device: str
+    publish: Callable[[dict[str, torch.Tensor]], Artifact]
+    num_tokens: int | None = None
+
+
+def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, context: RunContext) -> dict[str, Artifact]:
+    """Train the policy on its own completions and return the artifact of its weights."""
+    del inputs  # the policy was loaded from them by the wiring; their hashes are in the artifact's key
+    from posttrain.stages.grpo_batches import StepBatches
+    from posttrain.training.loop import LoopFunctions, LoopSettings, TrainingLoop, space_snapshots
+    from posttrain.training.step import Updater
+
+    batches = StepBatches(config, parts, context)
+    updater = Updater(
+        parts.policy,
+        config.build_optimizer(parts.policy.model),
+        parts.ranks,
+        config.method.build_objective(config.importance_cap if config.updates_per_step == 1 else None),
+        max_grad_norm=config.max_grad_norm,
+        device=parts.device,
+        observe=batches.observe,
+    )
+
+    def batch_at(update: int) -> StepBatch:
+        step, place = divmod(update, config.updates_per_step)
+        if batches.step != step:  # not at place 0 where a run goes on between two updates of a step
+            figures = batches.prepare(step, batches.draw(step, is_under_way=place > 0))
+            context.progress.advance(0, reward=figures.reward)
+        return batches.minibatch(place)
+
+    loop = TrainingLoop(
+        LoopSettings(
+            num_steps=config.num_updates,
+            validate_every_steps=None,
+            checkpoint_every_steps=config.checkpoint_every_steps,
+            log_every_steps=config.log_every_steps,
+            snapshot_steps=space_snapshots(config.num_updates, context.num_snapshots),
+        ),
+        LoopFunctions(
+            batch_at=batch_at,
+            learning_rate_at=lambda update: config.compute_learning_rate(update, config.num_updates),
+            epoch_at=lambda update: update / config.updates_per_step / batches.steps_per_epoch,
+            validate=None,
+            figures=batches.collect_figures,
+        ),
+        updater,
+        context,
+    )
+    state = loop.run()
+    parts.num_tokens = state.num_tokens
+    return {"policy": parts.publish(loop.final_weights())}
