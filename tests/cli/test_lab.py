@@ -10,6 +10,7 @@ import pytest
 from posttrain.lab.source import ROW_SETS
 from posttrain.lab.tasks import SKILLS
 from tests.cli.commands import run_here
+from tests.lab.sets import shorten_sets
 
 
 def test_all_sets_are_listed_with_their_splits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,8 +45,11 @@ def test_a_split_that_is_none_is_refused_before_a_model_is_loaded(capsys: pytest
     assert found.code == 2 and "did you mean 'held_out'" in found.err
 
 
-def test_the_lab_is_exported_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_lab_is_exported_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten_sets(monkeypatch)
     written = json.loads(run_here(capsys, "lab", "export", tmp_path / "lab", "--json").out)
-    assert written["rows"]["questions.held_out.jsonl"] > 500
+    assert written["rows"]["questions.held_out.jsonl"] == 40
     again = run_here(capsys, "lab", "export", tmp_path / "lab")
     assert again.code == 8 and "exists already" in again.err

@@ -26,6 +26,7 @@ from posttrain.pipeline.lab_export import export_lab
 from posttrain.pipeline.policies import find_lab_model
 from posttrain.pipeline.scorers import ScorerContext, build_scorer, find_tier
 from posttrain.scorers.knowledge_base import load_knowledge_base
+from tests.lab.sets import shorten_sets
 
 WORLD = build_world()
 FEW = CardSettings(prose=True, num_questions=2, num_samples=2, max_new_tokens=12)
@@ -220,7 +221,8 @@ def test_a_card_gives_each_skill_its_figures_between_0_and_1(built) -> None:
     assert "refuses what is forbidden" in format_card(card)
 
 
-def test_the_lab_is_written_as_files_that_other_tools_read(tmp_path: Path) -> None:
+def test_the_lab_is_written_as_files_that_other_tools_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_sets(monkeypatch)
     written = export_lab(tmp_path / "lab", SilentProgress())
     base = load_knowledge_base(tmp_path / "lab" / "knowledge_base.json")
     assert len(base.facts) == len(WORLD.facts)
