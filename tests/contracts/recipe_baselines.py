@@ -40,6 +40,11 @@ class Saves:
 
 def length(completions, **columns):
     return [float(len(text)) for text in completions]
+
+
+def watched_length(completions, **columns):
+    Watch.on_step(None, len(completions), None, None)
+    return length(completions)
 """
 LORA = {"rank": 4, "alpha": 8.0}
 
@@ -53,6 +58,24 @@ def long_rows(**changes: Any) -> dict[str, Any]:
     """A recipe in which some rows are too long."""
     values = {"data": [{"source": "long.jsonl"}], "max_length": 60, "truncation": "drop", "max_affected_fraction": 1.0}
     return recipe_values(stage(**{**values, **changes}))
+
+
+def rl(**changes: Any) -> dict[str, Any]:
+    """A recipe of one stage that samples, rewarded for length."""
+    values = {
+        "name": "rl",
+        "type": "grpo",
+        "data": [{"source": "rows.jsonl"}],
+        "scorer": "own.py:length",
+        "steps": 2,
+        "problems_per_step": 2,
+        "group_size": 3,
+        "max_new_tokens": 6,
+        "learning_rate": 1e-2,
+        "dtype": "float32",
+        "log_every_steps": 1,
+    }
+    return recipe_values({**values, **changes})
 
 
 KEEP = {"metric": "held_out", "margin": 0.05, "baseline": "base", "cumulative_margin": 0.1}
@@ -108,6 +131,18 @@ BASELINES: dict[str, dict[str, Any]] = {
     "sampled": recipe_values(stage(steps=1), evaluate=[task(temperature=1.0, num_samples=3, max_new_tokens=9)]),
     "choice": recipe_values(stage(steps=1), evaluate=[choice()]),
     "perplexity": recipe_values(stage(steps=1), evaluate=[perplexity()]),
+    "rl": rl(),
+    "rl_updates": rl(minibatches=2, epochs_per_step=2),
+    "rl_linear": rl(schedule="linear", steps=4),
+    "rl_binary": rl(scorer={"type": "length", "low": 2, "high": 3}, max_waves=4, algorithm="dapo"),
+    "rl_reverse": rl(kl="reverse_kl", kl_place="reward", kl_coefficient=0.5),
+    "rl_settled": rl(scorer={"type": "length", "low": 2, "high": 3}, algorithm="dapo", steps=4),
+    "rl_watched": rl(scorer="own.py:watched_length", group_size=9),
+    "rl_adapted": recipe_values(
+        stage(adapter=LORA, adapter_start="new"),
+        {**rl()["stages"][0], "adapter": LORA, "adapter_start": "continue"},
+    ),
+    "rl_saved": rl(callbacks=["own.py:Saves"], steps=4),
     "gated": gated({"keep": [KEEP], "floor": [{"metric": "held_out", "at_least": 0.9}]}),
     "improved": gated({"improve": [{"metric": "held_out"}], "ceiling": [{"metric": "held_out", "at_most": 0.9}]}),
     "undecided": gated({"keep": [{**KEEP, "margin": 0.001}]}, learning_rate=1e-6),

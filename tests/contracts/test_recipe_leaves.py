@@ -83,14 +83,14 @@ def test_a_field_without_an_entry_would_be_found() -> None:
     assert {f"SftConfig.{field}" for field in Wider.model_fields} - set(FIELDS) == {"SftConfig.surprise"}
 
 
-GATE_CLASSES = ("GateRules", "ImproveRule", "KeepRule", "FloorRule", "CeilingRule")
-"""Each look at one of these is a run with its gate: they are tried with the other long invariants."""
+LONG_CLASSES = ("GateRules", "ImproveRule", "KeepRule", "FloorRule", "CeilingRule", "GrpoConfig")
+"""Each look at one of these is a run with a gate, or one that samples: they are tried with the other long invariants."""
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.invariants] if name.split(".")[0] in GATE_CLASSES else [])
+        pytest.param(name, marks=[pytest.mark.invariants] if name.split(".")[0] in LONG_CLASSES else [])
         for name in LEAVES
     ],
 )

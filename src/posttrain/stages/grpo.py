@@ -89,6 +89,7 @@ class GrpoConfig(TrainingKeys):
     learning_rate: float = Field(1e-6, gt=0, lt=10)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     beta2: float = Field(0.95, ge=0, lt=1)
+    activation_checkpointing: Literal["on", "off"] = "off"
     share_prompts: Literal["auto", "off"] = "auto"
     skip_settled: bool = Field(True, description="leave completions without an advantage out of the passes")
     overlap_scoring: bool = display_field(True)
