@@ -84,7 +84,7 @@ def test_a_field_without_an_entry_would_be_found() -> None:
 
 
 LONG_CLASSES = ("GateRules", "ImproveRule", "KeepRule", "FloorRule", "CeilingRule", "GrpoConfig")
-"""Each look at one of these is a run with a gate, or one that samples: they are tried with the other long invariants."""
+"""Each look at one of these is a run with a gate, or one that samples: tried with the other long invariants."""
 
 
 @pytest.mark.parametrize(
