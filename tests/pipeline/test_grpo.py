@@ -1,0 +1,187 @@
+"""A stage that samples: what it logs, that a stop anywhere changes nothing, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.core.errors import PosttrainError, RecipeError, RefusedError
+from posttrain.pipeline.recipe import read_recipe
+from posttrain.pipeline.run import run_recipe
+from tests.pipeline.tiny_runs import Workshop, make_base, recipe_values
+from tests.stages.tiny_sft import StopAfter
+
+OWN = """\
+def length(completions, **columns):
+    return [float(len(text)) for text in completions]
+
+
+def vowels(completions, **columns):
+    return [sum(text.lower().count(letter) for letter in "aeiou") / 8 for text in completions]
+
+
+def nothing(completions, **columns):
+    return [1.0 for _ in completions]
+
+
+def broken(completions, **columns):
+    raise OSError("the disk is away")
+"""
+
+
+def rl(**changes: Any) -> dict[str, Any]:
+    values = {
+        "name": "rl",
+        "type": "grpo",
+        "data": [{"source": "rows.jsonl"}],
+        "scorer": "own.py:length",
+        "steps": 3,
+        "problems_per_step": 4,
+        "group_size": 4,
+        "max_new_tokens": 8,
+        "learning_rate": 3e-3,
+        "dtype": "float32",
+        "log_every_steps": 1,
+        "checkpoint_every_steps": 1,
+    }
+    return recipe_values({**values, **changes})
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    made = Workshop(tmp_path / "workshop", make_base(tmp_path / "base"))
+    (made.folder / "own.py").write_text(OWN)
+    monkeypatch.chdir(made.folder)
+    return made
+
+
+def run(
+    workshop: Workshop, values: dict[str, Any], name: str, *, overrides: tuple[str, ...] = (), stop: Any = None
+) -> dict:
+    path = workshop.folder / f"{name}.yaml"
+    path.write_text(json.dumps({**values, "folder": f"runs/{name}"}))
+    arguments = {} if stop is None else {"should_stop": stop}
+    folder = run_recipe(read_recipe(path), override=list(overrides), **arguments)
+    return json.loads((folder / "run.json").read_text())
+
+
+def read_lines(workshop: Workshop, name: str) -> list[dict[str, float]]:
+    (path,) = (workshop.folder / "runs" / name / "stages").glob("*/metrics.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def output(record: dict[str, Any]) -> str:
+    return record["stages"][0]["outputs"]["policy"]
+
+
+def test_what_is_rewarded_becomes_frequent_and_the_figures_are_logged(workshop: Workshop) -> None:
+    values = rl(steps=12, problems_per_step=8, group_size=8, algorithm="dr_grpo", scorer="own.py:vowels")
+    run(workshop, {**values, "seed": 3}, "vowels", overrides=("length_caps",))
+    lines = read_lines(workshop, "vowels")
+    rewards = [line["reward"] for line in lines]
+    assert sum(rewards[-3:]) > 2 * sum(rewards[:3])
+    assert lines[0]["sampler_mismatch/max"] < 1e-4 and lines[0]["effective_sample_size"] > 0.999
+    assert 0 < lines[-1]["entropy"] < lines[0]["entropy"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, marks=pytest.mark.invariants),
+        {"minibatches": 2, "epochs_per_step": 2},
+        pytest.param({"adapter": {"rank": 2}}, marks=pytest.mark.invariants),
+    ],
+    ids=str,
+)
+def test_a_run_that_is_stopped_after_any_update_ends_as_one_that_was_not(
+    workshop: Workshop, changes: dict[str, Any]
+) -> None:
+    whole = output(run(workshop, rl(**changes), "whole", overrides=("length_caps",)))
+    for after in (1, 2):
+        with pytest.raises(PosttrainError, match="stopped as asked"):
+            run(workshop, rl(**changes), f"stopped-{after}", overrides=("length_caps",), stop=StopAfter(after))
+        assert output(run(workshop, rl(**changes), f"stopped-{after}", overrides=("length_caps",))) == whole
+
+
+def test_sharing_prompts_overlapping_and_skipping_change_the_weights_by_rounding_only(workshop: Workshop) -> None:
+    from safetensors.torch import load_file
+
+    def weights(name: str, **changes: Any) -> dict[str, Any]:
+        # A large epsilon, so that the update is in proportion to the gradient and rounding stays rounding.
+        values = rl(steps=1, algorithm="dapo", learning_rate=0.5, epsilon=1.0, **changes)
+        record = run(workshop, values, name, overrides=("length_caps",))
+        return load_file(workshop.folder / "runs" / name / "artifacts" / output(record) / "model.safetensors")
+
+    plain = weights("plain")
+    for name, changes in (
+        ("apart", {"share_prompts": "off"}),
+        ("after", {"overlap_scoring": False}),
+        ("settled", {"skip_settled": False}),
+        ("padded", {"packing": "off"}),
+    ):
+        other = weights(name, **changes)
+        assert max(float((plain[key] - other[key]).abs().max()) for key in plain) < 1e-6
+
+
+def test_zero_steps_pass_the_policy_on_as_it_is(workshop: Workshop) -> None:
+    record = run(workshop, rl(steps=0), "none", overrides=("rollouts", "length_caps"))
+    assert record["status"] == "finished" and record["stages"][0]["tokens"] == 0
+
+
+def test_rewards_that_are_all_equal_are_refused_before_anything_is_trained(workshop: Workshop) -> None:
+    with pytest.raises(RefusedError, match="rewards are 1"):
+        run(workshop, rl(scorer="own.py:nothing"), "equal", overrides=("length_caps",))
+    record = run(workshop, rl(scorer="own.py:nothing", steps=1), "still", overrides=("rollouts", "length_caps"))
+    assert record["status"] == "finished"
+
+
+def test_a_scorer_that_fails_by_itself_stops_the_run_and_leaves_the_folder_whole(workshop: Workshop) -> None:
+    with pytest.raises(RefusedError, match="the disk is away"):
+        run(workshop, rl(scorer="own.py:broken"), "broken", overrides=("rollouts", "length_caps"))
+    record = json.loads((workshop.folder / "runs" / "broken" / "run.json").read_text())
+    assert record["status"] == "refused"
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"kl": "forward_kl", "kl_place": "reward", "kl_coefficient": 0.1}, "a KL in the reward is the reverse one"),
+        ({"algorithm": "dapo", "kl": "reverse_kl"}, "needs kl_coefficient"),
+        ({"algorithm": "dapo", "kl_place": "loss"}, "say nothing with kl: none"),
+        ({"clipping": "none", "clip_high": 0.2}, "clip_high bounds nothing"),
+        ({"clip_low": 1.5}, "expected a number above 0 and below 1"),
+        ({"ratio": "sequence", "aggregation": "token_mean"}, "set aggregation: sequence_mean"),
+        ({"scale": "group_std", "baseline": "none"}, "needs a baseline of the group"),
+        ({"minibatches": 9}, "minibatches: 9 of 4 problems"),
+        ({"overlong": "mask", "overlong_buffer": 2}, "give one of them"),
+        ({"overlong_buffer": 8}, "is no part of 8 tokens"),
+        ({"algorithm": "grop"}, "algorithm"),
+        ({"group_size": 1}, "group_size"),
+        ({"scorer": "lenght"}, "lenght"),
+    ],
+    ids=str,
+)
+def test_choices_that_cannot_be_are_refused_with_the_reason(
+    workshop: Workshop, changes: dict[str, Any], found: str
+) -> None:
+    path = workshop.folder / "bad.yaml"
+    path.write_text(json.dumps(rl(**changes)))
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(path)
+    assert found in f"{caught.value.found} {caught.value.expected} {caught.value.cure}"
+
+
+def test_activation_checkpointing_is_switched_on_in_the_model(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from posttrain.pipeline import grpo_wiring
+
+    switched: list[Any] = []
+    monkeypatch.setattr(grpo_wiring, "enable_checkpointing", switched.append)
+    run(workshop, rl(steps=1), "off", overrides=("length_caps",))
+    assert not switched
+    run(workshop, rl(steps=1, activation_checkpointing="on"), "on", overrides=("length_caps",))
+    assert len(switched) == 1
