@@ -119,7 +119,8 @@ def test_bytes_at_random_are_rows_or_bad_rows_or_refused_and_never_lose_a_good_r
 @pytest.mark.parametrize(
     ("name", "num_rows"),
     [("facts/truthfulqa.csv", 817), ("safety/harmbench_behaviors_text_all.csv", 400),
-     ("safety/xstest_prompts.csv", 450), ("safety/strongreject_dataset.csv", 313), ("safety/xstest_completions_gpt4.csv.gz", 450),
+     ("safety/xstest_prompts.csv", 450), ("safety/strongreject_dataset.csv", 313),
+     ("safety/xstest_completions_gpt4.csv.gz", 450),
      ("bias/crows_pairs_anonymized.csv", 1508), ("safety/jailbreak_prompts_2023_05_07.csv.gz", 666)],
 )  # fmt: skip
 def test_published_csv_files_are_read_as_pythons_csv_module_reads_them(

@@ -1,14 +1,13 @@
 """Reads CSV and TSV files one row at a time, strictly by RFC 4180: the first line names the columns, cells are texts.
 
-A cell in double quotes may hold separators, line breaks and, doubled, quotes. A first column without a name is an index,
-as pandas writes it, and is left out. What the standard does not allow costs its row: a quote inside a bare cell, text
-after a closing quote, more or fewer cells than the header has. Python's `csv` reads on over such rows with other cells
-than were meant, and its limit on a cell's length is one for the process.
+A cell in double quotes may hold separators, line breaks and, doubled, quotes. A first column without a name is a row
+index, as pandas writes it, and is left out. What the standard does not allow costs its row: a quote inside a bare cell,
+text after a closing quote, more or fewer cells than the header has. Python's `csv` reads on over such rows with other
+cells than were meant, and its limit on a cell's length is one for the process.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,8 +127,9 @@ def read_csv(path: Path, name: str, *, separator: str = ",") -> Iterator[RawRow 
             yield RawRow(row_id, place, values)
 
 
-read_tsv = functools.partial(read_csv, separator="\t")
-"""Yields the rows of a file of cells with tabs between them, quoted as in CSV."""
+def read_tsv(path: Path, name: str) -> Iterator[RawRow | BadRow]:
+    """Yield the rows of a file of cells with tabs between them, quoted as in CSV (`read_csv`)."""
+    return read_csv(path, name, separator="\t")
 
 
 def _iterate_records(lines: Iterator[tuple[int, bytes | None]], separator: str) -> Iterator[_Record]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, Self
 
@@ -37,7 +37,7 @@ from posttrain.data.rows import BadRow, RawRow
 
 Format = Literal["auto", "trl", "alpaca", "sharegpt", "verl", "open_instruct", "sgd"]
 
-_TEXT_READERS = {
+_TEXT_READERS: dict[str, Callable[[Path, str], Iterator[RawRow | BadRow]]] = {
     ".jsonl": read_json_lines, ".ndjson": read_json_lines, ".json": read_json_values,
     ".csv": read_csv, ".tsv": read_tsv,
 }  # fmt: skip
