@@ -12,7 +12,7 @@ numbers are mostly the mean over tasks.
 
 Traps: a policy that goes on with the next question is stopped at `Q:`. In three items the target is no option's letter
 but its text, as published. The canary text stands in every file: do not train on what has it. `dyck_languages` needs
-brackets kept exactly, spaces do not count. All items of a task share its three examples.
+every bracket in its place. All items of a task share its three examples.
 """
 
 from __future__ import annotations

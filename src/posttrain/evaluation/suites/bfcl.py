@@ -35,9 +35,11 @@ _LANGUAGES = {"simple_java": "java", "simple_javascript": "javascript"}
 _RULES = """You can call functions. Decide from the request which of them to call, with which arguments.
 Answer with calls alone, in this form: [name(argument=value, other=value), second_name(argument=value)]
 Where none of the functions fits, or an argument that is needed is not given, say so in a sentence and call nothing.
-
-Functions, as JSON:
 """
+_SOURCE = {
+    "java": "The functions are of Java: write every value as a text that holds its Java source.\n",
+    "javascript": "The functions are of JavaScript: write every value as a text that holds its JavaScript source.\n",
+}
 
 
 def read_row(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, Any]]:
@@ -45,11 +47,11 @@ def read_row(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, 
     category = file.stem.removeprefix(_PUBLISHED)
     messages = read_messages(row)
     system = [message["content"] for message in messages if message["role"] == "system"]
-    told = "\n\n".join([*system, _RULES + json.dumps(row["function"], ensure_ascii=False)])
-    yield {
-        "prompt": [{"role": "system", "content": told}, *(m for m in messages if m["role"] != "system")],
-        **read_key(row, category, () if category in WITHOUT_CALLS else _read_answers(file)),
-    }
+    key = read_key(row, category, () if category in WITHOUT_CALLS else _read_answers(file))
+    functions = json.dumps(key["function"], ensure_ascii=False)
+    rules = f"{_RULES}{_SOURCE.get(key['language'], '')}\nFunctions, as JSON:\n{functions}"
+    told = {"role": "system", "content": "\n\n".join([*system, rules])}
+    yield {"prompt": [told, *(message for message in messages if message["role"] != "system")], **key}
 
 
 def read_messages(row: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -11,8 +11,9 @@ Right is a reply whose program passes the three assertions. `mbpp` is the publis
 authors looked through.
 
 Traps: the prompt shows what is tested, so that a table of the three answers passes. Some problems can not be understood
-without the assertions, and seven of the 974 references are not accepted here: they compare objects that are no plain
-data, or end outside the limits. The authors' three solved examples are left out.
+without the assertions. Two problems (367 and 927) are left out: their tests build objects of a class that the program
+is to define, and a judge outside the program's process has no such class; so `mbpp` has 499 rows. One reference takes
+more than two seconds, hence the limit. The authors' three solved examples are left out.
 """
 
 from __future__ import annotations
@@ -28,15 +29,13 @@ FIRST_TEST, LAST_TEST = 11, 510
 
 
 def read_any(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, Any]]:
-    """Return a problem with its assertions."""
+    """Yield a problem with its assertions; nothing for one whose tests need a class of the program's."""
     del file
     tests = take_texts(row, "test_list")
+    if row["test_setup_code"]:
+        return
     told = take_text(row, "text").strip()
-    yield {
-        **_ask(told, tests, take_text(row, "code")),
-        "test_setup_code": str(row.get("test_setup_code") or ""),
-        "task_id": int(row["task_id"]),
-    }
+    yield {**_ask(told, tests, take_text(row, "code")), "task_id": int(row["task_id"])}
 
 
 def read_test(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, Any]]:
@@ -65,7 +64,7 @@ def _ask(told: str, tests: list[str], code: str) -> dict[str, Any]:
 
 
 _SOURCE = "Austin et al. 2021, arXiv 2108.07732"
-_SETTINGS = {"scorer": "code", "max_new_tokens": 512}
+_SETTINGS = {"scorer": {"type": "code", "cpu_seconds": 10.0, "wall_seconds": 60.0}, "max_new_tokens": 512}
 _FILES = ("code/mbpp.jsonl", "mbpp.jsonl")
 
 MBPP = Benchmark(
