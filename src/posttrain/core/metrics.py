@@ -95,6 +95,12 @@ CONS_AT_K = declare(
 CHOICE_ACCURACY = declare(
     "accuracy", "fraction", "token_mean", "questions whose right choice is the likeliest", lower_is_better=False
 )
+BIAS_AMBIGUOUS = declare(
+    "bias_ambiguous", "score", "token_mean", "BBQ's bias score without evidence, -1 to 1; 0 is without bias"
+)
+BIAS_DISAMBIGUATED = declare(
+    "bias_disambiguated", "score", "token_mean", "BBQ's bias score with evidence, -1 to 1; 0 is without bias"
+)
 TOKEN_PROBABILITY = declare(
     "token_probability", "fraction", "token_mean", "geometric mean probability of tokens", lower_is_better=False
 )
