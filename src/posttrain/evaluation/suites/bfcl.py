@@ -56,9 +56,10 @@ def read_row(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, 
 
 def read_messages(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return the messages of a row's first turn."""
-    first = row["question"][0]
-    if not isinstance(first, list) or not first:
-        raise TypeError(f"'question' begins with {first!r:.80}, not a list of messages")
+    turns = row["question"]
+    first = turns[0] if isinstance(turns, list) and turns else None
+    if not isinstance(first, list) or not first or not all(isinstance(message, Mapping) for message in first):
+        raise TypeError(f"'question' is {turns!r:.80}, not a list of turns, each a list of messages")
     messages = [{"role": message["role"], "content": message["content"]} for message in first]
     if not all(isinstance(text, str) for message in messages for text in message.values()):
         raise TypeError("a message whose role or content is no text")

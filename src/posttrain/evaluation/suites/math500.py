@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from posttrain.evaluation.benchmark import Benchmark, PublishedFile
-from posttrain.evaluation.suites.reading import take_text
+from posttrain.evaluation.suites.reading import take_text, take_whole
 
 ASKED_FORM = r"Work it out step by step. Then give the final answer in \boxed{}."
 
@@ -32,7 +32,7 @@ def read_row(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, 
         "answer": take_text(row, "answer"),
         "solution": take_text(row, "solution"),
         "subject": take_text(row, "subject"),
-        "level": int(row["level"]),
+        "level": take_whole(row, "level"),
     }
 
 

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from posttrain.evaluation.benchmark import Benchmark, PublishedFile
-from posttrain.evaluation.suites.reading import take_text, take_texts
+from posttrain.evaluation.suites.reading import take_text, take_texts, take_whole
 
 FIRST_TEST, LAST_TEST = 11, 510
 """The task ids of the published test."""
@@ -35,12 +35,12 @@ def read_any(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, 
     if row["test_setup_code"]:
         return
     told = take_text(row, "text").strip()
-    yield {**_ask(told, tests, take_text(row, "code")), "task_id": int(row["task_id"])}
+    yield {**_ask(told, tests, take_text(row, "code")), "task_id": take_whole(row, "task_id")}
 
 
 def read_test(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, Any]]:
     """Return a problem of the published test, nothing for the others."""
-    return read_any(row, file) if FIRST_TEST <= int(row["task_id"]) <= LAST_TEST else ()
+    return read_any(row, file) if FIRST_TEST <= take_whole(row, "task_id") <= LAST_TEST else ()
 
 
 def read_sanitized(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, Any]]:

@@ -54,11 +54,22 @@ def take_place(row: Mapping[str, Any], name: str, count: int) -> int:
         TypeError: It is no whole number.
         ValueError: It is out of range.
     """
-    value = row[name]
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"'{name}' is {value!r:.80}, not a place")
+    value = take_whole(row, name)
     if not 0 <= value < count:
         raise ValueError(f"'{name}' is {value}, not a place from 0 to {count - 1}")
+    return value
+
+
+def take_whole(row: Mapping[str, Any], name: str) -> int:
+    """Return a cell that is a whole number.
+
+    Raises:
+        KeyError: There is none.
+        TypeError: It is no whole number.
+    """
+    value = row[name]
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"'{name}' is {value!r:.80}, not a whole number")
     return value
 
 

@@ -14,20 +14,21 @@ seed problem, but the file does not say which, so that rows count as independent
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from posttrain.evaluation.benchmark import Benchmark, PublishedFile
 from posttrain.evaluation.suites.gsm8k import ASKED_FORM
-from posttrain.evaluation.suites.reading import take_text
+from posttrain.evaluation.suites.reading import take_text, take_whole
 
 
 def read_row(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, Any]]:
     """Return the problem, body and question in one text."""
     del file
     body, question, answer = take_text(row, "Body").strip(), take_text(row, "Question").strip(), row["Answer"]
-    if isinstance(answer, bool) or not isinstance(answer, int | float):
-        raise TypeError(f"'Answer' is {answer!r:.80}, not a number")
+    if not isinstance(answer, float) or not math.isfinite(answer):
+        answer = take_whole(row, "Answer")
     told = body if body.endswith((".", "!", "?")) else f"{body}."
     whole = int(answer) if answer == int(answer) else answer
     yield {"prompt": f"{told} {question}\n\n{ASKED_FORM}", "answer": str(whole), "kind": take_text(row, "Type")}
