@@ -32,23 +32,26 @@ class _Record:
         self._is_quoted = False
         self._size = 0
 
-    def refuse(self, reason: str, detail: str, cure: str = "") -> None:
+    def refuse(self, error: RowError) -> None:
         """Note what is wrong with the row; of several things the first counts."""
-        if self.error is None:
-            self.error = RowError(reason, detail, cure)
+        self.error = self.error or error
 
     def take(self, line: bytes) -> bool:
         """Take a line and return whether the row ends with it."""
         self._size += len(line)
         if self._size > rows.MAX_ROW_BYTES:
-            self.refuse("row too long", f"a row of more than {rows.MAX_ROW_BYTES:,} bytes")
+            self.refuse(RowError("row too long", f"a row of more than {rows.MAX_ROW_BYTES:,} bytes"))
             self._pieces.clear()
         if b"\x00" in line:
-            self.refuse("NUL bytes", f"{line.count(0)} NUL bytes, as a crash leaves them in a half-written file")
+            self.refuse(
+                RowError("NUL bytes", f"{line.count(0)} NUL bytes, as a crash leaves them in a half-written file")
+            )
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
-            self.refuse("not UTF-8", f"byte {error.start + 1} of the line: {error.reason}", "save the file as UTF-8")
+            self.refuse(
+                RowError("not UTF-8", f"byte {error.start + 1} of the line: {error.reason}", "save the file as UTF-8")
+            )
             text = line.decode("utf-8", "replace")
         body = text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
         return self._scan(body, text[len(body) :])
@@ -70,7 +73,7 @@ class _Record:
                 end += 1
                 if body[end : end + 1] not in ("", self._separator):
                     found = f"{shorten(body[end:], 40)!r} after the closing quote of cell {len(self.cells) + 1}"
-                    self.refuse("wrong quotes", found, "double the quotes inside a quoted cell")
+                    self.refuse(RowError("wrong quotes", found, "double the quotes inside a quoted cell"))
                     return True
             elif body[start : start + 1] == '"':
                 self._is_quoted = True
@@ -89,9 +92,11 @@ class _Record:
     def _check_bare(self, cell: str) -> str:
         if '"' in cell:
             found = f"a quote inside the bare cell {shorten(cell, 40)!r}"
-            self.refuse("wrong quotes", found, "put the cell in quotes and double those inside it")
+            self.refuse(RowError("wrong quotes", found, "put the cell in quotes and double those inside it"))
         elif "\r" in cell:
-            self.refuse("wrong line ends", "a carriage return alone", "end lines with LF or CRLF, or quote the cell")
+            self.refuse(
+                RowError("wrong line ends", "a carriage return alone", "end lines with LF or CRLF, or quote the cell")
+            )
         return cell
 
 
@@ -118,7 +123,7 @@ def read_csv(path: Path, name: str, *, separator: str = ",") -> Iterator[RawRow 
             row_id, place = f"{name}:{number}", f"{path}:{record.line} (row {number})"
             if record.error is None and len(record.cells) != len(header):
                 found = f"{len(record.cells)} cells where the header names {len(header)} columns"
-                record.refuse("ragged row", found, "put cells that hold a separator in quotes")
+                record.refuse(RowError("ragged row", found, "put cells that hold a separator in quotes"))
             if record.error is not None:
                 yield BadRow(row_id, place, record.error.reason, record.error.detail, record.error.cure)
                 continue
@@ -142,13 +147,13 @@ def _iterate_records(lines: Iterator[tuple[int, bytes | None]], separator: str) 
                 continue
             record = _Record(separator, number)
         if line is None:  # where its quotes close was not read: the next line begins a row
-            record.refuse("row too long", f"a line of more than {rows.MAX_ROW_BYTES:,} bytes")
+            record.refuse(RowError("row too long", f"a line of more than {rows.MAX_ROW_BYTES:,} bytes"))
         if line is None or record.take(line):
             yield record
             record = None
     if record is not None:
         cure = "close the quote: every line after it was read as part of this cell"
-        record.refuse("wrong quotes", "a quoted cell that does not end", cure)
+        record.refuse(RowError("wrong quotes", "a quoted cell that does not end", cure))
         yield record
 
 
