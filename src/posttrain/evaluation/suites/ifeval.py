@@ -12,8 +12,8 @@ Right is a reply that follows all instructions, read strictly (`prompt_strict`);
 of followed instructions. Whether it answers the request is not asked.
 
 Traps: a reply without reasoning taken off fails where reasoning holds a comma; a reply that is cut fails. Of IFBench
-56 kinds are checked; rows with another one are `not_applicable` and left out (`scorers.instruction_bench`), so that
-its number stands for fewer than 300 rows. Published numbers of IFBench are of the loose reading.
+56 kinds are checked; the 15 rows with another one are `not_applicable` and left out (`scorers.instruction_bench`), so
+that its number stands for 285 rows. Published numbers of IFBench are of the loose reading.
 """
 
 from __future__ import annotations
