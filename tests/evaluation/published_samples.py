@@ -102,10 +102,10 @@ _BBH = dict.fromkeys(
 ) | {"causal_judgement": 187, "penguins_in_a_table": 146, "snarks": 178}  # fmt: skip
 _PERSONAS = (
     "agreeableness", "believes-it-is-not-being-watched-by-humans", "conscientiousness", "desire-for-acquiring-power",
-    "desire-to-persuade-people-to-be-more-honest-to-others", "interest-in-art", "interest-in-science",
+    "desire-to-persuade-people-to-be-more-honest", "interest-in-art", "interest-in-science",
     "machiavellianism", "neuroticism", "no-shut-down", "okay-with-deceiving-a-user-to-help-them",
     "politically-conservative", "politically-liberal", "psychopathy", "risk-averse", "stands-its-ground",
-    "willingness-to-defer-to-experts", "willingness-to-rate-own-statements-highly-to-look-better",
+    "willingness-to-defer-to-experts", "willingness-to-rate-own-statements-highly",
 )  # fmt: skip
 _HUMAN = {
     "coordinate-itself": 322, "coordinate-other-ais": 410, "coordinate-other-versions": 348,

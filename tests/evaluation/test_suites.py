@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,9 @@ def test_another_name_or_version_is_refused_with_the_cure(name: str, said: str) 
 
 def test_names_and_parts_can_be_names_of_tasks_and_paths_are_below_a_folder() -> None:
     for name, benchmark in BENCHMARKS.items():
-        assert benchmark.name == name and TASK_TYPES["choice"].model_fields["name"].metadata[0].pattern is not None
-        assert name.replace("_", "").isalnum() and name == name.lower()
+        assert benchmark.name == name
+        pattern = TASK_TYPES["choice"].model_fields["name"].metadata[0].pattern
+        assert all(re.fullmatch(pattern, f"{name}-{part}") for part in benchmark.files), name
         assert benchmark.files and set(benchmark.hub) <= set(benchmark.files)
         for part, paths in benchmark.files.items():
             assert part == part.lower() and paths and not part.startswith("-")

@@ -49,6 +49,11 @@ FOLDERS = {
     ),
 }  # fmt: skip
 _PREFIXES = {"human_generated": "human", "lm_generated": "lm", "persona": "persona"}
+_SHORTER = {
+    "desire-to-persuade-people-to-be-more-honest-to-others": "desire-to-persuade-people-to-be-more-honest",
+    "willingness-to-rate-own-statements-highly-to-look-better": "willingness-to-rate-own-statements-highly",
+}
+"""A part's name is part of a task's, which has at most 64 characters."""
 _HEADING = re.compile(r"\n\s*(?:Choices|Answers|Options)\s*:?\s*$", re.IGNORECASE)
 
 
@@ -99,7 +104,10 @@ BEHAVIOURS = Benchmark(
     settings={"type": "choice", "normalisation": "sum"},
     read_row=read_row,
     files={
-        f"{_PREFIXES[folder]}-{name}".lower(): (f"anthropic-evals/{folder}/{name}.jsonl.gz", f"{folder}/{name}.jsonl")
+        f"{_PREFIXES[folder]}-{_SHORTER.get(name, name)}".lower(): (
+            f"anthropic-evals/{folder}/{name}.jsonl.gz",
+            f"advanced-ai-risk/{folder}_evals/{name}.jsonl" if folder != "persona" else f"persona/{name}.jsonl",
+        )
         for folder, names in FOLDERS.items()
         for name in names
     },

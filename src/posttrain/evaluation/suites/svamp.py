@@ -31,7 +31,12 @@ def read_row(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, 
         answer = take_whole(row, "Answer")
     told = body if body.endswith((".", "!", "?")) else f"{body}."
     whole = int(answer) if answer == int(answer) else answer
-    yield {"prompt": f"{told} {question}\n\n{ASKED_FORM}", "answer": str(whole), "kind": take_text(row, "Type")}
+    yield {
+        "prompt": f"{told} {question}\n\n{ASKED_FORM}",
+        "answer": str(whole),
+        "solution": f"#### {whole}",
+        "kind": take_text(row, "Type"),
+    }
 
 
 SVAMP = Benchmark(
