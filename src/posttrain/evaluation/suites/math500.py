@@ -44,6 +44,6 @@ MATH500 = Benchmark(
     licence="MIT",
     settings={"scorer": {"type": "math", "answer_form": "by_gold"}, "max_new_tokens": 1024},
     read_row=read_row,
-    files={"test": ("math/math500.jsonl", "math500.jsonl", "test.jsonl")},
+    files={"test": ("math/math500.jsonl", "math500.jsonl")},
     hub={"test": ("hub:HuggingFaceH4/MATH-500", "test")},
 )
