@@ -106,3 +106,9 @@ BITS_PER_BYTE = declare(
     "bits_per_byte", "bits/byte", "token_mean", "negative log-likelihood of texts by byte", lower_is_better=True
 )
 STOP_RATE = declare("stop_rate", "fraction", "token_mean", "completions that end by themselves", lower_is_better=False)
+BIAS_AMBIGUOUS = declare(
+    "bias_ambiguous", "score", "token_mean", "BBQ's bias score without evidence, -1 to 1; 0 is without bias"
+)
+BIAS_DISAMBIGUATED = declare(
+    "bias_disambiguated", "score", "token_mean", "BBQ's bias score with evidence, -1 to 1; 0 is without bias"
+)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, Self
 
@@ -31,12 +31,16 @@ from posttrain.data.columnar_rows import (
     read_datasets_folder,
     read_parquet,
 )
+from posttrain.data.csv_rows import read_csv, read_tsv
 from posttrain.data.json_rows import read_json_lines, read_json_values
 from posttrain.data.rows import BadRow, RawRow
 
 Format = Literal["auto", "trl", "alpaca", "sharegpt", "verl", "open_instruct", "sgd"]
 
-_TEXT_READERS = {".jsonl": read_json_lines, ".ndjson": read_json_lines, ".json": read_json_values}
+_TEXT_READERS: dict[str, Callable[[Path, str], Iterator[RawRow | BadRow]]] = {
+    ".jsonl": read_json_lines, ".ndjson": read_json_lines, ".json": read_json_values,
+    ".csv": read_csv, ".tsv": read_tsv,
+}  # fmt: skip
 _COLUMN_READERS = {".parquet": read_parquet, ".arrow": read_arrow}
 SUFFIXES = (*_TEXT_READERS, ".txt", *_COLUMN_READERS)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
@@ -142,7 +146,7 @@ def _open_path(source: DataSource, path: Path) -> Iterator[RawRow | BadRow]:
         return _COLUMN_READERS[path.suffix](path, path.name)
     raise DataError(
         f"a file of the kind '{path.suffix or path.name}'",
-        expected=", ".join(SUFFIXES) + "; the first four also as .gz or .xz",
+        expected=", ".join(SUFFIXES) + "; the first six also as .gz or .xz",
         cure="convert it, for example to JSON Lines: one object a line",
         place=str(path),
     )

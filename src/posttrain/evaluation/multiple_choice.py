@@ -23,6 +23,7 @@ import numpy as np
 from posttrain.core.errors import DataError
 from posttrain.core.metrics import CHOICE_ACCURACY
 from posttrain.core.records import ItemResult, Outcome, Problem
+from posttrain.evaluation.choice_columns import read_choice_parts, split_contexts
 from posttrain.evaluation.figures import summarise_items
 from posttrain.evaluation.task import ChoiceTask
 from posttrain.evaluation.weighing import WEIGHED_AT_ONCE, Weigher, check_policy, render_replies, split_sample
@@ -80,7 +81,9 @@ class MultipleChoice:
             asked, replies = problem, question.choices
             if self.task.options == "letters":
                 asked, replies = _show_options(problem, question), LETTERS[: len(question.choices)]
-            for sample in render_replies(weigher, asked, replies):
+            own = split_contexts(problem, len(question.choices))
+            samples = [sample for one, reply in own for sample in render_replies(weigher, one, [reply])]
+            for sample in samples or render_replies(weigher, asked, replies):
                 prompt, rest, is_reply = split_sample(sample)
                 ids = rest[: int(np.flatnonzero(is_reply)[-1]) + 1]
                 prompts.append(prompt)
@@ -97,6 +100,7 @@ class MultipleChoice:
 
     def _record(self, problem: Problem, question: Question, sums_C: Any, tokens_C: Any, task_hash: str) -> ItemResult:
         shown = LETTERS[: len(question.choices)] if self.task.options == "letters" else question.choices
+        shown = [text for _, text in split_contexts(problem, len(shown))] or shown
         lengths = {"sum": np.ones(len(shown)), "token": tokens_C, "byte": np.array([len(t.encode()) for t in shown])}
         scores = {rule: sums_C / np.maximum(1, lengths[rule]) for rule in _RULES}
         parts = {f"by_{rule}": float(int(scores[rule].argmax()) == question.right) for rule in _RULES}
@@ -105,6 +109,7 @@ class MultipleChoice:
         shares = np.exp(mine - mine.max())
         shares /= shares.sum()
         parts |= {"confidence": float(shares[chosen]), "right_probability": float(shares[question.right])}
+        parts |= read_choice_parts(problem, chosen, len(question.choices))
         return ItemResult(
             item_id=problem.problem_id,
             cluster_id=problem.cluster_id,

@@ -104,7 +104,7 @@ class ProofSettings(AnswerSettings):
 
 
 class InstructionsSettings(ReasoningSettings):
-    """IFEval's verifiable instructions."""
+    """IFEval's and IFBench's verifiable instructions."""
 
     type: Literal["instructions"] = "instructions"
     value: Literal["prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose"] = "prompt_strict"
