@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from posttrain.cli.options import (
+    DataOption,
     DeviceOption,
     JsonOption,
     PrecisionOption,
@@ -33,8 +34,14 @@ def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=PolicyHelp, show_default=False)],
     b: Annotated[str, typer.Argument(metavar="B", help="The other one; differences are B less A.", show_default=False)],
     suite: Annotated[
-        str | None, typer.Option("--suite", metavar="NAME", help="Measure both on this suite, where they were not yet.")
+        list[str] | None,
+        typer.Option(
+            "--suite",
+            metavar="NAME",
+            help="Measure both on this suite or benchmark, where they were not yet; as of 'posttrain eval'.",
+        ),
     ] = None,
+    data: DataOption = None,
     task: TaskOption = None,
     rows: RowsOption = None,
     out: Annotated[
@@ -57,10 +64,11 @@ def compare(
     from posttrain.cli.console import build_progress
     from posttrain.cli.output import print_json, print_lines
     from posttrain.cli.stopping import StopFlag
-    from posttrain.pipeline.suites import read_suite
+    from posttrain.pipeline.suites import read_suites
 
-    found = None if suite is None else read_suite(suite)
+    found = read_suites(suite, data=data, only=task or ()) if suite else None
     measuring = {
+        "--data": data,
         "--task": task, "--rows": rows, "--template": template != "auto", "--out": out != Path(),
         "--dtype": dtype != "auto", "--device": device, "--seed": seed,
         "--allow-unsafe-execution": allow_unsafe_execution,

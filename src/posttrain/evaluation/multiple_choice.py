@@ -27,6 +27,7 @@ from posttrain.chat.text_prompts import join_turns
 from posttrain.core.errors import DataError
 from posttrain.core.metrics import CHOICE_ACCURACY, CHOICE_MASS
 from posttrain.core.records import ItemResult, Outcome, Problem
+from posttrain.evaluation.choice_columns import read_choice_parts, split_contexts
 from posttrain.evaluation.figures import CUT_TOKENS, summarise_items
 from posttrain.evaluation.questions import LETTERS, Question, read_question, show_options
 from posttrain.evaluation.task import ChoiceTask
@@ -91,11 +92,9 @@ class MultipleChoice:
         rows: list[_Weighed] = []
         for problem in problems:
             question = read_question(problem)
-            asked, shown = problem, question.choices
-            if self.task.options == "letters":
-                asked = show_options(problem, question, has_cue=self.task.form == "text")
-                shown = LETTERS[: len(question.choices)]
-            pairs = self._split(weigher, asked, shown)
+            asked = self._ask(problem, question)
+            shown = [reply for _, reply in asked]
+            pairs = self._split(weigher, asked)
             completions = [completion for _, completion in pairs]
             cut, prompts = _cut_left(weigher, problem, [prompt for prompt, _ in pairs], completions)
             rows.append(_Weighed(question, shown, completions, cut))
@@ -107,14 +106,28 @@ class MultipleChoice:
             items.append(self._record(problem, row, sums_C, task_hash))
         return items
 
-    def _split(self, weigher: Weigher, problem: Problem, replies: Sequence[str]) -> list[tuple[Ids, Ids]]:
-        """Return the prompt's tokens and the reply's, for each reply."""
+    def _ask(self, problem: Problem, question: Question) -> list[tuple[Problem, str]]:
+        """Return for each choice what is asked, and the text that is weighed after it."""
+        own = split_contexts(problem, len(question.choices))
+        if own:
+            return own
+        if self.task.options == "texts":
+            return [(problem, choice) for choice in question.choices]
+        asked = show_options(problem, question, has_cue=self.task.form == "text")
+        return [(asked, letter) for letter in LETTERS[: len(question.choices)]]
+
+    def _split(self, weigher: Weigher, asked: Sequence[tuple[Problem, str]]) -> list[tuple[Ids, Ids]]:
+        """Return the prompt's tokens and the reply's, for each choice."""
         if self.task.form == "text":
-            text = join_turns(problem.messages, place=problem.problem_id)
-            return [split_text(weigher, text, reply, problem.problem_id) for reply in replies]
+            return [
+                split_text(weigher, join_turns(one.messages, place=one.problem_id), reply, one.problem_id)
+                for one, reply in asked
+            ]
         stop_ids = weigher.renderer.format.stop_ids
         pairs = []
-        for sample in render_replies(weigher, problem, replies):
+        is_shared = all(one is asked[0][0] for one, _ in asked)
+        groups = [(asked[0][0], [reply for _, reply in asked])] if is_shared else [(one, [r]) for one, r in asked]
+        for sample in (sample for one, replies in groups for sample in render_replies(weigher, one, replies)):
             prompt, rest, is_reply = split_sample(sample)
             ids = rest[: int(np.flatnonzero(is_reply)[-1]) + 1]
             pairs.append((prompt, ids[:-1] if len(ids) > 1 and int(ids[-1]) in stop_ids else ids))
@@ -134,6 +147,7 @@ class MultipleChoice:
         shares = np.exp(mine - mine.max())
         shares /= shares.sum()
         parts |= {"confidence": float(shares[chosen]), "right_probability": min(1.0, float(shares[rights].sum()))}
+        parts |= read_choice_parts(problem, chosen, len(question.choices))
         if row.cut_tokens:
             parts[CUT_TOKENS] = float(row.cut_tokens)
         is_mass = self.task.metric == "mass"

@@ -11,6 +11,7 @@ from posttrain.core.errors import DataError
 from posttrain.core.records import Problem
 
 LETTERS = string.ascii_uppercase
+MAX_CHOICES = 1000
 CUE = "Answer:"
 """What follows the choices where no template asks for an answer."""
 
@@ -38,17 +39,22 @@ def read_question(problem: Problem) -> Question:
     choices = list(found) if isinstance(found, list | tuple) else []
     is_usable = all(isinstance(text, str) and text.strip() for text in choices) and len(set(choices)) == len(choices)
     is_labelled = not isinstance(given, Mapping) or (labels is not None and len(labels) == len(choices))
-    if not is_usable or not is_labelled or not 2 <= len(choices) <= len(LETTERS):
+    if not is_usable or not is_labelled or not 2 <= len(choices) <= MAX_CHOICES:
         raise DataError(
             f"'choices' is {given!r}"[:200] if given is not None else "no column 'choices'",
-            expected=f"2 to {len(LETTERS)} differing texts, or {{text: [...], label: [...]}} of equal length",
+            expected=f"2 to {MAX_CHOICES} differing texts, or {{text: [...], label: [...]}} of equal length",
             cure="map it in the task's data: columns: {choices: <your column>}",
             place=problem.problem_id,
         )
     given = problem.columns.get("answer")
     answers = given if isinstance(given, list | tuple) and given else [given]
     rights = {_find_right(problem, answer, choices, labels) for answer in answers}
-    return Question(choices, labels or list(LETTERS[: len(choices)]), tuple(sorted(rights)))
+    return Question(choices, labels or _name_choices(len(choices)), tuple(sorted(rights)))
+
+
+def _name_choices(count: int) -> list[str]:
+    """Return letters, and numbers from 0 where there are not enough."""
+    return list(LETTERS[:count]) if count <= len(LETTERS) else [str(place) for place in range(count)]
 
 
 def _read_labels(given: Any) -> list[str] | None:

@@ -15,6 +15,7 @@ from posttrain.chat.text_prompts import join_turns
 from posttrain.core.errors import DataError
 from posttrain.core.hashing import canonical_json, hash_json, hash_text
 from posttrain.core.records import Message, Problem
+from posttrain.evaluation.choice_columns import split_contexts
 from posttrain.evaluation.questions import LETTERS, read_question, show_options
 from posttrain.evaluation.task import ChoiceTask, GenerationTask
 
@@ -120,7 +121,10 @@ def _solve(task: GenerationTask | ChoiceTask, problem: Problem) -> list[Message]
         question = read_question(problem)
         right = question.rights[0]
         answer = question.choices[right]
-        if task.options == "letters":
+        own = split_contexts(problem, len(question.choices))
+        if own:
+            asked, answer = own[right]
+        elif task.options == "letters":
             asked, answer = show_options(problem, question, has_cue=task.form == "text"), LETTERS[right]
     if answer is None:
         answer = problem.columns.get(SOLUTION, problem.columns.get("answer"))
