@@ -67,16 +67,13 @@ def compare(
     from posttrain.pipeline.suites import read_suites
 
     found = read_suites(suite, data=data, only=task or ()) if suite else None
-    measuring = {
-        "--data": data,
-        "--task": task, "--rows": rows, "--template": template != "auto", "--out": out != Path(),
+    given = {
+        "--data": data, "--task": task, "--rows": rows, "--template": template != "auto", "--out": out != Path(),
         "--dtype": dtype != "auto", "--device": device, "--seed": seed,
         "--allow-unsafe-execution": allow_unsafe_execution,
     }  # fmt: skip
-    given = [name for name, value in measuring.items() if value]
-    if found is None and given:
-        verb = "say" if len(given) > 1 else "says"
-        raise typer.BadParameter(f"{', '.join(given)} {verb} how to measure, which is done with --suite alone")
+    if found is None:
+        _refuse_options([name for name, value in given.items() if value])
     from posttrain.pipeline.comparing import compare_models  # heavy: a bad suite is refused before
     from posttrain.pipeline.evaluating import EvaluationChoice
     from posttrain.reports.comparison import write_comparison
@@ -97,3 +94,10 @@ def compare(
     print_lines(*list_comparison_lines(compared))
     if page is not None:
         print_lines(f"page: {page}")
+
+
+def _refuse_options(given: list[str]) -> None:
+    """Refuse options that say how to measure where nothing is measured."""
+    if given:
+        verb = "say" if len(given) > 1 else "says"
+        raise typer.BadParameter(f"{', '.join(given)} {verb} how to measure, which is done with --suite alone")

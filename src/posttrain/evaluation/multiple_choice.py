@@ -91,7 +91,7 @@ class MultipleChoice:
         branchings: list[Branching] = []
         rows: list[_Weighed] = []
         for problem in problems:
-            question = read_question(problem)
+            question = read_question(problem, may_repeat=self.task.options == "letters")
             asked = self._ask(problem, question)
             shown = [reply for _, reply in asked]
             pairs = self._split(weigher, asked)

@@ -25,8 +25,12 @@ class Question:
     rights: tuple[int, ...]
 
 
-def read_question(problem: Problem) -> Question:
+def read_question(problem: Problem, *, may_repeat: bool = False) -> Question:
     """Return a row's choices and which of them are right; an answer that is a list names several.
+
+    Args:
+        problem: The row.
+        may_repeat: Whether two choices may be the same text: where they are told apart by their letters.
 
     Raises:
         DataError: There are fewer than two choices, one is empty or no text, labels are not as many or not differing,
@@ -37,7 +41,8 @@ def read_question(problem: Problem) -> Question:
     if isinstance(found, Mapping):
         labels, found = _read_labels(found.get("label")), found.get("text")
     choices = list(found) if isinstance(found, list | tuple) else []
-    is_usable = all(isinstance(text, str) and text.strip() for text in choices) and len(set(choices)) == len(choices)
+    is_usable = all(isinstance(text, str) and text.strip() for text in choices)
+    is_usable = is_usable and (may_repeat or len(set(choices)) == len(choices))
     is_labelled = not isinstance(given, Mapping) or (labels is not None and len(labels) == len(choices))
     if not is_usable or not is_labelled or not 2 <= len(choices) <= MAX_CHOICES:
         raise DataError(
@@ -99,8 +104,12 @@ def _read_answer(answer: Any, choices: Sequence[str], labels: Sequence[str] | No
             return {"label": labels.index(text)}
         if 0 <= answer < len(choices):
             readings["place"] = answer
-    ways = {"label": labels or (), "letter": list(LETTERS[: len(choices)]), "text": [one.strip() for one in choices]}
-    return readings | {way: list(known).index(text) for way, known in ways.items() if text in known}
+    ways = {
+        "label": list(labels or ()),
+        "letter": list(LETTERS[: len(choices)]),
+        "text": [one.strip() for one in choices],
+    }
+    return readings | {way: list(known).index(text) for way, known in ways.items() if known.count(text) == 1}
 
 
 def show_options(problem: Problem, question: Question, *, has_cue: bool) -> Problem:

@@ -118,7 +118,7 @@ def _solve(task: GenerationTask | ChoiceTask, problem: Problem) -> list[Message]
     """Return the turns of a row with its answer."""
     asked, answer = problem, problem.reply
     if isinstance(task, ChoiceTask):
-        question = read_question(problem)
+        question = read_question(problem, may_repeat=task.options == "letters")
         right = question.rights[0]
         answer = question.choices[right]
         own = split_contexts(problem, len(question.choices))

@@ -83,35 +83,44 @@ def branch_attention(
     if attention_mask is not None or dropout or any(unused.get(name) is not None for name in ("s_aux", "softcap")):
         raise ValueError("branch attention honours neither masks nor dropout nor sinks nor capped scores")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    has_groups = query.shape[1] != key.shape[1]
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
     start = 0
     for prefix, branches in branch_spans.groups:
         inner, end = start + prefix, start + prefix + sum(branches)
-        window = None if sliding_window is None or prefix <= sliding_window else sliding_window
-        found = scaled_dot_product_attention(
-            query[:, :, start:inner],
-            key[:, :, start:inner],
-            value[:, :, start:inner],
-            attn_mask=None if window is None else _see(prefix, (), window, query.device),
-            is_causal=window is None,
-            scale=scale,
-            enable_gqa=has_groups,
-        )
-        output[:, start:inner] = found.transpose(1, 2)
+        is_windowed = sliding_window is not None and prefix > sliding_window
+        own = _see(prefix, (), sliding_window, query.device) if is_windowed else None
+        output[:, start:inner] = _attend(query, key, value, (start, inner, start), own, scale)
         if end > inner:
-            mask = _see(prefix, branches, sliding_window, query.device)
-            found = scaled_dot_product_attention(
-                query[:, :, inner:end],
-                key[:, :, start:end],
-                value[:, :, start:end],
-                attn_mask=mask,
-                scale=scale,
-                enable_gqa=has_groups,
-            )
-            output[:, inner:end] = found.transpose(1, 2)
+            seen = _see(prefix, branches, sliding_window, query.device)
+            output[:, inner:end] = _attend(query, key, value, (inner, end, start), seen, scale)
         start = end
     return output, None
+
+
+# many parameters: what attends to what, and how
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    span: tuple[int, int, int],
+    seen: torch.Tensor | None,
+    scale: float,
+) -> torch.Tensor:
+    """Return the attention [1, T, H, D] of the tokens from `span[0]` to `span[1]` to those from `span[2]` on.
+
+    `seen` says which of them; None: each token those up to itself.
+    """
+    start, end, first = span
+    found = scaled_dot_product_attention(
+        query[:, :, start:end],
+        key[:, :, first:end],
+        value[:, :, first:end],
+        attn_mask=seen,
+        is_causal=seen is None,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return found.transpose(1, 2)
 
 
 def register_branch_attention() -> str:

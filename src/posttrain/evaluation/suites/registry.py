@@ -24,8 +24,8 @@ def _read_mmlu(row: Mapping[str, Any], file: PublishedFile) -> Iterator[dict[str
     answer = row["answer"]
     yield {
         "prompt": row["question"],
-        "choices": {"text": row["choices"], "label": list("ABCD")},
-        "answer": "ABCD"[answer] if isinstance(answer, int) else answer,
+        "choices": {"text": row["choices"], "label": [0, 1, 2, 3]},
+        "answer": answer if isinstance(answer, int) else "ABCD".index(answer),
         "subject": row["subject"],
     }
 
