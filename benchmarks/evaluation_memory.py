@@ -2,12 +2,14 @@
 
     python -m benchmarks.evaluation_memory MODEL ROWS.jsonl.gz --benchmark mmlu --items 140 14042
 
-Each size is a process of its own, which measures the model from the command to the last figure.
+Each size is a process of its own, which measures the model from the command to the last figure. Fewer rows than there
+are lie at even distances in the file, so that they are as long as all of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import resource
 import statistics
@@ -22,9 +24,13 @@ from posttrain.core.progress import SilentProgress
 
 
 def write_suite(folder: Path, rows: Path, benchmark: str, count: int, changes: dict[str, object]) -> Path:
-    """Write a suite of one task: the first rows of a file in a benchmark's form."""
-    data = {"source": str(rows.resolve()), "rows": count}
-    task = {"name": "rows", "benchmark": benchmark, "data": data, **changes}
+    """Write so many rows of a file in a benchmark's form, and a suite of one task over them."""
+    opened = gzip.open if rows.suffix == ".gz" else open
+    with opened(rows, "rb") as file:
+        lines = file.read().splitlines(keepends=True)
+    chosen = lines if count >= len(lines) else [lines[n * len(lines) // count] for n in range(count)]
+    (folder / "rows.jsonl").write_bytes(b"".join(chosen))
+    task = {"name": "rows", "benchmark": benchmark, "data": {"source": "rows.jsonl"}, **changes}
     suite = folder / "suite.yaml"
     suite.write_text(json.dumps({"schema": 1, "name": "rows", "evaluate": [task]}), encoding="utf-8")
     return suite
@@ -46,8 +52,7 @@ def measure(model: str, suite: Path, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a model")
-    parser.add_argument("rows", type=Path, help="the published file; its folder must lie below the current one, "
-                        "or below what POSTTRAIN_DATA names")  # fmt: skip
+    parser.add_argument("rows", type=Path, help="the published file, JSON Lines, plain or .gz")
     parser.add_argument("--benchmark", default="mmlu")
     parser.add_argument("--set", default="{}", metavar="JSON", help="other keys of the task")
     parser.add_argument("--items", type=int, nargs="+", default=[140, 14042])

@@ -106,7 +106,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "long": long_rows(),
     "template": recipe_values(stage(), chat={"template": "own.jinja"}),
     "sampled": recipe_values(stage(steps=1), evaluate=[task(temperature=1.0, num_samples=3, max_new_tokens=9)]),
-    "published": recipe_values(stage(steps=1), evaluate=[task(data={"source": "published.jsonl"})]),
+    "published": recipe_values(stage(steps=1), evaluate=[task(data={"source": "published.jsonl"}, max_new_tokens=40)]),
     "shown": recipe_values(
         stage(steps=1),
         evaluate=[task(data={"source": "published.jsonl"}, shots=1, shots_from={"source": "published.jsonl"})],
