@@ -26,6 +26,14 @@ EXAMPLE = show_example(
     "posttrain compare lab:base runs/demo/artifacts/0123456789abcdef0123456789abcdef --suite lab",
 )
 
+SuiteOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--suite",
+        metavar="NAME",
+        help="Measure both on this suite or benchmark, where they were not yet; as of 'posttrain eval'.",
+    ),
+]
 PolicyHelp = "A run, a stage of one (runs/demo:sft), an artifact, evaluations/<hash>, or with --suite any model."
 
 
@@ -33,14 +41,7 @@ PolicyHelp = "A run, a stage of one (runs/demo:sft), an artifact, evaluations/<h
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=PolicyHelp, show_default=False)],
     b: Annotated[str, typer.Argument(metavar="B", help="The other one; differences are B less A.", show_default=False)],
-    suite: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--suite",
-            metavar="NAME",
-            help="Measure both on this suite or benchmark, where they were not yet; as of 'posttrain eval'.",
-        ),
-    ] = None,
+    suite: SuiteOption = None,
     data: DataOption = None,
     task: TaskOption = None,
     rows: RowsOption = None,
