@@ -106,6 +106,11 @@ BASELINES: dict[str, dict[str, Any]] = {
     "long": long_rows(),
     "template": recipe_values(stage(), chat={"template": "own.jinja"}),
     "sampled": recipe_values(stage(steps=1), evaluate=[task(temperature=1.0, num_samples=3, max_new_tokens=9)]),
+    "published": recipe_values(stage(steps=1), evaluate=[task(data={"source": "published.jsonl"}, max_new_tokens=40)]),
+    "shown": recipe_values(
+        stage(steps=1),
+        evaluate=[task(data={"source": "published.jsonl"}, shots=1, shots_from={"source": "published.jsonl"})],
+    ),
     "choice": recipe_values(stage(steps=1), evaluate=[choice()]),
     "perplexity": recipe_values(stage(steps=1), evaluate=[perplexity()]),
     "gated": gated({"keep": [KEEP], "floor": [{"metric": "held_out", "at_least": 0.9}]}),
@@ -143,6 +148,11 @@ def make_workshop(folder: Path) -> Workshop:
     write("alpaca.jsonl", [{"instruction": f"say {n}", "input": "", "output": f"{n}"} for n in range(4)])
     write("renamed.jsonl", [{"a": f"say {n}", "b": f"{n}", "c": f"say {n}?"} for n in range(4)])
     write("choices.jsonl", [{"prompt": f"{n}?", "choices": ["a", "bcdefgh", "ijk"], "answer": n % 3} for n in range(6)])
+    both = {"prompt": "{n}?", "question": "what is {n}?", "answer": "it is {n}.\n#### {n}"}
+    write(
+        "published.jsonl",
+        [{name: text.format(n=n) for name, text in both.items()} | {"half": n // 3} for n in range(6)],
+    )
     make_rows(folder / "bad.jsonl", 5).open("a").write("no json\n")
     make_rows(folder / "long.jsonl", 6).open("a").write(json.dumps({"prompt": "x " * 8, "completion": "y" * 50}) + "\n")
     return workshop

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from posttrain.cli.options import (
+    DataOption,
     DeviceOption,
     JsonOption,
     ModelArgument,
@@ -27,15 +28,35 @@ EXAMPLE = show_example(
     "posttrain eval lab:base --suite lab",
     "posttrain eval runs/demo/artifacts/0123456789abcdef0123456789abcdef --suite lab --task tools --rows 100",
     "posttrain eval Qwen/Qwen2.5-0.5B-Instruct --suite my_tasks.yaml --out measured",
+    "posttrain eval Qwen/Qwen2.5-0.5B-Instruct --suite gsm8k,arc_easy --data ~/benchmarks",
+    "posttrain eval --list",
 )
+
+
+def _show_list(is_asked: bool) -> None:
+    if not is_asked:
+        return
+    from posttrain.cli.output import print_table
+    from posttrain.pipeline.suites import list_listed
+
+    rows = [(one.name, str(one.version), one.about, one.licence) for one in list_listed()]
+    print_table(("name", "version", "what is asked", "licence of the rows"), rows)
+    raise typer.Exit
 
 
 # many parameters: each is an option of the verb
 def eval_(
     model: ModelArgument,
     suite: Annotated[
-        str, typer.Option("--suite", metavar="NAME", help="A built-in suite (lab), or a YAML file with 'evaluate:'.")
+        list[str],
+        typer.Option(
+            "--suite",
+            metavar="NAME",
+            help="A built-in suite (lab), a published benchmark (gsm8k), several with commas, or a YAML file with "
+            "'evaluate:'; may be given several times.",
+        ),
     ],
+    data: DataOption = None,
     task: TaskOption = None,
     rows: RowsOption = None,
     out: Annotated[
@@ -52,6 +73,10 @@ def eval_(
     seed: SeedOption = 0,
     allow_unsafe_execution: UnsafeOption = False,
     json: JsonOption = False,
+    list_: Annotated[
+        bool,
+        typer.Option("--list", callback=_show_list, is_eager=True, help="Show the suites and benchmarks, and exit."),
+    ] = False,
 ) -> None:
     """Measure a model on a suite of tasks.
 
@@ -64,10 +89,9 @@ def eval_(
     from posttrain.cli.console import build_progress
     from posttrain.cli.output import print_json
     from posttrain.cli.stopping import StopFlag
-    from posttrain.pipeline.suites import read_suite
+    from posttrain.pipeline.suites import read_suites
 
-    found = read_suite(suite)
-    found.choose(task or ())
+    found = read_suites(suite, data=data, only=task or ())
     from posttrain.pipeline.evaluating import EvaluationChoice, evaluate_model  # heavy: a bad suite is refused before
 
     choice = EvaluationChoice(

@@ -95,6 +95,13 @@ CONS_AT_K = declare(
 CHOICE_ACCURACY = declare(
     "accuracy", "fraction", "token_mean", "questions whose right choice is the likeliest", lower_is_better=False
 )
+CHOICE_MASS = declare(
+    "mass",
+    "fraction",
+    "token_mean",
+    "share of the choices' likelihood that the right ones have",
+    lower_is_better=False,
+)
 TOKEN_PROBABILITY = declare(
     "token_probability", "fraction", "token_mean", "geometric mean probability of tokens", lower_is_better=False
 )

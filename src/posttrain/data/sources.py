@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, Self
 
@@ -44,6 +44,10 @@ _TEXT_READERS: dict[str, Callable[[Path, str], Iterator[RawRow | BadRow]]] = {
 _COLUMN_READERS = {".parquet": read_parquet, ".arrow": read_arrow}
 SUFFIXES = (*_TEXT_READERS, ".txt", *_COLUMN_READERS)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
+
+
+RawReader = Callable[[RawRow], Iterable[RawRow | BadRow]]
+"""Maps a row as it is published to rows as we read them: none, one, or several."""
 
 
 class DataSource(Config):
@@ -96,20 +100,26 @@ def _strip_compression(path: Path) -> Path:
     return path.with_suffix("") if path.suffix in COMPRESSIONS else path
 
 
-def open_rows(source: DataSource, *, root: Path, row_source: RowSource | None = None) -> Iterator[RawRow | BadRow]:
+def open_rows(
+    source: DataSource, *, root: Path, row_source: RowSource | None = None, reader: RawReader | None = None
+) -> Iterator[RawRow | BadRow]:
     """Yield the rows of a source, from `skip` on and at most `rows` of them, bad ones in their places.
 
     Args:
         source: What to read.
         root: The folder that relative paths start from.
         row_source: Opens `lab:` sets.
+        reader: Reads rows of a published form; what it gives is what `skip` and `rows` count.
 
     Raises:
         DataError: The source cannot be read as a whole, or holds no row in the range.
     """
     stop = None if source.rows is None else source.skip + source.rows
     is_empty = True
-    for row in itertools.islice(_open_all(source, root, row_source), source.skip, stop):
+    found = _open_all(source, root, row_source)
+    if reader is not None:
+        found = _read_published(found, reader)
+    for row in itertools.islice(found, source.skip, stop):
         is_empty = False
         yield row
     if is_empty:
@@ -119,6 +129,14 @@ def open_rows(source: DataSource, *, root: Path, row_source: RowSource | None = 
             cure="lower 'skip'" if source.skip else "write the rows again",
             place=str(locate(source, root)),
         )
+
+
+def _read_published(rows: Iterable[RawRow | BadRow], reader: RawReader) -> Iterator[RawRow | BadRow]:
+    for row in rows:
+        if isinstance(row, BadRow):
+            yield row
+        else:
+            yield from reader(row)
 
 
 def _open_all(source: DataSource, root: Path, row_source: RowSource | None) -> Iterator[RawRow | BadRow]:

@@ -15,7 +15,7 @@ byte do.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,17 +129,20 @@ def summarise_texts(task_name: str, items: Sequence[ItemResult], parts: Sequence
         DataError: An item has no `nats`, `tokens` or `bytes`, or not above 0; or the perplexity is beyond float64.
     """
     metrics = summarise_items(task_name, TOKEN_PROBABILITY, items, parts)
-    counted = [item for item in items if item.outcome.is_counted]
-    codes = encode_clusters([cluster_name(item) for item in counted], len(counted))
-    sums = {part: sum_by_cluster(np.array(read_sums(counted, part)), codes) for part in ("nats", "tokens", "bytes")}
+    names = [cluster_name(item) for item in items if item.outcome.is_counted]
+    codes = encode_clusters(names, len(names))
+    sums = {
+        part: sum_by_cluster(np.array(read_sums((one for one in items if one.outcome.is_counted), part)), codes)
+        for part in ("nats", "tokens", "bytes")
+    }
     generator = build_numpy_generator("evaluation", PERPLEXITY, items[0].task_hash, items[0].policy_hash)
-    chosen = generator.integers(len(sums["nats"]), size=(_RESAMPLES, len(sums["nats"])))
+    drawn_by_part = _draw(sums, generator)
     for name, below, scale in (
         (PERPLEXITY, "tokens", 1.0),
         (NATS_PER_TOKEN, "tokens", 1.0),
         (BITS_PER_BYTE, "bytes", 1 / math.log(2)),
     ):
-        drawn = scale * sums["nats"][chosen].sum(axis=1) / sums[below][chosen].sum(axis=1)
+        drawn = scale * drawn_by_part["nats"] / drawn_by_part[below]
         found = [scale * sums["nats"].sum() / sums[below].sum(), *np.quantile(drawn, [0.025, 0.975])]
         if name == PERPLEXITY and max(found) > _MAX_NATS:
             raise DataError(
@@ -156,12 +159,23 @@ def summarise_texts(task_name: str, items: Sequence[ItemResult], parts: Sequence
     return metrics
 
 
-def read_sums(items: Sequence[ItemResult], part: str) -> list[float]:
+def _draw(sums: Mapping[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+    """Return the sums of each part over the sources of every resample, the same sources for all parts."""
+    drawn = {part: np.empty(_RESAMPLES) for part in sums}
+    for number in range(_RESAMPLES):  # one at a time: all indices at once would not fit for many texts
+        chosen = generator.integers(len(sums["nats"]), size=len(sums["nats"]))
+        for part, values in sums.items():
+            drawn[part][number] = values[chosen].sum()
+    return drawn
+
+
+def read_sums(items: Iterable[ItemResult], part: str) -> list[float]:
     """Return a part of every item that ratios are made of: `nats`, `tokens` or `bytes`.
 
     Raises:
         DataError: An item lacks it, or it is not above 0 (`nats`: below 0).
     """
+    values: list[float] = []
     for item in items:
         found = item.outcome.parts.get(part)
         if found is None or found < 0 or (found == 0 and part != "nats"):
@@ -171,7 +185,8 @@ def read_sums(items: Sequence[ItemResult], part: str) -> list[float]:
                 cure="delete the task's item file and measure the policy again",
                 place=item.item_id,
             )
-    return [item.outcome.parts[part] for item in items]
+        values.append(found)
+    return values
 
 
 def _render(problem: Problem, weigher: Weigher) -> tuple[str, int, Any]:

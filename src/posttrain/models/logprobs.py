@@ -87,7 +87,7 @@ def compute_logprobs(
     if not temperature > 0 or top_logprobs < 0 or micro_batch_tokens < 1:
         raise ValueError("temperature and micro_batch_tokens must be above 0, top_logprobs at least 0")
     causal_lm = find_causal_lm(policy_model)
-    _check_rows(prompts, completions, getattr(causal_lm.config.get_text_config(), "max_position_embeddings", None))
+    check_rows(prompts, completions, getattr(causal_lm.config.get_text_config(), "max_position_embeddings", None))
     rows = [np.concatenate([prompt, ids]).astype(np.int64) for prompt, ids in zip(prompts, completions, strict=True)]
     starts = [len(prompt) for prompt in prompts]
     num_top = min(top_logprobs, find_head(policy_model).weight.shape[0])
@@ -108,7 +108,12 @@ def compute_logprobs(
     return results
 
 
-def _check_rows(prompts: Sequence[Ids], completions: Sequence[Ids], context: int | None) -> None:
+def check_rows(prompts: Sequence[Ids], completions: Sequence[Ids], context: int | None) -> None:
+    """Check that every completion has something before it, and fits the model's context with it.
+
+    Raises:
+        DataError: A prompt is empty, or a row is longer than the context.
+    """
     for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         if not len(prompt):
             raise DataError(

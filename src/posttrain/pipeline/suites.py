@@ -5,13 +5,15 @@
     evaluate:
       - {name: maths, data: {source: problems.jsonl}, scorer: math}
 
-A recipe is a suite too: its `evaluate` is what counts. Paths are held to the roots that recipes have.
+A recipe is a suite too: its `evaluate` is what counts. Paths are held to the roots that recipes have. The name of a
+published benchmark is a suite as well: of the part `test`, or of all parts where none is called so; other parts are
+tasks that may be named (`mmlu-validation`). Its files lie below one folder of data, or its rows come from the Hub.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import Field
@@ -19,7 +21,9 @@ from pydantic import Field
 import posttrain.evaluation.suites as built_in
 from posttrain.core.config import Config, suggest
 from posttrain.core.errors import RecipeError
+from posttrain.evaluation.suites.registry import BENCHMARKS, find_benchmark
 from posttrain.evaluation.task import EvaluationTask, GenerationTask
+from posttrain.pipeline.benchmark_files import build_part_task, find_data_folder, list_parts
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe_checks import (
     check_keys,
@@ -62,21 +66,88 @@ class Suite:
         Raises:
             RecipeError: The suite has no such task.
         """
-        known = [task.name for task in self.tasks]
         for name in names:
-            if name not in known:
-                raise RecipeError(
-                    f"the suite '{self.name}' has no task '{name}'",
-                    expected="one of " + ", ".join(known),
-                    cure=suggest(name, known),
-                    place="--task",
-                )
+            _check_task(name, [task.name for task in self.tasks], self.name)
         return [task for task in self.tasks if not names or task.name in names]
+
+
+def _check_task(name: str, known: Sequence[str], suite: str) -> None:
+    if name not in known:
+        raise RecipeError(
+            f"the suite '{suite}' has no task '{name}'",
+            expected="one of " + ", ".join(known),
+            cure=suggest(name, known),
+            place="--task",
+        )
 
 
 def list_suites() -> list[str]:
     """Return the names of the built-in suites."""
     return sorted(path.stem for path in _built_in_folder().glob("*.yaml"))
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A suite or benchmark as it is listed: what it asks, and under which licence its rows stand."""
+
+    name: str
+    version: int
+    about: str
+    licence: str
+
+
+def list_listed() -> list[Listed]:
+    """Return what `--suite` may name: the built-in suites, then the published benchmarks."""
+    suites = [read_suite(name) for name in list_suites()]
+    return [
+        *(Listed(suite.name, suite.version, ", ".join(task.name for task in suite.tasks), "") for suite in suites),
+        *(Listed(one.name, one.version, one.about, one.licence) for one in BENCHMARKS.values()),
+    ]
+
+
+def read_suites(names: Sequence[str], *, data: Path | None = None, only: Sequence[str] = ()) -> Suite:
+    """Return one suite of several: built-in ones, one YAML file, published benchmarks.
+
+    Args:
+        names: What is asked for; a name may be several with commas between them.
+        data: The folder below which benchmarks' files lie; None: what POSTTRAIN_DATA names, else the Hub is asked.
+        only: Names of tasks, where not all are wanted; only their files are looked for.
+
+    Raises:
+        RecipeError: There is no such suite or task, two tasks have one name, two suites have their own paths, or a
+            benchmark's file is not there.
+    """
+    wanted = [part.strip() for name in names for part in name.split(",") if part.strip()]
+    benchmarks = [name for name in wanted if name.partition("@")[0] in BENCHMARKS]
+    others = [read_suite(name) for name in wanted if name not in benchmarks]
+    own = [name for name in wanted if name.endswith(_SUFFIXES)]
+    if not wanted or len(own) > 1:
+        raise RecipeError(
+            f"{len(own)} YAML files: {', '.join(own)}" if own else "no suite",
+            expected="built-in suites and benchmarks, and at most one YAML file, from whose folder paths start",
+            cure="measure one after the other" if own else "name one; posttrain eval --list shows them",
+            place="--suite",
+        )
+    parts = [part for name in benchmarks for part in list_parts(find_benchmark(name))]
+    known = [task.name for suite in others for task in suite.tasks] + [part.task_name for part in parts]
+    for name in only:
+        _check_task(name, known, "+".join(wanted))
+    folder = find_data_folder(data)
+    tasks = [task for suite in others for task in suite.tasks]
+    tasks += [build_part_task(part, folder) for part in parts if (part.task_name in only if only else part.is_default)]
+    twice = [task.name for number, task in enumerate(tasks) if task.name in [one.name for one in tasks[:number]]]
+    if twice:
+        raise RecipeError(
+            f"two tasks are named '{twice[0]}'",
+            expected="a name of its own for each",
+            cure="measure the suites one after the other",
+            place="--suite",
+        )
+    roots = declare_roots(Path(own[0]) if own else Path.cwd() / "suite.yaml")
+    scorers = {name: plugin for suite in others for name, plugin in suite.scorers.items()}
+    folders = (*roots.folders, *([] if folder is None else [folder]))
+    version = others[0].version if len(wanted) == len(others) == 1 else 1
+    return Suite("+".join(wanted), version, tuple(tasks), replace(roots, folders=folders), scorers)
 
 
 def find_suite(name: str) -> Path:
@@ -91,8 +162,9 @@ def find_suite(name: str) -> Path:
         return Path(name)
     raise RecipeError(
         f"no suite is called '{name}'",
-        expected=f"{', '.join(list_suites())}, or a YAML file with 'evaluate:'",
-        cure=suggest(name, list_suites()),
+        expected=f"{', '.join(list_suites())}, a published benchmark (posttrain eval --list), or a YAML file with "
+        "'evaluate:'",
+        cure=suggest(name, [*list_suites(), *BENCHMARKS]),
         place="--suite",
     )
 

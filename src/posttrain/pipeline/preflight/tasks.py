@@ -44,7 +44,9 @@ def check_task(
     kept = _find_kept(recipe, task, renderer, context, context_tokens)
     if (known := _read_kept(kept)) is not None:
         return [Finding(place, **values) for values in known]
-    references = load_references(recipe, task.data, renderer, MAX_ROWS, recipe.seed, task.name)
+    references = load_references(
+        recipe, task.data, renderer, MAX_ROWS, recipe.seed, task.name, benchmark=task.benchmark
+    )
     scorer = build_scorer(task.scorer, context)
     findings = [
         check_length_caps(place, task, references, context_tokens),
