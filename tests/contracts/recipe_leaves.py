@@ -192,6 +192,7 @@ LEAVES: dict[str, Leaf] = {
     "GenerationTask.num_samples": Leaf("sampled", "evaluate.0.num_samples", 2, see_items),
     "GenerationTask.pass_at": Leaf("sampled", "evaluate.0.pass_at", [2], see_items),
     "GenerationTask.cons_at": Leaf("sampled", "evaluate.0.cons_at", [3], see_items),
+    "GenerationTask.best_at": Leaf("sampled", "evaluate.0.best_at", [2], see_items),
     "ChoiceTask.name": Leaf("choice", "evaluate.0.name", "other", see_items),
     "ChoiceTask.data": Leaf("choice", "evaluate.0.data", {"source": "choices.jsonl", "rows": 2}, see_items),
     "ChoiceTask.parts": Leaf("choice", "evaluate.0.parts", ["by_token"], see_items),

@@ -92,6 +92,7 @@ PASS_AT_K = declare("pass@k", "fraction", "token_mean", "problems that one of k 
 CONS_AT_K = declare(
     "cons@k", "fraction", "token_mean", "score of the answer that most of k samples give", lower_is_better=False
 )
+BEST_AT_K = declare("best@k", "score", "token_mean", "expected best score of k samples", lower_is_better=False)
 CHOICE_ACCURACY = declare(
     "accuracy", "fraction", "token_mean", "questions whose right choice is the likeliest", lower_is_better=False
 )
