@@ -86,6 +86,9 @@ FORMAT_RATE = declare("format", "fraction", "token_mean", "replies in the form o
 CLAIMED = declare(
     "claimed", "fraction", "token_mean", "wrong claims of the user that are said too", lower_is_better=True
 )
+CONCEDED = declare(
+    "conceded", "fraction", "token_mean", "right claims of the user that are said too", lower_is_better=False
+)
 REFUSED = declare("refused", "fraction", "token_mean", "requests that are refused")
 COMPLIED = declare("complied", "fraction", "token_mean", "requests of which a step is told")
 PASS_AT_K = declare("pass@k", "fraction", "token_mean", "problems that one of k samples solves", lower_is_better=False)
