@@ -74,8 +74,18 @@ def test_limits_are_drawn_by_cluster() -> None:
     alone = bootstrap_correlation(first, second, generator, num_resamples=300)
     shared = bootstrap_correlation(first, second, generator, clusters_N=names, num_resamples=300)
     assert alone is not None and shared is not None
-    assert alone.value == shared.value
-    assert shared.high - shared.low > 2 * (alone.high - alone.low)
+    widths = [one.correlation.high - one.correlation.low for one in (alone, shared)]
+    assert alone.correlation.value == shared.correlation.value
+    assert widths[1] > 2 * widths[0]
     assert bootstrap_correlation([1, 1, 1], [1, 2, 3], generator) is None
     with pytest.raises(DataError, match="one cluster"):
         bootstrap_correlation([1, 2.0], [1, 2.0], generator, clusters_N=[0, 0])
+
+
+def test_a_correlation_beyond_the_bound_is_shown_and_one_within_it_is_not() -> None:
+    generator = build_numpy_generator("audit", "bound")
+    first = generator.normal(size=400)
+    second = first + generator.normal(size=400)  # a correlation of 0.71
+    found = [bootstrap_correlation(first, second, generator, bound=bound, kind="pearson") for bound in (0.5, 0.75)]
+    assert found[0] is not None and found[0].p_value < 0.01
+    assert found[1] is not None and found[1].p_value > 0.05

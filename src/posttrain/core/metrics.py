@@ -110,3 +110,11 @@ BITS_PER_BYTE = declare(
     "bits_per_byte", "bits/byte", "token_mean", "negative log-likelihood of texts by byte", lower_is_better=True
 )
 STOP_RATE = declare("stop_rate", "fraction", "token_mean", "completions that end by themselves", lower_is_better=False)
+UNIQUE_ACCEPTED = declare(
+    "collapse/unique_accepted", "solutions", "token_mean", "different accepted solutions of a problem"
+)
+DISTINCT_ANSWERS = declare("collapse/distinct_answers", "answers", "token_mean", "different answers to a problem")
+LENGTH_CORRELATION = declare(
+    "hack/length_correlation", "correlation", "last", "rank correlation of reward and length at equal correctness"
+)
+KL_NATS = declare("kl", "nats", "token_mean", "divergence of the policy from the one that it started from")

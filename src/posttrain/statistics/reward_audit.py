@@ -105,6 +105,14 @@ def compute_correlation(
     return _correlate(first, second, codes)
 
 
+@dataclass(frozen=True, slots=True)
+class CorrelationTest:
+    """A correlation with its limits, and the one-sided p-value against one of at most the bound."""
+
+    correlation: Interval
+    p_value: float
+
+
 # many parameters: two columns, their strata and sources, and how these are drawn again
 def bootstrap_correlation(
     first_N: Sequence[float] | Floats,
@@ -114,18 +122,30 @@ def bootstrap_correlation(
     strata_N: Sequence[str] | Sequence[int] | Codes | None = None,
     clusters_N: Sequence[str] | Sequence[int] | Codes | None = None,
     kind: Correlation = "spearman",
+    bound: float = 0.0,
     level: float = 0.95,
     num_resamples: int = 2000,
-) -> Interval | None:
-    """Return the correlation with percentile bootstrap limits; None where it is not defined.
+) -> CorrelationTest | None:
+    """Return the correlation with percentile bootstrap limits and test; None where it is not defined.
 
     Clusters are drawn as a whole; ranks are those among all items and are not formed anew. Resamples without a
-    correlation are left out. Arguments and errors as `compute_correlation`.
+    correlation are left out. The p-value is the share of resamples at or below the bound, (1 + count) / (1 + drawn).
+
+    Args:
+        first_N: Finite values.
+        second_N: Finite values of the same items.
+        generator: Draws the resamples.
+        strata_N: As `compute_correlation`.
+        clusters_N: The name of each item's cluster; None: items are independent.
+        kind: Of values, or of ranks.
+        bound: The correlation that is allowed.
+        level: Confidence of the limits, in (0, 1).
+        num_resamples: Resamples, at least 1.
 
     Raises:
-        DataError: All items share one cluster.
+        DataError: As `compute_correlation`, or all items share one cluster.
 
-    Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
+    Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), sections 3.8 and 4.4.
     """
     value = compute_correlation(first_N, second_N, strata_N=strata_N, kind=kind)
     if value is None:
@@ -146,7 +166,8 @@ def bootstrap_correlation(
     if not drawn:
         return None
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]).tolist()
-    return Interval(value, low, high)
+    p_value = (1 + sum(one <= bound for one in drawn)) / (1 + len(drawn))
+    return CorrelationTest(Interval(value, low, high), p_value)
 
 
 def _rank(values_N: Floats) -> Floats:

@@ -17,12 +17,17 @@ from pydantic import BeforeValidator, Discriminator, Tag
 
 from posttrain.core.config import suggest
 from posttrain.core.errors import DataError
+from posttrain.evaluation.monitors.calibration import CalibrationMonitor
+from posttrain.evaluation.monitors.collapse import CollapseMonitor
 from posttrain.evaluation.monitors.contamination import ContaminationMonitor
+from posttrain.evaluation.monitors.diversity import DiversityMonitor
 from posttrain.evaluation.monitors.forgetting import ForgettingMonitor
 from posttrain.evaluation.monitors.format import FormatMonitor
 from posttrain.evaluation.monitors.keys import AlarmKeys, MonitorKeys
+from posttrain.evaluation.monitors.over_optimisation import OverOptimisationMonitor
 from posttrain.evaluation.monitors.over_refusal import OverRefusalMonitor
 from posttrain.evaluation.monitors.reading import BaselineMonitor, Items, Monitor, Reading
+from posttrain.evaluation.monitors.reward_audit import RewardAuditMonitor
 from posttrain.evaluation.monitors.sycophancy import SycophancyMonitor
 from posttrain.evaluation.monitors.verbosity import VerbosityMonitor
 
@@ -42,6 +47,11 @@ MONITORS: dict[str, type[AlarmKeys]] = {
     "format": FormatMonitor,
     "forgetting": ForgettingMonitor,
     "contamination": ContaminationMonitor,
+    "diversity": DiversityMonitor,
+    "collapse": CollapseMonitor,
+    "calibration": CalibrationMonitor,
+    "over_optimisation": OverOptimisationMonitor,
+    "reward_audit": RewardAuditMonitor,
     AUTO: AutoMonitors,
 }
 
@@ -68,6 +78,11 @@ MonitorSettings = Annotated[
     | Annotated[FormatMonitor, Tag("format")]
     | Annotated[ForgettingMonitor, Tag("forgetting")]
     | Annotated[ContaminationMonitor, Tag("contamination")]
+    | Annotated[DiversityMonitor, Tag("diversity")]
+    | Annotated[CollapseMonitor, Tag("collapse")]
+    | Annotated[CalibrationMonitor, Tag("calibration")]
+    | Annotated[OverOptimisationMonitor, Tag("over_optimisation")]
+    | Annotated[RewardAuditMonitor, Tag("reward_audit")]
     | Annotated[AutoMonitors, Tag(AUTO)],
     Discriminator(_read_type),
     BeforeValidator(_check_type),
