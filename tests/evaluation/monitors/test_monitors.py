@@ -15,6 +15,7 @@ from posttrain.evaluation.monitors.keys import MonitorKeys
 from posttrain.evaluation.monitors.reading import Figure, Items, Monitor, Reading
 from posttrain.evaluation.monitors.settings import MONITORS, MonitorSettings, expand_auto, read_monitor
 from tests.evaluation.monitors.planted import answer_under_pressure, draw_lengths, make_item, make_items
+from tests.evaluation.monitors.samples import build_samples
 
 
 def build(**values: Any) -> Any:
@@ -268,11 +269,25 @@ def test_faults_of_the_harness_are_no_finding() -> None:
 
 
 def test_no_monitor_raises_an_alarm_on_a_policy_that_is_its_own_parent() -> None:
-    both = {**SOUND, **refuse(4, 4), **score(100, 60), "sums": draw_lengths(100, 30, 1), "documents": weigh(2.0)}
+    both: dict[str, Any] = {
+        **SOUND,
+        **refuse(4, 4),
+        **score(100, 60),
+        "sums": draw_lengths(100, 30, 1),
+        "documents": weigh(2.0),
+    }
     settings: list[dict[str, Any]] = [
         SYCOPHANCY, OVER_REFUSAL, CONTAMINATION, {"type": "verbosity", "tasks": ["sums"]},
         {"type": "format", "tasks": ["sums"]}, {"type": "forgetting", "tasks": ["documents", "rows"]},
+        {"type": "diversity", "task": "drawn"}, {"type": "collapse", "task": "drawn"},
+        {"type": "calibration", "task": "drawn", "confidence": None},
+        {"type": "over_optimisation", "proxy": "sums/drawn_tokens", "gold": "sums"},
+        {"type": "reward_audit", "task": "paid"},
     ]  # fmt: skip
+    both["drawn"] = build_samples("own", [["right a", f"right {k}", f"wrong {k}"] for k in range(40)], right="right")
+    lengths = [float(10 + index % 7) for index in range(100)]
+    correct = [float(index % 2) for index in range(100)]
+    both["paid"] = make_items(correct, {"correct": correct, "drawn_tokens": lengths})
     assert {values["type"] for values in settings} == {*MONITORS} - {"auto"}
     for values in settings:
         reading = read(values, both, both, both)

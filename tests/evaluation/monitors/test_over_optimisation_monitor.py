@@ -80,3 +80,12 @@ def test_a_series_of_nothing_cannot_tell() -> None:
     with pytest.raises(UnmeasuredError, match="that all policies answered"):
         few = draw("few", 1, 0.4, size=5)
         MONITOR.read_series(draw("start", 0, 0.4), [SeriesPoint(1.0, few)], "best_of_n")
+
+
+def test_a_part_with_braces_in_its_name_is_a_name() -> None:
+    braced = OverOptimisationMonitor(type="over_optimisation", proxy="sums/proxy{0}", gold="sums")
+    sides = [draw("own", 1.0, 0.4), draw("parent", 0.0, 0.7)]
+    for side in sides:
+        for item in side["sums"]:
+            item.outcome.parts["proxy{0}"] = item.outcome.parts.pop("proxy")
+    assert "sums/proxy{0} is up by" in braced.read(*sides).why

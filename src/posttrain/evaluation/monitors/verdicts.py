@@ -16,7 +16,7 @@ from posttrain.statistics.one_sided import OneSided
 class Check:
     """One test of a monitor: what is asked, and the answer where there is one.
 
-    `phrase` says in words what lies above the bound; `{value}` and `{bound}` in it are written in the unit. `sign` is
+    `phrase` says in words what lies above the bound; `{value}` in it is written in the unit. `sign` is
     -1 for a drop, which is tested as a rise of the loss and shown as a change below 0.
     """
 
@@ -45,7 +45,7 @@ class Check:
     def describe(self) -> str:
         """Return in words what was found, and what is allowed."""
         return (
-            f"{self.phrase.format(value=write_amount(self.test.value, self.unit))}, where at most "
+            f"{self.phrase.replace('{value}', write_amount(self.test.value, self.unit))}, where at most "
             f"{write_amount(self.bound, self.unit)} is allowed"
         )
 
