@@ -40,6 +40,18 @@ def test_calibrated_policies_are_no_alarm() -> None:
     assert {reading.status for reading in readings} == {"silent"}
 
 
+def test_a_small_rise_of_over_confidence_is_seen_where_the_error_is_lost_in_its_bias() -> None:
+    reading = MONITOR.read(draw("own", 0.2, "small", size=250), draw("parent", 0.0, "small before", size=250))
+    changes = {figure.name: figure for figure in reading.figures if figure.of == "change"}
+    assert reading.status == "alarm" and reading.why.startswith("confidence outruns the truth")
+    assert changes["over-confidence"].low > 0.05 > changes["calibration error"].low
+
+
+def test_a_parent_that_was_not_sure_enough_and_a_calibrated_policy_are_no_alarm() -> None:
+    """Confidence less truth rises from -0.2 to 0: it does not outrun the truth."""
+    assert MONITOR.read(draw("own", 0.0, "fair"), draw("parent", -0.2, "shy")).status == "silent"
+
+
 def test_a_parent_that_was_as_wrong_is_no_alarm() -> None:
     assert MONITOR.read(draw("own", 0.2, "a"), draw("parent", 0.2, "b")).status == "silent"
 

@@ -1,13 +1,15 @@
 """Calibration: whether answers come true as often as the policy's confidence says, against the policy before it.
 
-An alarm needs both: an error that chance does not explain if the policy were calibrated, and a rise over the parent
-beyond the bound. Each is tested at the level, so that together they keep it.
+Two things are tested: the calibration error, which counts every gap and is upwards biased for few items, and
+over-confidence, the mean of confidence less truth, which finds the common failure with far fewer. Each must be shown to
+have risen over the parent by more than the bound, and to be there: an error that chance does not explain if the policy
+were calibrated, a mean above 0. Both halves are tested at the level, so that together they keep it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import Field
@@ -29,8 +31,8 @@ from posttrain.evaluation.monitors.problems import group_samples
 from posttrain.evaluation.monitors.reading import Curve, Figure, Items, Reading
 from posttrain.evaluation.monitors.verdicts import Check, Findings, conclude
 from posttrain.statistics.calibration import Calibration, compare_calibration, measure_calibration
-from posttrain.statistics.one_sided import OneSided
-from posttrain.statistics.pairing import cluster_name
+from posttrain.statistics.one_sided import OneSided, mean_test, rise_test
+from posttrain.statistics.pairing import build_pairs, cluster_name
 from posttrain.statistics.repeats import RIGHT
 
 FOOLED_BY = (
@@ -38,6 +40,9 @@ FOOLED_BY = (
     "Brier score tells; agreement of a few samples is a rough confidence, and looks over-sure at its upper end for "
     "every policy; and confidence that is said in words is not read"
 )
+
+
+OVER_CONFIDENCE = "over-confidence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,8 @@ class CalibrationMonitor(MonitorKeys):
         for side, items in (("own", own), ("parent", earlier)):
             if items is not None:
                 self._describe(findings, self._list_sure(take_items(items, self.task)), side)
-        findings.attempt("rise of the error", lambda: self._check(own, parent))
+        findings.attempt("rise of the error", lambda: self._check_error(own, parent))
+        findings.attempt(OVER_CONFIDENCE, lambda: self._check_over_confidence(own, parent))
         wrong = [one for one in self._list_sure(own[self.task]) if one.confidence >= self.sure_at and not one.outcome]
         confidences = {id(one.item): one.confidence for one in wrong}
         findings.examples = choose_examples(
@@ -103,6 +109,8 @@ class CalibrationMonitor(MonitorKeys):
     def _describe(self, findings: Findings, sure: Sequence[_Sure], side: str) -> None:
         is_parents = side == "parent"
         clusters = [cluster_name(one.item) for one in sure]
+        gaps = Sample([one.confidence - one.outcome for one in sure], clusters)
+        findings.figures.append(describe_mean(OVER_CONFIDENCE, gaps, is_parents=is_parents))
         columns = [one.confidence for one in sure], [one.outcome for one in sure]
         if len(set(clusters)) < 2:
             return
@@ -117,37 +125,50 @@ class CalibrationMonitor(MonitorKeys):
         points = tuple((one.confidence, one.accuracy) for one in found.bins)
         findings.curves.append(Curve(f"reliability: {side}", "confidence", "share that is right", points))
 
-    def _check(self, own: Items, parent: Items | None) -> Check:
+    def _pair(self, own: Items, parent: Items | None) -> list[tuple[_Sure, _Sure]]:
+        """Return the answers that have a confidence on both sides, before and after.
+
+        Raises:
+            UnmeasuredError: They are of too few sources.
+        """
         before, after = take_items(parent, self.task, "the parent"), take_items(own, self.task)
         list_pairs(before, after)  # refuses what is not of the same items
-        sides = [
-            {(one.item.item_id, one.item.sample_index): one for one in self._list_sure(s)} for s in (before, after)
-        ]
-        keys = [key for key in sides[0] if key in sides[1]]
-        clusters = [cluster_name(sides[0][key].item) for key in keys]
-        if len(set(clusters)) < MIN_SOURCES:
-            raise UnmeasuredError(f"{len(set(clusters))} sources with a confidence on both sides, not {MIN_SOURCES}")
-        columns = [([side[key].confidence for key in keys], [side[key].outcome for key in keys]) for side in sides]
-        generator = build_numpy_generator("monitor", "calibration", after[0].task_hash, after[0].policy_hash, "rise")
+        later = {(one.item.item_id, one.item.sample_index): one for one in self._list_sure(after)}
+        earlier = [(one, (one.item.item_id, one.item.sample_index)) for one in self._list_sure(before)]
+        pairs = [(one, later[key]) for one, key in earlier if key in later]
+        num_sources = len({cluster_name(one.item) for one, _ in pairs})
+        if num_sources < MIN_SOURCES:
+            raise UnmeasuredError(f"{num_sources} sources with a confidence on both sides, not {MIN_SOURCES}")
+        return pairs
+
+    def _check_error(self, own: Items, parent: Items | None) -> Check:
+        pairs = self._pair(own, parent)
+        clusters = [cluster_name(one.item) for one, _ in pairs]
+        sides = [([pair[k].confidence for pair in pairs], [pair[k].outcome for pair in pairs]) for k in range(2)]
+        last = pairs[0][1].item
         found = compare_calibration(
-            columns[0],
-            columns[1],
-            generator,
+            sides[0],
+            sides[1],
+            build_numpy_generator("monitor", "calibration", last.task_hash, last.policy_hash, "rise"),
             clusters_N=clusters,
             bound=self.allowed_rise,
             num_bins=self.num_bins,
             num_resamples=4000,
         )
-        test = OneSided(
-            found.rise.value,
-            found.rise.low,
-            found.rise.high,
-            max(found.p_value, found.chance_p_value),
-            len(keys),
-            len(set(clusters)),
-            "calibration_bootstrap",
-        )
+        rise, p_value = found.rise, max(found.p_value, found.chance_p_value)
+        num_sources = len(set(clusters))
+        test = OneSided(rise.value, rise.low, rise.high, p_value, len(pairs), num_sources, "calibration_bootstrap")
         return Check("calibration error", "the calibration error rises by {value}", test, self.allowed_rise)
+
+    def _check_over_confidence(self, own: Items, parent: Items | None) -> Check:
+        """Test whether confidence outruns the truth, and does so by more than before: both must be shown."""
+        pairs = self._pair(own, parent)
+        clusters = [cluster_name(one.item) for one, _ in pairs]
+        before, after = ([pair[k].confidence - pair[k].outcome for pair in pairs] for k in range(2))
+        rise = rise_test(build_pairs(before, after, clusters), self.allowed_rise)
+        level = mean_test(after, clusters, 0.0, value_range=(-1.0, 1.0))
+        test = replace(rise, p_value=max(rise.p_value, level.p_value), method="intersection_union")
+        return Check(OVER_CONFIDENCE, "confidence outruns the truth, and by {value} more", test, self.allowed_rise)
 
 
 def _says(item: ItemResult, part: str) -> bool:
