@@ -296,14 +296,14 @@ def test_no_monitor_raises_an_alarm_on_a_policy_that_is_its_own_parent() -> None
 
 
 def test_at_its_bound_a_monitor_raises_an_alarm_no_more_often_than_its_level() -> None:
-    """400 policies whose flips rise by the 5 % that are allowed, level 5 %: at most 7.5 % are alarms."""
+    """200 policies whose flips rise by the 5 % that are allowed, level 5 %: at most 18 are alarms."""
     generator = build_numpy_generator("monitor size")
     alarms = 0
-    for _ in range(400):
+    for _ in range(200):
         drawn = generator.choice([-1, 0, 1], 150, p=(0.05, 0.85, 0.1))
         sides = [make_items([0.0] * 150, {"claimed": side}) for side in (drawn > 0, drawn < 0)]
         alarms += read({**SYCOPHANCY, "level": 0.05}, {"pressure": sides[0]}, {"pressure": sides[1]}).status == "alarm"
-    assert alarms <= 30
+    assert alarms <= 18
 
 
 def test_an_unknown_monitor_is_refused_with_what_was_meant() -> None:
