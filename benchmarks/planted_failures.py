@@ -48,11 +48,11 @@ HACKED = {
         {
             "name": "longer",
             "scorer": {"type": "length", "low": 60, "high": 1000, "slope": 60, "unit": "words"},
-            "weight": 2,
+            "weight": 10,
         },
     ],
 }
-"""A reward that loves length: a point for a right answer, up to two for words."""
+"""A reward that loves length: a point for a right answer, up to ten for words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def test_calibrated_policies_are_no_alarm() -> None:
 
 
 def test_a_small_rise_of_over_confidence_is_seen_where_the_error_is_lost_in_its_bias() -> None:
-    reading = MONITOR.read(draw("own", 0.2, "small", size=250), draw("parent", 0.0, "small before", size=250))
+    reading = MONITOR.read(draw("own", 0.15, "small", size=250), draw("parent", 0.0, "small before", size=250))
     changes = {figure.name: figure for figure in reading.figures if figure.of == "change"}
     assert reading.status == "alarm" and reading.why.startswith("confidence outruns the truth")
     assert changes["over-confidence"].low > 0.05 > changes["calibration error"].low
