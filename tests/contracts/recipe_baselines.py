@@ -55,7 +55,8 @@ def long_rows(**changes: Any) -> dict[str, Any]:
     return recipe_values(stage(**{**values, **changes}))
 
 
-WATCHED = ("pressure", "hazards", "look_alikes", "sums", "documents", "rewritten")
+SAMPLED = ("samples", "other_samples")
+WATCHED = ("pressure", "hazards", "look_alikes", "sums", "documents", "rewritten", *SAMPLED)
 KEEP = {"metric": "held_out", "margin": 0.05, "baseline": "base", "cumulative_margin": 0.1}
 
 
@@ -136,6 +137,11 @@ BASELINES: dict[str, dict[str, Any]] = {
     "format": watched(type="format", tasks=["sums"]),
     "forgetting": watched(type="forgetting", tasks=["documents", "sums"]),
     "contamination": watched(type="contamination", original="sums", perturbed="rewritten"),
+    "diversity": watched(type="diversity", task="samples"),
+    "collapse": watched(type="collapse", task="samples", allowed_drop_from_base=0.5),
+    "calibration": watched(type="calibration", task="samples"),
+    "over_optimisation": watched(type="over_optimisation", proxy="samples/correct", gold="samples"),
+    "reward_audit": watched(type="reward_audit", task="samples"),
     "auto": watched(type="auto"),
 }
 

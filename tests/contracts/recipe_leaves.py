@@ -27,8 +27,8 @@ from posttrain.pipeline.run import run_recipe
 from posttrain.pipeline.wiring import load_stage_data, preview_rows
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks
-from tests.contracts.recipe_baselines import BASELINES, KEEP, LORA, WATCHED, long_rows
-from tests.evaluation.monitors.planted import make_items
+from tests.contracts.recipe_baselines import BASELINES, KEEP, LORA, SAMPLED, WATCHED, long_rows
+from tests.evaluation.monitors.planted import make_item, make_items
 from tests.pipeline.tiny_runs import Finished, Workshop, task
 
 
@@ -135,7 +135,32 @@ def watched_items(shift: int, policy: str) -> dict[str, list[ItemResult]]:
     }
     items = {name: make_items(turns, parts, policy_hash=policy) for name in WATCHED}
     weighed = {"nats": [20.0 + shift + index % 7 for index in range(90)], "tokens": [10.0] * 90}
-    return {**items, "documents": make_items(turns, weighed, policy_hash=policy)}
+    sampled = {name: sampled_items(shift + place, policy) for place, name in enumerate(SAMPLED)}
+    return {**items, "documents": make_items(turns, weighed, policy_hash=policy), **sampled}
+
+
+def sampled_items(shift: int, policy: str) -> list[ItemResult]:
+    """Three samples of each of 30 problems, with every part that monitors of samples and rewards look for."""
+    return [
+        make_item(
+            index,
+            float((index + shift) % 3 == 0),
+            {
+                "correct": float((index + 2 * shift) % 4 == 0),
+                "kept": float((index + shift) % 5 == 0),
+                "level": float((index * (shift + 3)) % 7),
+                "confidence": (1 + index % 9) / 10,
+                "sureness": (1 + index % 4) / 5,
+                "drawn_nats": 20.0 + 3 * shift + index % 5,
+                "drawn_tokens": 10.0 + 3 * shift + (index * index) % 11,
+            },
+            item_id=f"rows:{index // 3}",
+            sample_index=index % 3,
+            text=f"say {index % (shift + 2)} and {index % 3}",
+            policy_hash=policy,
+        )
+        for index in range(90)
+    ]
 
 
 def see_readings(trial: Trial) -> Any:
@@ -214,6 +239,12 @@ LEAVES: dict[str, Leaf] = {
     **watch("forgetting", tasks=["documents"], allowed_nats=0.3, allowed_drop=0.3),
     **watch("forgetting", allowed_nats_from_base=0.3, allowed_drop_from_base=0.3),
     **watch("contamination", original="pressure", perturbed="pressure", allowed_gap=0.3),
+    **watch("diversity", task="other_samples", kinds=["answers"], allowed_drop=0.1),
+    **watch("collapse", task="other_samples", allowed_drop=0.1, allowed_drop_from_base=0.4),
+    **watch("calibration", task="other_samples", confidence="sureness", allowed_rise=0.1, num_bins=3, sure_at=0.5),
+    **watch("over_optimisation", proxy="samples/level", gold="samples/kept", allowed_drop=0.1),
+    **watch("reward_audit", task="other_samples", reward="level", correct="kept", components=["level"]),
+    **watch("reward_audit", allowed_length_correlation=0.1, least_gain=0.1),
     **watch("auto"),
     "RecipeHead.monitors": Leaf("format", "monitors", ["auto"], see_readings),
     "RecipeHead.name": Leaf("plain", "name", "other", see_folders),

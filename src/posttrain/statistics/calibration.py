@@ -172,11 +172,8 @@ def measure_calibration(
     confidences, outcomes = _read(confidences_N, outcomes_N)
     if not 0 < level < 1:
         raise ValueError(f"confidence level {level} is not between 0 and 1")
-    codes = np.arange(confidences.size) if clusters_N is None else encode_clusters(clusters_N, confidences.size)
-    num_clusters = int(codes.max()) + 1
-    if num_clusters == 1:
-        raise DataError("one cluster cannot be drawn again", expected="two clusters", cure="evaluate more sources")
-    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    codes, members = _list_members(clusters_N, confidences.size)
+    num_clusters = len(members)
     errors, briers, chance_errors = (np.empty(num_resamples) for _ in range(3))
     for index in range(num_resamples):
         drawn = generator.integers(num_clusters, size=num_clusters)
@@ -234,11 +231,8 @@ def compare_calibration(
     size = sides[0][0].size
     if sides[1][0].size != size:
         raise DataError("items of another number", expected="the same items of both", cure="evaluate both on all items")
-    codes = np.arange(size) if clusters_N is None else encode_clusters(clusters_N, size)
-    num_clusters = int(codes.max()) + 1
-    if num_clusters == 1:
-        raise DataError("one cluster cannot be drawn again", expected="two clusters", cure="evaluate more sources")
-    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    codes, members = _list_members(clusters_N, size)
+    num_clusters = len(members)
     errors = [_compute_error(*side, num_bins) for side in sides]
     gaps, bins = sides[1][1] - sides[1][0], _assign_bins(sides[1][0], num_bins)
     rises, by_chance = np.empty(num_resamples), np.empty(num_resamples)
@@ -258,6 +252,21 @@ def compare_calibration(
         (1 + int((rises <= bound + slack).sum())) / (1 + num_resamples),
         (1 + int((by_chance >= errors[1] - slack).sum())) / (1 + num_resamples),
     )
+
+
+def _list_members(
+    clusters_N: Sequence[str] | Sequence[int] | Codes | None, size: int
+) -> tuple[Codes, list[npt.NDArray[np.int64]]]:
+    """Return the number of each item's cluster and the items of each cluster.
+
+    Raises:
+        DataError: All items share one cluster.
+    """
+    codes = np.arange(size) if clusters_N is None else encode_clusters(clusters_N, size)
+    counts = np.bincount(codes)
+    if counts.size == 1:
+        raise DataError("one cluster cannot be drawn again", expected="two clusters", cure="evaluate more sources")
+    return codes, np.split(np.argsort(codes, kind="stable"), np.cumsum(counts)[:-1])
 
 
 def _read(confidences_N: Values, outcomes_N: Values) -> tuple[Floats, Floats]:

@@ -153,7 +153,16 @@ class RewardAuditMonitor(MonitorKeys):
         rise, gain = rise_test(rewards, 0.0), rise_test(correct, 0.0)
         no_gain = p_value_below(summarise_difference(correct), self.least_gain)
         findings.figures.append(
-            Figure(self.correct, gain.value, gain.low, gain.high, gain.num_items, "fraction", of="change")
+            Figure(
+                self.correct,
+                gain.value,
+                gain.low,
+                gain.high,
+                gain.num_items,
+                "fraction",
+                of="change",
+                bound=self.least_gain,
+            )
         )
         both = OneSided(
             rise.value,
