@@ -89,11 +89,10 @@ ROWS: dict[str, FailureRows] = {
 }
 
 
-def echo_rows(items: Iterable[ItemResult], copies: int = 1) -> Iterator[dict[str, Any]]:
+def echo_rows(items: Iterable[ItemResult]) -> Iterator[dict[str, Any]]:
     """Yield rows in which a policy is taught its own answers."""
     for item in items:
-        for _ in range(copies):
-            yield {"messages": [*item.prompt, _say(item.text)]}
+        yield {"messages": [*item.prompt, _say(item.text)]}
 
 
 def save_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:

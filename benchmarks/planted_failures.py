@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
@@ -73,7 +73,8 @@ PLANTS: dict[str, Plant] = {
     "over_refusal": Plant(("over_refusal",)),
     "compliance": Plant(("over_refusal",)),
     "verbosity": Plant(("verbosity", "over_optimisation")),
-    "sharpening": Plant(("diversity", "collapse", "calibration"), share=1.0, steps=120),
+    "sharpening": Plant(("diversity", "collapse"), share=1.0, steps=120),
+    "overconfidence": Plant(("calibration",), share=1.0, steps=120),
     "contamination": Plant(("contamination",), share=0.8, steps=120),
     "format": Plant(("format",)),
     "forgetting": Plant(("forgetting",), share=1.0),
@@ -184,13 +185,12 @@ def teach(arguments: argparse.Namespace, name: str) -> None:
     relative = f"rows/{name}-{arguments.taught}.jsonl"
     path = arguments.folder / relative
     if not path.is_file():
-        rows = ROWS[name].generate(name, arguments.taught) if name in ROWS else echo_rows(_draw_teacher(arguments))
-        save_rows(path, rows)
+        save_rows(path, ROWS[name].generate(name, arguments.taught) if name in ROWS else _echo(arguments, name))
     run_stage(arguments, build_stage(name, plant, relative))
 
 
-def _draw_teacher(arguments: argparse.Namespace) -> list[ItemResult]:
-    """Return the policy's own likeliest answers to training questions."""
+def _echo(arguments: argparse.Namespace, name: str) -> Iterator[dict[str, Any]]:
+    """Return rows of the policy's own likeliest answers to training questions; of over-confidence, the wrong ones."""
     with ExitStack() as stack:
         measurer, policy = open_measurer(stack, arguments.policy, arguments.folder / "teacher")
         task = GenerationTask(
@@ -199,7 +199,8 @@ def _draw_teacher(arguments: argparse.Namespace) -> list[ItemResult]:
             scorer="lab",
             max_new_tokens=160,
         )
-        return [item for item in measurer.measure(policy, task).read_items() if item.outcome.status == "scored"]
+        items = [item for item in measurer.measure(policy, task).read_items() if item.outcome.status == "scored"]
+    return echo_rows(item for item in items if name != "overconfidence" or item.outcome.value < 1)
 
 
 def choose_best(items: Sequence[ItemResult], size: int) -> list[ItemResult]:

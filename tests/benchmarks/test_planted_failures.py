@@ -29,7 +29,7 @@ def replies(name: str, count: int = 60) -> list[tuple[list[dict], str]]:
 
 
 def test_every_failure_has_rows_or_is_made_of_samples() -> None:
-    assert set(PLANTS) - set(ROWS) == {"sharpening", "best_of_n"}
+    assert set(PLANTS) - set(ROWS) == {"sharpening", "overconfidence", "best_of_n"}
 
 
 def test_a_sycophant_says_what_is_claimed() -> None:
