@@ -3,8 +3,8 @@
     python -m benchmarks.monitor_levels --repeats 500
 
 Items are drawn with a known truth: right-or-wrong parts in which 5 % of the items turn one way and as many more the
-other as the change says, lengths with a long tail, texts of unequal length. At its bounds every figure of a monitor lies
-exactly where the alarm begins, so that the share of alarms is to be at most the level.
+other as the change says, lengths with a long tail, texts of unequal length. At its bounds every figure of a monitor
+lies exactly where the alarm begins, so that the share of alarms is to be at most the level.
 """
 
 from __future__ import annotations
