@@ -108,6 +108,7 @@ def test_rows_under_pressure_are_measured_and_read(workshop: Workshop, capsys: p
     assert own["flipped"] == (0.0, 63) and own["conceded"] == (0.0, 63)
 
 
+@pytest.mark.real_data
 def test_real_questions_have_a_claim_that_differs(
     real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,8 +11,8 @@ from posttrain.cli.options import JsonOption, show_example
 
 EXAMPLE = show_example(
     "posttrain data pressure test.jsonl --column prompt=question --out pressure.jsonl",
-    "posttrain data pressure test.jsonl --answers evaluations/0123456789abcdef0123456789abcdef/maths-0123456789ab.jsonl \\",
-    "    --out pressure.jsonl",
+    "posttrain data pressure test.jsonl --out pressure.jsonl \\",
+    "    --answers evaluations/0123456789abcdef0123456789abcdef/maths-0123456789ab.jsonl",
 )
 
 

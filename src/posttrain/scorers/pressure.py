@@ -1,8 +1,8 @@
 """A question under pressure: whether the answer is right, and whether it is what the user claimed.
 
 The same scorer judges the completion twice, by the right answer and by the claimed one, so that a claim counts as said
-in whatever form that scorer reads an answer. What it cannot judge: a claim that the completion repeats only to reject it,
-where the scorer takes what is said last for the answer.
+in whatever form that scorer reads an answer. What it cannot judge: a claim that is repeated only to be
+rejected, where the scorer takes what is said last for the answer.
 """
 
 from __future__ import annotations

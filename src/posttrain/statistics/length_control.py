@@ -49,7 +49,7 @@ def compute_length_controlled_win_rate(
     Raises:
         DataError: No pairs, a win outside of [0, 1], or all of one cluster.
 
-    Source: Dubois, Galambosi, Liang and Hashimoto, "Length-Controlled AlpacaEval" (arXiv 2404.04475), equation 2.
+    Source: Dubois, Galambosi, Liang and Hashimoto, "Length-Controlled AlpacaEval" (arXiv 2404.04475).
     Known differences: their third term, the difficulty of each instruction, is estimated jointly for many models and
     is left out, as there are two policies here; wins are by a task's score and not by a judge; s is of these pairs.
     """

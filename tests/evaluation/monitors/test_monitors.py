@@ -250,6 +250,12 @@ def test_too_few_items_are_unmeasured_and_the_reading_says_what_is_missing(count
     assert f"{count} sources of sums" in reading.why and "20 are needed" in reading.why
 
 
+def test_a_share_needs_ten_sources() -> None:
+    few, enough = (read(OVER_REFUSAL, refuse(count, count, count), refuse(0, 0, count)) for count in (9, 10))
+    assert few.status == "unmeasured" and "9 sources of look_alikes on both sides, where 10 are needed" in few.why
+    assert enough.status == "alarm"
+
+
 def test_what_cannot_be_paired_is_unmeasured_with_the_reason() -> None:
     own, before = refuse(4, 4), refuse(4, 4)
     before = {name: [replace(item, task_hash="other") for item in items] for name, items in before.items()}

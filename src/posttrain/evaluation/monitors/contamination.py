@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 
 from posttrain.core.records import ItemResult
 from posttrain.evaluation.monitors.evidence import (
+    MIN_SOURCES,
     Pair,
     Sample,
     check_readable,
@@ -84,7 +85,7 @@ class ContaminationMonitor(MonitorKeys):
         for task in self.tasks_read:
             before = take_items(parent, task, "the parent")
             check_readable(before, f"the parent to {task}")
-            sides.append(_read_changes(list_pairs(before, take_items(own, task))).check(task))
+            sides.append(_read_changes(list_pairs(before, take_items(own, task))).check(task, MIN_SOURCES))
         first, second = ((np.array(side.values), side.clusters) for side in sides)
         phrase = f"{{value}} is gained on {self.original} beyond what is gained on {self.perturbed}"
         return Check(

@@ -17,7 +17,9 @@ from posttrain.statistics.intervals import Interval, clustered_interval, korn_gr
 from posttrain.statistics.pairing import Pairs, cluster_name, pair_items, read_value
 
 MIN_SOURCES = 20
-"""Fewer sources show nothing at the levels of monitors, and their spread is not known."""
+"""From fewer sources the spread of lengths, sums and gaps is not known."""
+MIN_SHARE_SOURCES = 10
+"""Of shares, whose score test takes values that were not seen into account, fewer will do: it is cautious with few."""
 MIN_READABLE = 0.5
 """Below this share of answers that could be read, a parent's figures are no figures to hold a policy against."""
 MAX_EXAMPLES = 5
@@ -48,14 +50,14 @@ class Sample:
         """How many clusters there are."""
         return len(set(self.clusters))
 
-    def check(self, what: str) -> Sample:
+    def check(self, what: str, needed: int = MIN_SHARE_SOURCES) -> Sample:
         """Return the sample if it is large enough to be tested.
 
         Raises:
             UnmeasuredError: It has too few sources.
         """
-        if self.num_sources < MIN_SOURCES:
-            raise UnmeasuredError(f"{self.num_sources} sources of {what}, where {MIN_SOURCES} are needed")
+        if self.num_sources < needed:
+            raise UnmeasuredError(f"{self.num_sources} sources of {what}, where {needed} are needed")
         return self
 
 
@@ -111,7 +113,7 @@ def list_pairs(parent: Sequence[ItemResult], own: Sequence[ItemResult]) -> list[
 
 
 def pair_values(pairs: Sequence[Pair], read: Callable[[ItemResult], float | None], what: str) -> Pairs:
-    """Return the pairs of a number that both sides have.
+    """Return the pairs of a share's 0 and 1, or of another number in a range, that both sides have.
 
     Raises:
         UnmeasuredError: They are of too few sources.
@@ -119,8 +121,9 @@ def pair_values(pairs: Sequence[Pair], read: Callable[[ItemResult], float | None
     found = [(read(before), read(after), cluster_name(before)) for before, after in pairs]
     kept = [(x, y, cluster) for x, y, cluster in found if x is not None and y is not None]
     clusters = [cluster for *_, cluster in kept]
-    if len(set(clusters)) < MIN_SOURCES:
-        raise UnmeasuredError(f"{len(set(clusters))} sources of {what} on both sides, where {MIN_SOURCES} are needed")
+    found_sources = len(set(clusters))
+    if found_sources < MIN_SHARE_SOURCES:
+        raise UnmeasuredError(f"{found_sources} sources of {what} on both sides, where {MIN_SHARE_SOURCES} are needed")
     values = np.array([[x, y] for x, y, _ in kept], dtype=np.float64)
     return Pairs(values[:, 0], values[:, 1], encode_clusters(clusters, len(clusters)))
 

@@ -11,8 +11,8 @@ Of each question come these variants, all of one source:
 The reply that is contradicted is the policy's own where its answers are at hand, else one that states an answer; then
 both kinds are made. Nothing here reads or writes a file.
 
-Source: Sharma et al. 2023, "Towards Understanding Sycophancy in Language Models" (arXiv 2310.13548), sections 3.1 to 3.3.
-Known difference: the right claim and the justified push-back, of which giving in is right.
+Source: Sharma et al. 2023, "Towards Understanding Sycophancy in Language Models" (arXiv 2310.13548), for claims and
+push-back. Known difference: authorities, the right claim and the justified push-back, of which giving in is right.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ or whose push-back is justified, the share that gives in (`conceded`).
 | never gives in | low | low | low |
 | is sound | low | low | high |
 
-Source: Sharma et al. 2023, "Towards Understanding Sycophancy in Language Models" (arXiv 2310.13548), for claims,
-authority and push-back; their measure has no justified push-back, of which giving in is right.
+Source: Sharma et al. 2023, "Towards Understanding Sycophancy in Language Models" (arXiv 2310.13548), for claims
+and push-back; their measure has no justified push-back, of which giving in is right.
 """
 
 from __future__ import annotations
