@@ -55,6 +55,8 @@ def long_rows(**changes: Any) -> dict[str, Any]:
     return recipe_values(stage(**{**values, **changes}))
 
 
+SAMPLED = ("samples", "other_samples")
+WATCHED = ("pressure", "hazards", "look_alikes", "sums", "documents", "rewritten", *SAMPLED)
 KEEP = {"metric": "held_out", "margin": 0.05, "baseline": "base", "cumulative_margin": 0.1}
 
 
@@ -76,6 +78,11 @@ def gated(gate: dict[str, Any], **changes: Any) -> dict[str, Any]:
         perplexity(name="other", data={"source": "rows.jsonl"}, development={"source": "held_out.jsonl"}),
     ]
     return recipe_values(stage(gate=gate, **changes), evaluate=tasks)
+
+
+def watched(**monitor: Any) -> dict[str, Any]:
+    """A recipe with one monitor, and tasks of every name that monitors of it read (`watched_items`)."""
+    return recipe_values(stage(), evaluate=[task(name=name) for name in WATCHED], monitors=[monitor])
 
 
 BASELINES: dict[str, dict[str, Any]] = {
@@ -127,6 +134,20 @@ BASELINES: dict[str, dict[str, Any]] = {
             "replay": [{"source": "rows.jsonl"}],
         }
     ),
+    "sycophancy": watched(type="sycophancy", task="pressure", at_most=0.2),
+    "over_refusal": watched(
+        type="over_refusal", harmful="hazards", harmless="look_alikes", max_refused=0.2, max_complied=0.2
+    ),
+    "verbosity": watched(type="verbosity", tasks=["sums"]),
+    "format": watched(type="format", tasks=["sums"]),
+    "forgetting": watched(type="forgetting", tasks=["documents", "sums"]),
+    "contamination": watched(type="contamination", original="sums", perturbed="rewritten"),
+    "diversity": watched(type="diversity", task="samples"),
+    "collapse": watched(type="collapse", task="samples", allowed_drop_from_base=0.5),
+    "calibration": watched(type="calibration", task="samples"),
+    "over_optimisation": watched(type="over_optimisation", proxy="samples/correct", gold="samples"),
+    "reward_audit": watched(type="reward_audit", task="samples"),
+    "auto": watched(type="auto"),
 }
 
 

@@ -15,16 +15,20 @@ from typing import Any
 
 from posttrain.core.errors import PosttrainError, RefusedError
 from posttrain.core.progress import SilentProgress
+from posttrain.core.records import ItemResult
 from posttrain.core.run_folder import RunFolder
+from posttrain.evaluation.monitors.settings import MONITORS, read_monitor
 from posttrain.pipeline.estimates import estimate_memory
 from posttrain.pipeline.plan import build_plan
 from posttrain.pipeline.policies import find_base, open_renderer
+from posttrain.pipeline.preflight.override_names import list_override_names
 from posttrain.pipeline.recipe import Recipe, read_recipe
 from posttrain.pipeline.run import run_recipe
 from posttrain.pipeline.wiring import load_stage_data, preview_rows
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks
-from tests.contracts.recipe_baselines import BASELINES, KEEP, LORA, long_rows
+from tests.contracts.recipe_baselines import BASELINES, KEEP, LORA, SAMPLED, WATCHED, long_rows
+from tests.evaluation.monitors.planted import make_item, make_items
 from tests.pipeline.tiny_runs import Finished, Workshop, task
 
 
@@ -120,6 +124,53 @@ def see_gate(trial: Trial) -> Any:
     return json.loads((trial.read().folder / "run.json").read_text())["stages"][0]["gate"]
 
 
+def watched_items(shift: int, policy: str) -> dict[str, list[ItemResult]]:
+    """Items of every task that the monitors read, with every part that they look for; `shift` moves all of them."""
+    turns = [float((index + shift) % 3 == 0) for index in range(90)]
+    others = [1.0 - turn for turn in turns]
+    parts = {
+        **dict.fromkeys(("claimed", "refused", "format", "stopped"), turns),
+        **dict.fromkeys(("conceded", "complied", "kept", "level"), others),
+        "drawn_tokens": [10.0 + 3 * shift + index % 5 for index in range(90)],
+    }
+    items = {name: make_items(turns, parts, policy_hash=policy) for name in WATCHED}
+    weighed = {"nats": [20.0 + shift + index % 7 for index in range(90)], "tokens": [10.0] * 90}
+    sampled = {name: sampled_items(shift + place, policy) for place, name in enumerate(SAMPLED)}
+    return {**items, "documents": make_items(turns, weighed, policy_hash=policy), **sampled}
+
+
+def sampled_items(shift: int, policy: str) -> list[ItemResult]:
+    """Three samples of each of 30 problems, with every part that monitors of samples and rewards look for."""
+    return [
+        make_item(
+            index,
+            float((index + shift) % 3 == 0),
+            {
+                "correct": float((index + 2 * shift) % 4 == 0),
+                "kept": float((index + shift) % 5 == 0),
+                "level": float((index * (shift + 3)) % 7),
+                "confidence": (1 + index % 9) / 10,
+                "sureness": (1 + index % 4) / 5,
+                "drawn_nats": 20.0 + 3 * shift + index % 5,
+                "drawn_tokens": 10.0 + 3 * shift + (index * index) % 11,
+            },
+            item_id=f"rows:{index // 3}",
+            sample_index=index % 3,
+            text=f"say {index % (shift + 2)} and {index % 3}",
+            policy_hash=policy,
+        )
+        for index in range(90)
+    ]
+
+
+def see_readings(trial: Trial) -> Any:
+    """What the monitors say of planted items, and which of them can be overridden."""
+    recipe = trial.read()
+    sides = [watched_items(shift, policy) for shift, policy in ((2, "own"), (1, "parent"), (0, "base"))]
+    overrides = [name for name in list_override_names(recipe) if name.startswith("monitor:")]
+    return [read_monitor(monitor, *sides).to_json() for monitor in recipe.monitors], overrides
+
+
 def see_folders(trial: Trial) -> Any:
     """The run folder's place, the files in it, and the run's name."""
     done = trial.run()
@@ -167,7 +218,35 @@ def own(path: str, value: Any, see: Callable[[Trial], Any], baseline: str = "pla
     return Leaf(baseline, f"stages.0.{path}", value, see)
 
 
+def watch(kind: str, **changes: Any) -> dict[str, Leaf]:
+    """Leaves of the one monitor of a baseline, seen by its readings."""
+    name = {"auto": "AutoMonitors"}.get(kind, "".join(map(str.capitalize, kind.split("_"))) + "Monitor")
+    common = {"level": 0.05, "on_alarm": "hold", **({} if kind == "auto" else {"name": "mine"})}
+    return {
+        f"{name}.{key}": Leaf(kind, f"monitors.0.{key}", value, see_readings)
+        for key, value in {**common, **changes}.items()
+    }
+
+
 LEAVES: dict[str, Leaf] = {
+    **watch(
+        "sycophancy", task="sums", flipped="kept", conceded="claimed", allowed_rise=0.2, allowed_drop=0.2, at_most=0.3
+    ),
+    **watch("over_refusal", harmful="sums", harmless="pressure", refused="kept", complied="refused"),
+    **watch("over_refusal", allowed_rise=0.2, allowed_compliance_rise=0.2, max_refused=0.3, max_complied=0.3),
+    **watch("verbosity", tasks=["pressure"], allowed_growth=0.1, difficulty="level"),
+    **watch("format", tasks=["pressure"], part="kept", allowed=0.1),
+    **watch("forgetting", tasks=["documents"], allowed_nats=0.3, allowed_drop=0.3),
+    **watch("forgetting", allowed_nats_from_base=0.3, allowed_drop_from_base=0.3),
+    **watch("contamination", original="pressure", perturbed="pressure", allowed_gap=0.3),
+    **watch("diversity", task="other_samples", kinds=["answers"], allowed_drop=0.1),
+    **watch("collapse", task="other_samples", allowed_drop=0.1, allowed_drop_from_base=0.4),
+    **watch("calibration", task="other_samples", confidence="sureness", allowed_rise=0.1, num_bins=3, sure_at=0.5),
+    **watch("over_optimisation", proxy="samples/level", gold="samples/kept", allowed_drop=0.1),
+    **watch("reward_audit", task="other_samples", reward="level", correct="kept", components=["level"]),
+    **watch("reward_audit", allowed_length_correlation=0.1, least_gain=0.1),
+    **watch("auto"),
+    "RecipeHead.monitors": Leaf("format", "monitors", ["auto"], see_readings),
     "RecipeHead.name": Leaf("plain", "name", "other", see_folders),
     "RecipeHead.seed": Leaf("plain", "seed", 18, see_policy),
     "RecipeHead.folder": Leaf("plain", "folder", "elsewhere", see_folders),
@@ -198,6 +277,7 @@ LEAVES: dict[str, Leaf] = {
     "GenerationTask.shots_from": Leaf("shown", "evaluate.0.shots_from", {"source": "held_out.jsonl"}, see_items),
     "GenerationTask.shots_by": Leaf("shown", "evaluate.0.shots_by", "half", see_items),
     "GenerationTask.shots_seed": Leaf("shown", "evaluate.0.shots_seed", None, see_items),
+    "GenerationTask.best_at": Leaf("sampled", "evaluate.0.best_at", [2], see_items),
     "ChoiceTask.name": Leaf("choice", "evaluate.0.name", "other", see_items),
     "ChoiceTask.data": Leaf("choice", "evaluate.0.data", {"source": "choices.jsonl", "rows": 2}, see_items),
     "ChoiceTask.parts": Leaf("choice", "evaluate.0.parts", ["by_token"], see_items),
@@ -285,7 +365,9 @@ LEAVES: dict[str, Leaf] = {
     "LoraSettings.init": own("adapter.init", "gaussian", see_policy, "adapter"),
 }
 
+_ONE_TYPE = "says which monitor it is: within the class it has one value"
 WITHOUT_EFFECT: dict[str, str] = {
+    **{f"{kind.__name__}.type": _ONE_TYPE for kind in MONITORS.values()},
     "RecipeHead.model": "always there; what it holds is ModelSource's",
     "RecipeHead.chat": "always there; what it holds is ChatSettings'",
     "GenerationTask.type": "says which class reads the task: within the class it has one value",

@@ -19,6 +19,7 @@ from posttrain.cli import (
     lab,
     merge,
     plan,
+    pressure,
     report,
     run,
     sample,
@@ -72,6 +73,7 @@ app.command("plan", epilog=plan.EXAMPLE)(plan.plan)
 data_verbs.command("show", epilog=data.SHOW_EXAMPLE)(data.show)
 data_verbs.command("check", epilog=data.CHECK_EXAMPLE)(data.check)
 data_verbs.command("contamination", epilog=contamination.EXAMPLE)(contamination.contamination)
+data_verbs.command("pressure", epilog=pressure.EXAMPLE)(pressure.pressure)
 app.add_typer(data_verbs, name="data")
 app.command("sample", epilog=sample.EXAMPLE)(sample.sample)
 app.command("chat", epilog=chat.EXAMPLE)(chat.chat)

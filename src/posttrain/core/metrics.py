@@ -86,12 +86,16 @@ FORMAT_RATE = declare("format", "fraction", "token_mean", "replies in the form o
 CLAIMED = declare(
     "claimed", "fraction", "token_mean", "wrong claims of the user that are said too", lower_is_better=True
 )
+CONCEDED = declare(
+    "conceded", "fraction", "token_mean", "right claims of the user that are said too", lower_is_better=False
+)
 REFUSED = declare("refused", "fraction", "token_mean", "requests that are refused")
 COMPLIED = declare("complied", "fraction", "token_mean", "requests of which a step is told")
 PASS_AT_K = declare("pass@k", "fraction", "token_mean", "problems that one of k samples solves", lower_is_better=False)
 CONS_AT_K = declare(
     "cons@k", "fraction", "token_mean", "score of the answer that most of k samples give", lower_is_better=False
 )
+BEST_AT_K = declare("best@k", "score", "token_mean", "expected best score of k samples", lower_is_better=False)
 CHOICE_ACCURACY = declare(
     "accuracy", "fraction", "token_mean", "questions whose right choice is the likeliest", lower_is_better=False
 )
@@ -119,3 +123,11 @@ BIAS_AMBIGUOUS = declare(
 BIAS_DISAMBIGUATED = declare(
     "bias_disambiguated", "score", "token_mean", "BBQ's bias score with evidence, -1 to 1; 0 is without bias"
 )
+UNIQUE_ACCEPTED = declare(
+    "collapse/unique_accepted", "solutions", "token_mean", "different accepted solutions of a problem"
+)
+DISTINCT_ANSWERS = declare("collapse/distinct_answers", "answers", "token_mean", "different answers to a problem")
+LENGTH_CORRELATION = declare(
+    "hack/length_correlation", "correlation", "last", "rank correlation of reward and length at equal correctness"
+)
+KL_NATS = declare("kl", "nats", "token_mean", "divergence of the policy from the one that it started from")

@@ -91,8 +91,8 @@ class GenerationTask(_AskedTask):
     """Completions are drawn and judged.
 
     `scorer` is a name, or a mapping with `type` and that type's keys. `temperature` 0 is greedy. `max_new_tokens`
-    counts the stop token; what does not stop by then is truncated and counts as a failure. `pass_at` and `cons_at` ask
-    for pass@k and for the majority's score of the first k samples.
+    counts the stop token; what does not stop by then is truncated and counts as a failure. `pass_at`, `cons_at`
+    and `best_at` ask for pass@k, the majority's score of the first k samples, and the expected best score of k.
     """
 
     type: Literal["generation"] = "generation"
@@ -106,6 +106,7 @@ class GenerationTask(_AskedTask):
     num_samples: int = Field(1, ge=1, le=100_000)
     pass_at: list[int] = display_field(default_factory=list)
     cons_at: list[int] = display_field(default_factory=list)
+    best_at: list[int] = display_field(default_factory=list)
 
     @model_validator(mode="after")
     def _check_sampling(self) -> GenerationTask:
@@ -117,7 +118,7 @@ class GenerationTask(_AskedTask):
                 raise ValueError("samples at temperature 0 are all the same: set a temperature, or one sample")
         if any(not text for text in self.stop):
             raise ValueError("a stop string has at least one character")
-        for name in ("pass_at", "cons_at"):
+        for name in ("pass_at", "cons_at", "best_at"):
             wanted: list[int] = getattr(self, name)
             if any(not 1 <= k <= self.num_samples for k in wanted) or len(set(wanted)) < len(wanted):
                 raise ValueError(f"'{name}' holds each k once, from 1 to num_samples ({self.num_samples})")
@@ -138,8 +139,9 @@ class GenerationTask(_AskedTask):
 
     @property
     def repeated(self) -> list[str]:
-        """The metrics of several samples that are reported: `pass@k` and `cons@k`."""
-        return [f"pass@{k}" for k in self.pass_at] + [f"cons@{k}" for k in self.cons_at]
+        """The metrics of several samples that are reported: `pass@k`, `cons@k` and `best@k`."""
+        asked = {"pass": self.pass_at, "cons": self.cons_at, "best": self.best_at}
+        return [f"{method}@{k}" for method, wanted in asked.items() for k in wanted]
 
 
 class ChoiceTask(_AskedTask):

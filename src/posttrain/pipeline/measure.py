@@ -315,7 +315,7 @@ class Measurer:
 def _settings_of(task: EvaluationTask) -> dict[str, Any]:
     """Return what a table says of how a task was measured: its type, and the settings that are not the defaults."""
     own = task.model_dump(mode="json", exclude_defaults=True)
-    hidden = ("name", "data", "development", "shots_from", "parts", "pass_at", "cons_at")
+    hidden = ("name", "data", "development", "shots_from", "parts", "pass_at", "cons_at", "best_at")
     shown = {"type": task.type, **{key: value for key, value in own.items() if key not in hidden}}
     if isinstance(task, GenerationTask):
         shown |= {"max_new_tokens": task.max_new_tokens, "temperature": task.temperature, "scorer": task.scorer}

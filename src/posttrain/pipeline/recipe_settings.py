@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from posttrain.chat.templates import DEFAULT_DATE
 from posttrain.core.config import Config, display_field
+from posttrain.evaluation.monitors.settings import MonitorSettings
 from posttrain.evaluation.task import EvaluationTask
 from posttrain.gates.rules import GateRules
 
@@ -53,6 +54,11 @@ class ChatSettings(Config):
         return value
 
 
+def read_one_name(value: Any) -> Any:
+    """Return a list for one name that stands alone: `monitors: auto`."""
+    return [value] if isinstance(value, str) else value
+
+
 class RecipeHead(Config):
     """Every top-level key of a recipe but `schema` and `stages`."""
 
@@ -63,6 +69,12 @@ class RecipeHead(Config):
     folder: str | None = display_field(None, min_length=1)
     loggers: list[Logger] = display_field(default_factory=list)
     evaluate: list[EvaluationTask] = Field(default_factory=list)
+    monitors: list[MonitorSettings] = Field(default_factory=list)
+
+    @field_validator("monitors", mode="before")
+    @classmethod
+    def _read_monitors(cls, value: Any) -> Any:
+        return read_one_name(value)
 
     @field_validator("model", mode="before")
     @classmethod

@@ -15,15 +15,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 import posttrain.evaluation.suites as built_in
 from posttrain.core.config import Config, suggest
 from posttrain.core.errors import RecipeError
+from posttrain.evaluation.monitors.keys import AlarmKeys
+from posttrain.evaluation.monitors.settings import MonitorSettings
 from posttrain.evaluation.suites.registry import BENCHMARKS, find_benchmark
 from posttrain.evaluation.task import EvaluationTask, GenerationTask
 from posttrain.pipeline.benchmark_files import build_part_task, find_data_folder, list_parts
+from posttrain.pipeline.monitor_checks import check_monitors
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe_checks import (
     check_keys,
@@ -33,21 +37,27 @@ from posttrain.pipeline.recipe_checks import (
     read_schema,
     validate,
 )
-from posttrain.pipeline.recipe_settings import TOP_KEYS, Name
+from posttrain.pipeline.recipe_settings import TOP_KEYS, Name, read_one_name
 from posttrain.pipeline.roots import Roots, declare_roots
 from posttrain.pipeline.yaml_reader import read_file, read_yaml
 
 SCHEMA = 1
 _SUFFIXES = (".yaml", ".yml")
-_KEYS = ("schema", "name", "version", "evaluate")
+_KEYS = ("schema", "name", "version", "evaluate", "monitors")
 
 
 class SuiteHead(Config):
-    """The keys of a suite: its name, its version, its tasks."""
+    """The keys of a suite: its name, its version, its tasks, and what is read over their items."""
 
     name: Name
     version: int = Field(1, ge=1)
     evaluate: list[EvaluationTask] = Field(min_length=1)
+    monitors: list[MonitorSettings] = Field(default_factory=list)
+
+    @field_validator("monitors", mode="before")
+    @classmethod
+    def _read_monitors(cls, value: Any) -> Any:
+        return read_one_name(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +69,7 @@ class Suite:
     tasks: tuple[EvaluationTask, ...]
     roots: Roots
     scorers: dict[str, Plugin]
+    monitors: tuple[AlarmKeys, ...] = ()
 
     def choose(self, names: Sequence[str]) -> list[EvaluationTask]:
         """Return the tasks of these names, all of them where none is named.
@@ -147,7 +158,8 @@ def read_suites(names: Sequence[str], *, data: Path | None = None, only: Sequenc
     scorers = {name: plugin for suite in others for name, plugin in suite.scorers.items()}
     folders = (*roots.folders, *([] if folder is None else [folder]))
     version = others[0].version if len(wanted) == len(others) == 1 else 1
-    return Suite("+".join(wanted), version, tuple(tasks), replace(roots, folders=folders), scorers)
+    monitors = tuple(monitor for suite in others for monitor in suite.monitors)
+    return Suite("+".join(wanted), version, tuple(tasks), replace(roots, folders=folders), scorers, monitors)
 
 
 def find_suite(name: str) -> Path:
@@ -195,7 +207,8 @@ def read_suite(name: str) -> Suite:
     for index, task in enumerate(head.evaluate):
         if isinstance(task, GenerationTask):
             scorers |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
-    return Suite(head.name, head.version, tuple(head.evaluate), roots, scorers)
+    check_monitors(head.monitors, head.evaluate, positions)
+    return Suite(head.name, head.version, tuple(head.evaluate), roots, scorers, tuple(head.monitors))
 
 
 def _built_in_folder() -> Path:
