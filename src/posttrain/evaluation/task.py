@@ -5,6 +5,7 @@
 | `generation` | answers | what a scorer says |
 | `choice` | weighs given answers by their log-likelihood | 1 where the right one is likeliest |
 | `perplexity` | weighs a text | the geometric mean probability of its tokens |
+| `harness` | what a task of lm-evaluation-harness asks | what the harness says |
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from posttrain.core.hashing import hash_json
 from posttrain.core.records import Problem
 from posttrain.core.sampling import SamplingSettings
 from posttrain.data.sources import DataSource
+from posttrain.evaluation.harness_task import HARNESS, HarnessTask
 
 GENERATION, CHOICE, PERPLEXITY = "generation", "choice", "perplexity"
 DEVELOPMENT = "development"
@@ -139,11 +141,12 @@ def _read_type(value: Any) -> str:
 EvaluationTask = Annotated[
     Annotated[GenerationTask, Tag(GENERATION)]
     | Annotated[ChoiceTask, Tag(CHOICE)]
-    | Annotated[PerplexityTask, Tag(PERPLEXITY)],
+    | Annotated[PerplexityTask, Tag(PERPLEXITY)]
+    | Annotated[HarnessTask, Tag(HARNESS)],
     Discriminator(
         _read_type,
         custom_error_type="unknown_task",
-        custom_error_message=f"'type' of a task is one of {GENERATION}, {CHOICE}, {PERPLEXITY}",
+        custom_error_message=f"'type' of a task is one of {GENERATION}, {CHOICE}, {PERPLEXITY}, {HARNESS}",
     ),
 ]
 """One task: measured on the base and after every stage, by the same rows, drawing and scorer."""
@@ -151,8 +154,10 @@ EvaluationTask = Annotated[
 TASK_TYPES: dict[str, type[_Task]] = {GENERATION: GenerationTask, CHOICE: ChoiceTask, PERPLEXITY: PerplexityTask}
 
 
-def find_development(task: GenerationTask | ChoiceTask | PerplexityTask) -> DataSource | None:
+def find_development(task: EvaluationTask) -> DataSource | None:
     """Return the rows that a task selects by, or None where it has none: its own, or those of the lab's split."""
+    if isinstance(task, HarnessTask):
+        return None  # its documents are the harness's
     if task.development is not None:
         return task.development
     if task.data.split == DEVELOPMENT:

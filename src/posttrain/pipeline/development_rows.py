@@ -9,6 +9,7 @@ from posttrain.core.errors import DataError, RecipeError
 from posttrain.core.hashing import canonical_json
 from posttrain.core.records import Problem
 from posttrain.data.sources import DataSource
+from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.perplexity import DOCUMENT
 from posttrain.evaluation.runner import choose_problems
 from posttrain.evaluation.task import DEVELOPMENT, ChoiceTask, EvaluationTask, PerplexityTask, find_development
@@ -43,6 +44,7 @@ def read_development_problems(roots: Roots, task: EvaluationTask) -> list[Proble
     source, are_texts = require_development(task), isinstance(task, PerplexityTask)
     problems = read_problems(roots, source, are_texts=are_texts)
     choose_problems(task.name, "", problems)  # refuses ids that are not unique
+    assert not isinstance(task, HarnessTask)  # it has no rows for selection
     if source == task.data:  # the task is measured on a split for development, so nothing is held out
         return problems
     measured = {

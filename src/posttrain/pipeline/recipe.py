@@ -19,6 +19,7 @@ from posttrain.core.errors import RecipeError
 from posttrain.core.hashing import hash_json
 from posttrain.evaluation.task import EvaluationTask, GenerationTask
 from posttrain.pipeline.gate_checks import check_gates
+from posttrain.pipeline.harness import check_includes
 from posttrain.pipeline.overrides import apply_overrides, parse_override
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe_checks import (
@@ -172,6 +173,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, folder: Path | Non
     check_gates(stages, head.evaluate, positions)
     check_chat_template(head.chat, roots, positions)
     check_sources(head, (), roots, positions)
+    check_includes(head.evaluate, roots, [positions.describe(("evaluate", i)) for i in range(len(head.evaluate))])
     for index, entry in enumerate(stages):
         check_sources(entry.config or entry.values, ("stages", index), roots, positions)
         check_kept_metric(entry.config, head.evaluate, ("stages", index), positions)

@@ -17,9 +17,10 @@ from pathlib import Path
 from pydantic import Field
 
 import posttrain.evaluation.suites as built_in
-from posttrain.core.config import Config, suggest
+from posttrain.core.config import Config, parse_config, suggest
 from posttrain.core.errors import RecipeError
 from posttrain.evaluation.task import EvaluationTask, GenerationTask
+from posttrain.pipeline.harness import SUITE_PREFIX, check_includes, list_suite_tasks
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe_checks import (
     check_keys,
@@ -91,7 +92,7 @@ def find_suite(name: str) -> Path:
         return Path(name)
     raise RecipeError(
         f"no suite is called '{name}'",
-        expected=f"{', '.join(list_suites())}, or a YAML file with 'evaluate:'",
+        expected=f"{', '.join(list_suites())}, {SUITE_PREFIX}<task>, or a YAML file with 'evaluate:'",
         cure=suggest(name, list_suites()),
         place="--suite",
     )
@@ -103,6 +104,8 @@ def read_suite(name: str) -> Suite:
     Raises:
         RecipeError: There is no such suite, it has no task, or what it says cannot be used.
     """
+    if name.startswith(SUITE_PREFIX):
+        return _build_harness_suite(name)
     path = find_suite(name)
     values, positions = read_yaml(read_file(path), str(path))
     values = read_schema(values, positions, SCHEMA)
@@ -119,11 +122,19 @@ def read_suite(name: str) -> Suite:
     check_task_names(head.evaluate, positions)
     roots = declare_roots(path)
     check_sources(head, (), roots, positions)
+    check_includes(head.evaluate, roots, [positions.describe(("evaluate", i)) for i in range(len(head.evaluate))])
     scorers: dict[str, Plugin] = {}
     for index, task in enumerate(head.evaluate):
         if isinstance(task, GenerationTask):
             scorers |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
     return Suite(head.name, head.version, tuple(head.evaluate), roots, scorers)
+
+
+def _build_harness_suite(name: str) -> Suite:
+    """Return tasks of lm-evaluation-harness as a suite: `harness:arc_easy,piqa`, each as its authors ask it."""
+    values = {"name": "harness", "evaluate": list_suite_tasks(name.removeprefix(SUITE_PREFIX))}
+    head: SuiteHead = parse_config(SuiteHead, values, place="--suite")
+    return Suite(head.name, head.version, tuple(head.evaluate), declare_roots(Path.cwd() / "suite.yaml"), {})
 
 
 def _built_in_folder() -> Path:
