@@ -41,6 +41,19 @@ class Saves:
 def length(completions, **columns):
     return [float(len(text)) for text in completions]
 """
+HARNESS_TASK = """\
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{prompt}}}}{more}"
+doc_to_target: answer
+doc_to_choice: choices
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
+"""
 LORA = {"rank": 4, "alpha": 8.0}
 
 
@@ -67,6 +80,11 @@ def perplexity(**changes: Any) -> dict[str, Any]:
     """A task that weighs the replies of five rows."""
     own = {"data": {"source": "held_out.jsonl"}, "development": {"source": "rows.jsonl", "rows": 5}}
     return {"name": "held_out", "type": "perplexity", **own, **changes}
+
+
+def harness(**changes: Any) -> dict[str, Any]:
+    """A task of lm-evaluation-harness, which lies beside the recipe."""
+    return {"name": "held_out", "type": "harness", "task": "tiny_animals", "include": "harness_tasks", **changes}
 
 
 def gated(gate: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -107,6 +125,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "template": recipe_values(stage(), chat={"template": "own.jinja"}),
     "sampled": recipe_values(stage(steps=1), evaluate=[task(temperature=1.0, num_samples=3, max_new_tokens=9)]),
     "choice": recipe_values(stage(steps=1), evaluate=[choice()]),
+    "harness": recipe_values(stage(steps=1), evaluate=[harness()]),
     "perplexity": recipe_values(stage(steps=1), evaluate=[perplexity()]),
     "gated": gated({"keep": [KEEP], "floor": [{"metric": "held_out", "at_least": 0.9}]}),
     "improved": gated({"improve": [{"metric": "held_out"}], "ceiling": [{"metric": "held_out", "at_most": 0.9}]}),
@@ -143,6 +162,14 @@ def make_workshop(folder: Path) -> Workshop:
     write("alpaca.jsonl", [{"instruction": f"say {n}", "input": "", "output": f"{n}"} for n in range(4)])
     write("renamed.jsonl", [{"a": f"say {n}", "b": f"{n}", "c": f"say {n}?"} for n in range(4)])
     write("choices.jsonl", [{"prompt": f"{n}?", "choices": ["a", "bcdefgh", "ijk"], "answer": n % 3} for n in range(6)])
+    for place, name, more in (
+        ("harness_tasks", "tiny_animals", ""),
+        ("harness_tasks", "tiny_letters", " ="),
+        ("more_tasks", "tiny_animals", "?"),
+    ):
+        (folder / place).mkdir(exist_ok=True)
+        text = HARNESS_TASK.format(name=name, file=folder / "choices.jsonl", more=more)
+        (folder / place / f"{name}.yaml").write_text(text)
     make_rows(folder / "bad.jsonl", 5).open("a").write("no json\n")
     make_rows(folder / "long.jsonl", 6).open("a").write(json.dumps({"prompt": "x " * 8, "completion": "y" * 50}) + "\n")
     return workshop

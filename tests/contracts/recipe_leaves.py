@@ -197,6 +197,13 @@ LEAVES: dict[str, Leaf] = {
     "ChoiceTask.parts": Leaf("choice", "evaluate.0.parts", ["by_token"], see_items),
     "ChoiceTask.normalisation": Leaf("choice", "evaluate.0.normalisation", "sum", see_items),
     "ChoiceTask.options": Leaf("choice", "evaluate.0.options", "letters", see_items),
+    "HarnessTask.name": Leaf("harness", "evaluate.0.name", "other", see_items),
+    "HarnessTask.task": Leaf("harness", "evaluate.0.task", "tiny_letters", see_items),
+    "HarnessTask.shots": Leaf("harness", "evaluate.0.shots", 1, see_items),
+    "HarnessTask.include": Leaf("harness", "evaluate.0.include", "more_tasks", see_items),
+    "HarnessTask.limit": Leaf("harness", "evaluate.0.limit", 2, see_items),
+    "HarnessTask.metric": Leaf("harness", "evaluate.0.metric", "acc_norm", see_items),
+    "HarnessTask.form": Leaf("harness", "evaluate.0.form", "chat", see_items),
     "PerplexityTask.name": Leaf("perplexity", "evaluate.0.name", "other", see_items),
     "PerplexityTask.data": Leaf("perplexity", "evaluate.0.data", {"source": "turns.jsonl"}, see_items),
     "PerplexityTask.development": Leaf("repaired", "evaluate.0.development", {"source": "turns.jsonl"}, see_gate),
@@ -284,6 +291,7 @@ WITHOUT_EFFECT: dict[str, str] = {
     "ChoiceTask.type": "says which class reads the task: within the class it has one value",
     "ChoiceTask.development": "read as of any task: GenerationTask's and PerplexityTask's are looked at",
     "PerplexityTask.type": "says which class reads the task: within the class it has one value",
+    "HarnessTask.type": "says which class reads the task: within the class it has one value",
     "SftConfig.type": "says which class reads the stage: within the class it has one value",
 }
 """Fields that are no leaf of their own, and why."""

@@ -244,7 +244,8 @@ def _check_entry(config: Mapping[str, Any], task: HarnessTask, place: str, *, al
         raise RefusedError(
             f"the task '{task.task}' runs the programs that the policy writes, in this process and without a sandbox",
             expected="a task that runs no programs",
-            cure="take a task of type generation with the scorer code, which has a sandbox, or pass --allow-unsafe",
+            cure="take a task of type generation with the scorer code, which has a sandbox, or pass "
+            "--allow-unsafe-execution",
             place=place,
         )
     if config.get("doc_to_image") or config.get("doc_to_audio"):

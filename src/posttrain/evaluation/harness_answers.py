@@ -30,6 +30,7 @@ from posttrain.evaluation.harness_metrics import (
     BYTE_PROBABILITY,
     aggregate,
     choose_metric,
+    is_lower_better,
     is_mean_function,
     score_documents,
     split_metrics,
@@ -240,7 +241,11 @@ class HarnessAnswers:
         for name, by_number in raws.items():
             values = [by_number[number] for number in sorted(by_number)]
             value, error = aggregate(self.loaded, name, values, self.task.name)
-            limits = (value - _NORMAL * error, value + _NORMAL * error) if value is not None and error else (None, None)
+            limits: tuple[float | None, float | None] = (None, None)
+            if value is not None and error is not None:
+                low = value - _NORMAL * error
+                # What is better the lower it is (perplexity, an error rate) is never below 0.
+                limits = (max(0.0, low) if is_lower_better(self.loaded, name) else low, value + _NORMAL * error)
             figures.append(
                 {**known, "name": name, "value": value, "low": limits[0], "high": limits[1], "n": len(values),
                  "clusters": len(values), "method": HARNESS}

@@ -18,6 +18,9 @@ BYTE_PROBABILITY = "byte_probability"
 """What an item is worth whose likelihood alone is measured: the geometric mean probability of its bytes."""
 _ITERATIONS = 1000
 """Resamples of the harness's bootstrap."""
+_FEW_ITERATIONS = 100
+_SLOW = ("bleu", "chrf", "chrf++", "ter")
+"""Metrics that the harness resamples less often."""
 
 
 def score_documents(
@@ -75,7 +78,8 @@ def aggregate(loaded: LoadedTask, name: str, raws: Sequence[Any], place: str) ->
     try:
         with guard_harness(loaded.name, place):
             value = float(function(list(raws)))
-            compute_error = stderr_for_metric(function, _ITERATIONS) if len(raws) > 1 else None
+            iterations = _FEW_ITERATIONS if _strip_filter(name) in _SLOW else _ITERATIONS
+            compute_error = stderr_for_metric(function, iterations) if len(raws) > 1 else None
             error = float(compute_error(list(raws))) if compute_error is not None else None
     finally:
         os.environ.pop("DISABLE_MULTIPROC")
@@ -86,7 +90,17 @@ def aggregate(loaded: LoadedTask, name: str, raws: Sequence[Any], place: str) ->
 
 def _find_aggregation(loaded: LoadedTask, name: str) -> Any:
     found = loaded.task.aggregation()
-    return found.get(name, found.get(name.rsplit(",", 1)[0]))
+    return found.get(name, found.get(_strip_filter(name)))
+
+
+def _strip_filter(name: str) -> str:
+    return name.rsplit(",", 1)[0]
+
+
+def is_lower_better(loaded: LoadedTask, name: str) -> bool:
+    """Return whether the harness declares that less of a metric is better."""
+    found = loaded.task.higher_is_better()
+    return found.get(name, found.get(_strip_filter(name))) is False
 
 
 def is_mean_function(function: Any) -> bool:
@@ -126,7 +140,7 @@ def choose_metric(task: HarnessTask, loaded: LoadedTask) -> str:
     if task.metric is None and loaded.output_type in ("loglikelihood", "loglikelihood_rolling"):
         return BYTE_PROBABILITY
     for name in names:
-        if task.metric in (name, name.rsplit(",", 1)[0]):
+        if task.metric in (name, _strip_filter(name)):
             return name
     if task.metric == BYTE_PROBABILITY and loaded.output_type in ("loglikelihood", "loglikelihood_rolling"):
         return BYTE_PROBABILITY

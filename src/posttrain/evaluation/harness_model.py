@@ -109,7 +109,7 @@ class HarnessModel(TemplateLM):
         """Return a text's ids with what the tokenizer adds, or without where it begins with the prefix's own text."""
         if add_special_tokens is None:
             add_special_tokens = not string.startswith(self.tokenizer.decode(self.prefix_token_id))
-        ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
         return ids
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
@@ -225,7 +225,7 @@ class HarnessModel(TemplateLM):
                 place=f"{request.task_name}: generation_kwargs",
             )
         is_begun = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=not is_begun)
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=not is_begun, verbose=False)
         return ids[-room:]
 
     def _read_completion(self, completion: Any, until: Sequence[str]) -> Drawn:
