@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from posttrain.core.progress import SilentProgress
 from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.pipeline.evaluating import Evaluated, EvaluationChoice, evaluate_model
+from posttrain.pipeline.measure import Measured
 from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.suites import Suite
 
 TASKS_FOLDER = "harness_tasks"
+ANIMALS = ("ant", "elephant", "cow", "kiwi")
 HEAD = """\
 task: {name}
 dataset_path: json
@@ -74,9 +76,45 @@ def write_task(folder: Path, name: str, kind: str, file: Path, body: str) -> Non
     (tasks / f"{name}.yaml").write_text(HEAD.format(name=name, file=file, kind=kind) + body)
 
 
-def build_task(name: str, **changes: Any) -> HarnessTask:
+def write_tasks(folder: Path, count: int) -> None:
+    """Write rows about animals and a task of each type: `tiny_choices`, `tiny_texts`, `tiny_words`, `tiny_answers`."""
+    rows = [
+        {
+            "question": f"which animal is {n}?",
+            "choices": list(ANIMALS[n % 2 : n % 2 + 3]),
+            "gold": n % 3,
+            "text": f"the {ANIMALS[n % 4]} met {n} others, "
+            + f"a {ANIMALS[n % 3]} " * (1 + 20 * (n % 4))
+            + "and slept.",
+        }
+        for n in range(count)
+    ]
+    file = write_rows(folder / "questions.jsonl", rows)
+    question = "{{question}}"
+    write_task(folder, "tiny_choices", "multiple_choice", file, CHOICES.format(question=question, right="gold"))
+    write_task(folder, "tiny_texts", "loglikelihood_rolling", file, ROLLING.format())
+    write_task(folder, "tiny_words", "loglikelihood", file, LAST_WORD.format(words=3))
+    drawn = DRAWN.format(question=question, target="{{choices[0]}}", tokens=12)
+    write_task(folder, "tiny_answers", "generate_until", file, drawn)
+
+
+def add_task(folder: Path, name: str, source: str, *changes: tuple[str, str]) -> None:
+    """Copy a task under another name, with texts of its YAML replaced."""
+    text = (folder / TASKS_FOLDER / f"{source}.yaml").read_text().replace(source, name)
+    for before, after in changes:
+        assert before in text, before
+        text = text.replace(before, after)
+    (folder / TASKS_FOLDER / f"{name}.yaml").write_text(text)
+
+
+def find_metrics(evaluated: Evaluated) -> dict[str, list[dict[str, Any]]]:
+    """The figures of every task."""
+    return {name: measured.metrics for name, measured in evaluated.measured.items()}
+
+
+def build_task(task: str, **changes: Any) -> HarnessTask:
     """A task of the folder of tasks."""
-    values = {"name": name.replace("_", "-"), "type": "harness", "task": name, "include": TASKS_FOLDER, **changes}
+    values = {"name": task.replace("_", "-"), "type": "harness", "task": task, "include": TASKS_FOLDER, **changes}
     return HarnessTask.model_validate(values)
 
 
@@ -107,14 +145,14 @@ def measure_by_harness(model: Path, folder: Path, names: Sequence[str], **argume
     return found
 
 
-def compare(ours: Evaluated, theirs: dict[str, Any], names: Sequence[str]) -> dict[str, float]:
+def compare(ours: Mapping[str, Measured], theirs: dict[str, Any], names: Sequence[str]) -> dict[str, float]:
     """Check that both gave the same texts, and return the largest differences: of metrics, and of log-likelihoods.
 
     That of a metric above 1, such as the perplexity of a random model, is a share of it.
     """
     worst = {"metrics": 0.0, "loglikelihoods": 0.0}
     for name in names:
-        measured = ours.measured[name.replace("_", "-")]
+        measured = ours[name]
         figures = {metric["name"]: metric["value"] for metric in measured.metrics}
         for key, value in theirs["results"][name].items():
             metric, _, name_of_filter = key.partition(",")

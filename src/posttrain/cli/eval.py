@@ -34,7 +34,12 @@ EXAMPLE = show_example(
 def eval_(
     model: ModelArgument,
     suite: Annotated[
-        str, typer.Option("--suite", metavar="NAME", help="A built-in suite (lab), harness:<task>,<task>, or a YAML file with 'evaluate:'.")
+        str,
+        typer.Option(
+            "--suite",
+            metavar="NAME",
+            help="A built-in suite (lab), harness:<task>,<task>, or a YAML file with 'evaluate:'.",
+        ),
     ],
     task: TaskOption = None,
     rows: RowsOption = None,

@@ -208,16 +208,14 @@ def _expand(manager: Any, name: str, depth: int = 0) -> list[str]:
 def _build_task(task: HarnessTask, include: Path | None, place: str, *, allow_unsafe: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
-    manager = None
-    if include is not None:
-        manager = TaskManager(include_path=str(include), include_defaults=False)
-    if manager is None or task.task not in manager.task_index:
-        manager = TaskManager(include_path=str(include)) if include is not None else _list_built_in()
+    # The user's own come first: the harness's index takes seconds to read.
+    own = None if include is None else TaskManager(include_path=str(include), include_defaults=False)
+    manager = own if own is not None and task.task in own.task_index else _list_built_in()
     if task.task not in manager.task_index:
         raise RecipeError(
             f"the harness has no task '{task.task}'",
             expected="the name of one task" + (f", of the harness or of {include}" if include is not None else ""),
-            cure=_suggest(task.task, manager.all_subtasks),
+            cure=_suggest(task.task, [*(own.all_subtasks if own is not None else ()), *manager.all_subtasks]),
             place=place,
         )
     if task.task not in manager.all_subtasks:

@@ -19,7 +19,7 @@ from posttrain.core.errors import RecipeError
 from posttrain.core.hashing import hash_json
 from posttrain.evaluation.task import EvaluationTask, GenerationTask
 from posttrain.pipeline.gate_checks import check_gates
-from posttrain.pipeline.harness import check_includes
+from posttrain.pipeline.harness_suites import check_includes
 from posttrain.pipeline.overrides import apply_overrides, parse_override
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe_checks import (

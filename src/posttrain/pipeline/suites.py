@@ -20,7 +20,7 @@ import posttrain.evaluation.suites as built_in
 from posttrain.core.config import Config, parse_config, suggest
 from posttrain.core.errors import RecipeError
 from posttrain.evaluation.task import EvaluationTask, GenerationTask
-from posttrain.pipeline.harness import SUITE_PREFIX, check_includes, list_suite_tasks
+from posttrain.pipeline.harness_suites import SUITE_PREFIX, check_includes, list_suite_tasks
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe_checks import (
     check_keys,
