@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.harness_tasks import TASKS_FOLDER, build_task, compare, measure, measure_by_harness
 from posttrain.core.errors import DataError, PosttrainError, RecipeError, RefusedError
 from posttrain.evaluation import harness
 from posttrain.evaluation.harness_task import HarnessTask
@@ -20,16 +21,7 @@ from posttrain.pipeline.plan import build_plan
 from posttrain.pipeline.recipe import read_recipe
 from posttrain.pipeline.suites import read_suite
 from tests.models.tiny_models import save_tiny
-from tests.pipeline.harness_bench import (
-    TASKS_FOLDER,
-    add_task,
-    build_task,
-    compare,
-    find_metrics,
-    measure,
-    measure_by_harness,
-    write_tasks,
-)
+from tests.pipeline.harness_bench import add_task, find_metrics, write_tasks
 from tests.pipeline.tiny_runs import Workshop, recipe_values, sft
 
 NAMES = ("tiny_choices", "tiny_texts", "tiny_words", "tiny_answers")
