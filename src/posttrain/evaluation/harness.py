@@ -14,6 +14,7 @@ import difflib
 import importlib.util
 import io
 import json
+import logging
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -133,23 +134,35 @@ def load_task(
 
 
 @contextlib.contextmanager
-def guard_harness(name: str, place: str) -> Iterator[None]:
-    """Run code of the harness and of its tasks: seeded as the harness is, silent, its errors told as this project's.
+def guard_harness(name: str, place: str, *, is_silent: bool = True) -> Iterator[None]:
+    """Run code of the harness and of its tasks: seeded as the harness is, its errors told as this project's.
+
+    Args:
+        name: The task.
+        place: What messages call it.
+        is_silent: Whether what it prints is swallowed too: not while a progress bar writes to the same terminal.
 
     Raises:
         DataError: The code raised, or the task's data cannot be reached.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     random.seed(_PYTHON_SEED)
     np.random.seed(_NUMPY_SEED)
     try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.ExitStack() as stack:
+            if is_silent:
+                stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+                stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
             yield
     except PosttrainError:
         raise
     except Exception as error:  # code of the harness's tasks and of the user's own: it may raise anything
         raise _explain(error, name, place) from error
     finally:
+        logger.setLevel(level)
         random.setstate(python_state)
         np.random.set_state(numpy_state)
 
@@ -322,8 +335,12 @@ def _hash_task(
 
 def _describe(value: Any) -> str:
     """Return a value as text, the same in every process."""
-    text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=True)
+    text = json.dumps(value, default=_describe_other, ensure_ascii=True)
     return _ADDRESS.sub("", text)
+
+
+def _describe_other(value: Any) -> Any:
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
 
 
 def _hash_code(folder: Path) -> str:

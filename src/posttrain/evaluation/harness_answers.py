@@ -205,21 +205,28 @@ class HarnessAnswers:
         return Outcome("scored", value, parts=parts)
 
     def _name_choice(self, number: int, responses: Sequence[Sequence[Any]]) -> str:
-        """Return the likeliest of several continuations."""
-        requests = self.loaded.requests[number]
+        """Return the likeliest of several choices."""
         if self.loaded.output_type != "multiple_choice":
             return ""
-        likelihoods = [response[0][0] for request, response in zip(requests, responses, strict=True) if request.args[0]]
-        best = int(np.argmax(likelihoods or [response[0][0] for response in responses]))
-        return str(requests[best].args[1]).strip()
+        requests, choices = self.loaded.requests[number], self._list_choices(number)
+        count = len(choices) or len(requests)  # beyond, a task may weigh the choices without their question
+        best = int(np.argmax([response[0][0] for response in responses[:count]]))
+        return choices[best] if choices else str(requests[best].args[1]).strip()
+
+    def _list_choices(self, number: int) -> list[str]:
+        task = self.loaded.task
+        if getattr(task.config, "doc_to_choice", None) is None:
+            return []
+        with guard_harness(self.task.task, f"evaluate: {self.task.name}", is_silent=False):
+            return [str(choice) for choice in task.doc_to_choice(self.loaded.docs[number])]
 
     def _name_target(self, number: int) -> str:
-        task, doc = self.loaded.task, self.loaded.docs[number]
-        with guard_harness(self.task.task, self.task.name):
-            target = task.doc_to_target(doc)
-            if isinstance(target, int) and task.config.doc_to_choice is not None:
-                choices = task.doc_to_choice(doc)
-                target = choices[target] if 0 <= target < len(choices) else target
+        task, doc, choices = self.loaded.task, self.loaded.docs[number], self._list_choices(number)
+        with guard_harness(self.task.task, f"evaluate: {self.task.name}", is_silent=False):
+            # Of a task whose choices stand in the context, the text names the right one.
+            target = task.doc_to_text(doc) if getattr(task, "multiple_input", 0) else task.doc_to_target(doc)
+        if isinstance(target, int) and 0 <= target < len(choices):
+            return choices[target]
         return target if isinstance(target, str) else json.dumps(target, default=str)
 
     def _aggregate(self, items: Sequence[ItemResult], known: Mapping[str, Any]) -> list[dict[str, Any]]:

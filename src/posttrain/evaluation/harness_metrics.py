@@ -45,7 +45,7 @@ def score_documents(
     if not instances:
         return {}
     task = loaded.task
-    with guard_harness(loaded.name, loaded.name):
+    with guard_harness(loaded.name, f"evaluate: {loaded.name}", is_silent=False):
         task._instances = [instance for mine in instances.values() for instance in mine]
         task.apply_filters()
     return {number: _score(loaded, number, mine) for number, mine in instances.items()}

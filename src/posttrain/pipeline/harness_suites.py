@@ -57,5 +57,9 @@ def list_suite_tasks(names: str) -> list[dict[str, Any]]:
     for name in (part.strip() for part in names.split(",")):
         for member in list_members(name) or [name]:  # an unknown name is refused, with what was meant, once it is asked
             called = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in member.lower())[:64]
-            tasks[member] = {"name": called.lstrip("-_") or HARNESS, "type": HARNESS, "task": member}
+            called = called.lstrip("-_") or HARNESS
+            used = {task["name"] for task in tasks.values()}
+            while called in used:
+                called = f"{called[:60]}-{len(tasks)}"
+            tasks.setdefault(member, {"name": called, "type": HARNESS, "task": member})
     return list(tasks.values())
