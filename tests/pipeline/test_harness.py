@@ -174,6 +174,7 @@ def test_gates_and_comparisons_read_a_tasks_items(workshop: Workshop) -> None:
     ]
     compared = {metric.name: metric for metric in compare_sides(*sides).metrics}
     assert set(compared) == {"acc", "acc_norm"} and compared["acc_norm"].num_items == 40
+    assert compared["acc_norm"].lower_is_better is False
 
 
 def test_running_the_harness_leaves_global_random_numbers_and_the_terminal_alone(

@@ -22,12 +22,11 @@ from typing import Any
 import numpy as np
 
 from posttrain.core.freed_memory import release_freed_memory
-from posttrain.core.metrics import STOP_RATE
+from posttrain.core.metrics import BYTE_PROBABILITY, STOP_RATE
 from posttrain.core.records import ItemResult, Outcome, Problem
 from posttrain.evaluation.figures import DRAWN_NATS, DRAWN_TOKENS, STOPPED, summarise_items
 from posttrain.evaluation.harness import LoadedTask, guard_harness
 from posttrain.evaluation.harness_metrics import (
-    BYTE_PROBABILITY,
     aggregate,
     choose_metric,
     is_lower_better,

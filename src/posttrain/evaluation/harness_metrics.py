@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from posttrain.core.errors import RefusedError
+from posttrain.core.metrics import BYTE_PROBABILITY
 from posttrain.evaluation.harness import LoadedTask, guard_harness
 from posttrain.evaluation.harness_task import HarnessTask
 
-BYTE_PROBABILITY = "byte_probability"
-"""What an item is worth whose likelihood alone is measured: the geometric mean probability of its bytes."""
 _ITERATIONS = 1000
 """Resamples of the harness's bootstrap."""
 _FEW_ITERATIONS = 100
