@@ -41,6 +41,19 @@ class Saves:
 def length(completions, **columns):
     return [float(len(text)) for text in completions]
 """
+HARNESS_TASK = """\
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{prompt}}}}{more}"
+doc_to_target: answer
+doc_to_choice: choices
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
+"""
 LORA = {"rank": 4, "alpha": 8.0}
 
 
@@ -69,6 +82,11 @@ def perplexity(**changes: Any) -> dict[str, Any]:
     """A task that weighs the replies of five rows."""
     own = {"data": {"source": "held_out.jsonl"}, "development": {"source": "rows.jsonl", "rows": 5}}
     return {"name": "held_out", "type": "perplexity", **own, **changes}
+
+
+def harness(**changes: Any) -> dict[str, Any]:
+    """A task of lm-evaluation-harness, which lies beside the recipe."""
+    return {"name": "held_out", "type": "harness", "task": "tiny_animals", "include": "harness_tasks", **changes}
 
 
 def gated(gate: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -119,6 +137,7 @@ BASELINES: dict[str, dict[str, Any]] = {
         evaluate=[task(data={"source": "published.jsonl"}, shots=1, shots_from={"source": "published.jsonl"})],
     ),
     "choice": recipe_values(stage(steps=1), evaluate=[choice()]),
+    "harness": recipe_values(stage(steps=1), evaluate=[harness()]),
     "perplexity": recipe_values(stage(steps=1), evaluate=[perplexity()]),
     "gated": gated({"keep": [KEEP], "floor": [{"metric": "held_out", "at_least": 0.9}]}),
     "improved": gated({"improve": [{"metric": "held_out"}], "ceiling": [{"metric": "held_out", "at_most": 0.9}]}),
@@ -174,6 +193,14 @@ def make_workshop(folder: Path) -> Workshop:
         "published.jsonl",
         [{name: text.format(n=n) for name, text in both.items()} | {"half": n // 3} for n in range(6)],
     )
+    for place, name, more in (
+        ("harness_tasks", "tiny_animals", ""),
+        ("harness_tasks", "tiny_letters", " ="),
+        ("more_tasks", "tiny_animals", "?"),
+    ):
+        (folder / place).mkdir(exist_ok=True)
+        text = HARNESS_TASK.format(name=name, file=folder / "choices.jsonl", more=more)
+        (folder / place / f"{name}.yaml").write_text(text)
     make_rows(folder / "bad.jsonl", 5).open("a").write("no json\n")
     make_rows(folder / "long.jsonl", 6).open("a").write(json.dumps({"prompt": "x " * 8, "completion": "y" * 50}) + "\n")
     return workshop

@@ -285,6 +285,13 @@ LEAVES: dict[str, Leaf] = {
     "ChoiceTask.options": Leaf("choice", "evaluate.0.options", "letters", see_items),
     "ChoiceTask.form": Leaf("choice", "evaluate.0.form", "text", see_items),
     "ChoiceTask.metric": Leaf("choice", "evaluate.0.metric", "mass", see_items),
+    "HarnessTask.name": Leaf("harness", "evaluate.0.name", "other", see_items),
+    "HarnessTask.task": Leaf("harness", "evaluate.0.task", "tiny_letters", see_items),
+    "HarnessTask.shots": Leaf("harness", "evaluate.0.shots", 1, see_items),
+    "HarnessTask.include": Leaf("harness", "evaluate.0.include", "more_tasks", see_items),
+    "HarnessTask.limit": Leaf("harness", "evaluate.0.limit", 2, see_items),
+    "HarnessTask.metric": Leaf("harness", "evaluate.0.metric", "acc_norm", see_items),
+    "HarnessTask.form": Leaf("harness", "evaluate.0.form", "chat", see_items),
     "PerplexityTask.name": Leaf("perplexity", "evaluate.0.name", "other", see_items),
     "PerplexityTask.data": Leaf("perplexity", "evaluate.0.data", {"source": "turns.jsonl"}, see_items),
     "PerplexityTask.development": Leaf("repaired", "evaluate.0.development", {"source": "turns.jsonl"}, see_gate),
@@ -380,6 +387,7 @@ WITHOUT_EFFECT: dict[str, str] = {
     "ChoiceTask.shots_seed": "read as of GenerationTask, which is looked at",
     "ChoiceTask.development": "read as of any task: GenerationTask's and PerplexityTask's are looked at",
     "PerplexityTask.type": "says which class reads the task: within the class it has one value",
+    "HarnessTask.type": "says which class reads the task: within the class it has one value",
     "SftConfig.type": "says which class reads the stage: within the class it has one value",
 }
 """Fields that are no leaf of their own, and why."""

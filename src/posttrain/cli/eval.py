@@ -55,8 +55,8 @@ def eval_(
         typer.Option(
             "--suite",
             metavar="NAME",
-            help="A built-in suite (lab), a published benchmark (gsm8k), several with commas, or a YAML file with "
-            "'evaluate:'; may be given several times.",
+            help="A built-in suite (lab), a published benchmark (gsm8k), several with commas, harness:<task>,<task>, "
+            "or a YAML file with 'evaluate:'; may be given several times.",
         ),
     ],
     data: DataOption = None,

@@ -116,6 +116,23 @@ NATS_PER_TOKEN = declare(
 BITS_PER_BYTE = declare(
     "bits_per_byte", "bits/byte", "token_mean", "negative log-likelihood of texts by byte", lower_is_better=True
 )
+BYTE_PROBABILITY = declare(
+    "byte_probability", "fraction", "token_mean", "geometric mean probability of bytes", lower_is_better=False
+)
+# Of lm-evaluation-harness, by its own names.
+for _key, _meaning in (
+    ("acc", "questions whose right choice is the likeliest, by the harness"),
+    ("acc_norm", "the same, of log-likelihoods by character"),
+    ("acc_bytes", "the same, of log-likelihoods by byte"),
+    ("acc_mutual_info", "the same, of log-likelihoods less those without the question"),
+):
+    declare(_key, "fraction", "token_mean", _meaning, lower_is_better=False)
+for _key, _unit, _meaning in (
+    ("word_perplexity", "words", "exp of the nats by word of texts"),
+    ("byte_perplexity", "symbols", "exp of the nats by byte of texts"),
+):
+    declare(_key, _unit, "token_mean", _meaning, lower_is_better=True)
+declare("brier_score", "score", "token_mean", "squared error of the choices' shares", lower_is_better=True)
 STOP_RATE = declare("stop_rate", "fraction", "token_mean", "completions that end by themselves", lower_is_better=False)
 BIAS_AMBIGUOUS = declare(
     "bias_ambiguous", "score", "token_mean", "BBQ's bias score without evidence, -1 to 1; 0 is without bias"

@@ -5,6 +5,7 @@
 | `generation` | answers | what a scorer says |
 | `choice` | weighs given answers by their log-likelihood | 1 where the right one is likeliest |
 | `perplexity` | weighs a text | the geometric mean probability of its tokens |
+| `harness` | what a task of lm-evaluation-harness asks | what the harness says |
 
 A task that names a `benchmark` has that one's settings where it says nothing itself, and reads its published rows.
 """
@@ -22,6 +23,7 @@ from posttrain.core.hashing import canonical_json, hash_pieces
 from posttrain.core.records import Problem
 from posttrain.core.sampling import SamplingSettings
 from posttrain.data.sources import DataSource
+from posttrain.evaluation.harness_task import HARNESS, HarnessTask
 from posttrain.evaluation.suites.registry import find_benchmark
 
 GENERATION, CHOICE, PERPLEXITY = "generation", "choice", "perplexity"
@@ -199,19 +201,22 @@ def fill_benchmark(value: Any) -> Any:
 EvaluationTask = Annotated[
     Annotated[GenerationTask, Tag(GENERATION)]
     | Annotated[ChoiceTask, Tag(CHOICE)]
-    | Annotated[PerplexityTask, Tag(PERPLEXITY)],
+    | Annotated[PerplexityTask, Tag(PERPLEXITY)]
+    | Annotated[HarnessTask, Tag(HARNESS)],
     Discriminator(
         _read_type,
         custom_error_type="unknown_task",
-        custom_error_message=f"'type' of a task is one of {GENERATION}, {CHOICE}, {PERPLEXITY}",
+        custom_error_message=f"'type' of a task is one of {GENERATION}, {CHOICE}, {PERPLEXITY}, {HARNESS}",
     ),
     BeforeValidator(fill_benchmark),
 ]
 """One task: measured on the base and after every stage, by the same rows, drawing and scorer."""
 
 
-def find_development(task: GenerationTask | ChoiceTask | PerplexityTask) -> DataSource | None:
+def find_development(task: EvaluationTask) -> DataSource | None:
     """Return the rows that a task selects by, or None where it has none: its own, or those of the lab's split."""
+    if isinstance(task, HarnessTask):
+        return None  # its documents are the harness's
     if task.development is not None:
         return task.development
     if task.data.split == DEVELOPMENT:

@@ -11,6 +11,7 @@ from posttrain.core.errors import DataError, RecipeError
 from posttrain.core.hashing import hash_json
 from posttrain.core.records import Problem
 from posttrain.data.sources import DataSource
+from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.perplexity import DOCUMENT
 from posttrain.evaluation.runner import choose_problems
 from posttrain.evaluation.task import DEVELOPMENT, ChoiceTask, EvaluationTask, find_development
@@ -43,6 +44,7 @@ def read_development_problems(roots: Roots, task: EvaluationTask) -> Sequence[Pr
         RecipeError: The task has none.
     """
     source = require_development(task)
+    assert not isinstance(task, HarnessTask)  # it has no rows for selection
     problems = read_task_problems(roots, task, source)
     choose_problems(task.name, "", problems)  # refuses ids that are not unique
     if source == task.data:  # the task is measured on a split for development, so nothing is held out

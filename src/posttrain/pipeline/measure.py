@@ -22,6 +22,9 @@ from posttrain.core.run_folder import RunFolder
 from posttrain.core.sampling import Sampler
 from posttrain.evaluation.answering import Answerer
 from posttrain.evaluation.generation import Generation
+from posttrain.evaluation.harness import LoadedTask
+from posttrain.evaluation.harness_answers import HarnessAnswers
+from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.items import iterate_items
 from posttrain.evaluation.multiple_choice import MultipleChoice
 from posttrain.evaluation.perplexity import Perplexity
@@ -43,6 +46,7 @@ from posttrain.models.loading import load_policy, read_context_tokens
 from posttrain.models.logprobs import compute_logprobs
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
 from posttrain.pipeline.development_rows import read_development_problems, require_development
+from posttrain.pipeline.harness import open_harness_policy, prepare_harness
 from posttrain.pipeline.plan import hash_model_config
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe import Recipe
@@ -108,11 +112,12 @@ class Measured:
 
 @dataclass(slots=True)
 class PreparedTask:
-    """A task with its rows read: made once, asked of many policies."""
+    """A task with its rows read: made once, asked of many policies. `loaded` is what the harness made of its own."""
 
     task: EvaluationTask
     problems: Sequence[Problem]
     hash: str
+    loaded: LoadedTask | None = None
 
 
 class OpenPolicy:
@@ -169,6 +174,10 @@ class OpenPolicy:
             )
         return self._weigher
 
+    def open_harness(self, task: HarnessTask) -> Any:
+        """Return the policy as lm-evaluation-harness asks it."""
+        return open_harness_policy(self._load(), task, self.open_weigher(), self.open_sampler)
+
     def _close_samplers(self) -> None:
         for sampler in self._samplers.values():
             sampler.close()
@@ -209,7 +218,10 @@ class Measurer:
         Raises:
             DataError: The rows cannot be used.
             RecipeError: Development rows are asked for and the task has none.
+            RefusedError: A task of the harness cannot be measured.
         """
+        if isinstance(task, HarnessTask):
+            return self._prepare_harness(task, rows)
         source = task.data if rows == "data" else require_development(task)
         key = hash_json([task.model_dump(mode="json"), source.model_dump(mode="json")])
         if key not in self._prepared:
@@ -220,6 +232,18 @@ class Measurer:
                 problems = read_development_problems(roots, task)
             measured_by = hash_json([self._name_template(task), self.settings.dtype, self._hash_scorer(task)])
             self._prepared[key] = PreparedTask(task, problems, hash_task(task, problems, measured_by))
+        return self._prepared[key]
+
+    def _prepare_harness(self, task: HarnessTask, rows: Rows) -> PreparedTask:
+        if rows != "data":
+            require_development(task)
+        key = hash_json(task.model_dump(mode="json"))
+        if key not in self._prepared:
+            settings = self.settings
+            loaded, found = prepare_harness(
+                task, settings.roots, self.renderer, settings.dtype, allow_unsafe=settings.allow_unsafe
+            )
+            self._prepared[key] = PreparedTask(task, loaded.list_problems(), found, loaded)
         return self._prepared[key]
 
     def measure(
@@ -243,12 +267,15 @@ class Measurer:
         WorkingFolders(self.folder).claim(folder.root, hash_model_config(policy.folder))
         paths = (task.name, prepared.hash, self.seed)
         chosen = choose_problems(task.name, prepared.hash, prepared.problems, first)
-        answerer = self._build_answerer(policy, prepared)
-        write_json(folder.card(*paths), self._describe(policy, prepared, answerer, rows))
+        answerer = self._build_answerer(policy, prepared, folder.items(*paths))
+        card = self._describe(policy, prepared, answerer, rows)
+        write_json(folder.card(*paths), card)
         metrics = run_task(chosen, answerer, folder.items(*paths), self.progress)
+        if isinstance(answerer, HarnessAnswers):  # which metrics it has is known once documents were judged
+            write_json(folder.card(*paths), card | {"parts": answerer.name_parts(metrics)})
         if isinstance(answerer, Generation):
             self.sandbox = find_tier(answerer.scorer) or self.sandbox
-        described = {"task_hash": prepared.hash, "template": self._name_template(task), "settings": _settings_of(task)}
+        described = {"task_hash": prepared.hash, "template": card["template"], "settings": card["settings"]}
         return Measured(
             task.name,
             prepared.hash,
@@ -263,8 +290,12 @@ class Measurer:
         stack.callback(policy.close)
         return policy
 
-    def _build_answerer(self, policy: OpenPolicy, prepared: PreparedTask) -> Answerer:
+    def _build_answerer(self, policy: OpenPolicy, prepared: PreparedTask, items_path: Path) -> Answerer:
         task = prepared.task
+        if isinstance(task, HarnessTask):
+            assert prepared.loaded is not None  # `prepare` loads it
+            open_policy = partial(policy.open_harness, task)
+            return HarnessAnswers(task, prepared.loaded, policy.hash, open_policy, items_path, self.seed)
         if isinstance(task, GenerationTask):
             open_sampler = partial(policy.open_sampler, task.form)
             return Generation(task, policy.hash, open_sampler, self._find_scorer(task), self.seed)
@@ -293,7 +324,7 @@ class Measurer:
         for both.
         """
         task, tokenizer = prepared.task, self.renderer.tokenizer
-        is_result = rows == "data" or require_development(task) == task.data
+        is_result = rows == "data" or isinstance(task, HarnessTask) or require_development(task) == task.data
         return {
             "schema": CARD_SCHEMA,
             "task": prepared.task.name,
@@ -306,10 +337,17 @@ class Measurer:
             "dtype": self.settings.dtype,
             "seed": self.seed,
             "metric": answerer.metric_name,
-            "parts": [*prepared.task.parts, *(task.repeated if isinstance(task, GenerationTask) else ())],
+            "parts": _parts_of(task),
             "settings": _settings_of(task),
             "num_problems": len(prepared.problems),
         }
+
+
+def _parts_of(task: EvaluationTask) -> list[str]:
+    """Return what is reported beside a task's value, as far as the task names it."""
+    if isinstance(task, HarnessTask):
+        return []
+    return [*task.parts, *(task.repeated if isinstance(task, GenerationTask) else ())]
 
 
 def _settings_of(task: EvaluationTask) -> dict[str, Any]:

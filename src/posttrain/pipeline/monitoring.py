@@ -13,10 +13,11 @@ from typing import Any
 from posttrain.core.errors import RecipeError, RefusedError
 from posttrain.core.protocols import Progress
 from posttrain.core.records import ItemResult
+from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.monitors.keys import MonitorKeys
 from posttrain.evaluation.monitors.reading import Monitor, Reading
 from posttrain.evaluation.monitors.settings import read_monitor
-from posttrain.evaluation.task import EvaluationTask, PerplexityTask
+from posttrain.evaluation.task import EvaluationTask
 from posttrain.pipeline.evaluating import Evaluated, EvaluationChoice, evaluate_model
 from posttrain.pipeline.measure import Measured
 from posttrain.pipeline.monitor_checks import list_monitors
@@ -25,7 +26,7 @@ from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.run_record import RunRecord
-from posttrain.pipeline.wiring import read_problems
+from posttrain.pipeline.wiring import read_task_problems
 
 Side = Mapping[str, Measured]
 """What a policy was measured on, by task."""
@@ -84,7 +85,9 @@ class MonitorReader:
             return items
         if task not in self._columns:
             settings = next(one for one in self.tasks if one.name == task)
-            problems = read_problems(self.roots, settings.data, are_texts=isinstance(settings, PerplexityTask))
+            if isinstance(settings, HarnessTask):  # its documents have no columns of ours
+                return items
+            problems = read_task_problems(self.roots, settings, settings.data, are_shown=False)
             self._columns[task] = {problem.problem_id: _read_numbers(problem.columns) for problem in problems}
         columns = self._columns[task]
 

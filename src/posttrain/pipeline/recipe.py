@@ -20,6 +20,7 @@ from posttrain.core.hashing import hash_json
 from posttrain.evaluation.monitors.keys import MonitorKeys
 from posttrain.evaluation.task import EvaluationTask, GenerationTask
 from posttrain.pipeline.gate_checks import check_gates
+from posttrain.pipeline.harness_suites import check_includes
 from posttrain.pipeline.monitor_checks import check_monitors, list_monitors
 from posttrain.pipeline.overrides import apply_overrides, parse_override
 from posttrain.pipeline.plugins import Plugin
@@ -180,6 +181,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, folder: Path | Non
     check_monitors(head.monitors, head.evaluate, positions)
     check_chat_template(head.chat, roots, positions)
     check_sources(head, (), roots, positions)
+    check_includes(head.evaluate, roots, [positions.describe(("evaluate", i)) for i in range(len(head.evaluate))])
     for index, entry in enumerate(stages):
         check_sources(entry.config or entry.values, ("stages", index), roots, positions)
         check_kept_metric(entry.config, head.evaluate, ("stages", index), positions)

@@ -20,13 +20,14 @@ from typing import Any
 from pydantic import Field, field_validator
 
 import posttrain.evaluation.suites as built_in
-from posttrain.core.config import Config, suggest
+from posttrain.core.config import Config, parse_config, suggest
 from posttrain.core.errors import RecipeError
 from posttrain.evaluation.monitors.keys import AlarmKeys
 from posttrain.evaluation.monitors.settings import MonitorSettings
 from posttrain.evaluation.suites.registry import BENCHMARKS, find_benchmark
 from posttrain.evaluation.task import EvaluationTask, GenerationTask
 from posttrain.pipeline.benchmark_files import build_part_task, find_data_folder, list_parts
+from posttrain.pipeline.harness_suites import SUITE_PREFIX, check_includes, list_suite_tasks
 from posttrain.pipeline.monitor_checks import check_monitors
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe_checks import (
@@ -128,7 +129,9 @@ def read_suites(names: Sequence[str], *, data: Path | None = None, only: Sequenc
         RecipeError: There is no such suite or task, two tasks have one name, two suites have their own paths, or a
             benchmark's file is not there.
     """
-    wanted = [part.strip() for name in names for part in name.split(",") if part.strip()]
+    # After its prefix the commas are the harness's own.
+    split = [part for name in names for part in ([name] if name.startswith(SUITE_PREFIX) else name.split(","))]
+    wanted = [part.strip() for part in split if part.strip()]
     benchmarks = [name for name in wanted if name.partition("@")[0] in BENCHMARKS]
     others = [read_suite(name) for name in wanted if name not in benchmarks]
     own = [name for name in wanted if name.endswith(_SUFFIXES)]
@@ -174,8 +177,8 @@ def find_suite(name: str) -> Path:
         return Path(name)
     raise RecipeError(
         f"no suite is called '{name}'",
-        expected=f"{', '.join(list_suites())}, a published benchmark (posttrain eval --list), or a YAML file with "
-        "'evaluate:'",
+        expected=f"{', '.join(list_suites())}, a published benchmark (posttrain eval --list), {SUITE_PREFIX}<task>, "
+        "or a YAML file with 'evaluate:'",
         cure=suggest(name, [*list_suites(), *BENCHMARKS]),
         place="--suite",
     )
@@ -187,6 +190,8 @@ def read_suite(name: str) -> Suite:
     Raises:
         RecipeError: There is no such suite, it has no task, or what it says cannot be used.
     """
+    if name.startswith(SUITE_PREFIX):
+        return _build_harness_suite(name)
     path = find_suite(name)
     values, positions = read_yaml(read_file(path), str(path))
     values = read_schema(values, positions, SCHEMA)
@@ -203,12 +208,20 @@ def read_suite(name: str) -> Suite:
     check_task_names(head.evaluate, positions)
     roots = declare_roots(path)
     check_sources(head, (), roots, positions)
+    check_includes(head.evaluate, roots, [positions.describe(("evaluate", i)) for i in range(len(head.evaluate))])
     scorers: dict[str, Plugin] = {}
     for index, task in enumerate(head.evaluate):
         if isinstance(task, GenerationTask):
             scorers |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
     check_monitors(head.monitors, head.evaluate, positions)
     return Suite(head.name, head.version, tuple(head.evaluate), roots, scorers, tuple(head.monitors))
+
+
+def _build_harness_suite(name: str) -> Suite:
+    """Return tasks of lm-evaluation-harness as a suite: `harness:arc_easy,piqa`, each as its authors ask it."""
+    values = {"name": "harness", "evaluate": list_suite_tasks(name.removeprefix(SUITE_PREFIX))}
+    head: SuiteHead = parse_config(SuiteHead, values, place="--suite")
+    return Suite(head.name, head.version, tuple(head.evaluate), declare_roots(Path.cwd() / "suite.yaml"), {})
 
 
 def _built_in_folder() -> Path:

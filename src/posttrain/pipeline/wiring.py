@@ -21,7 +21,7 @@ from posttrain.data.tokenized import TokenizedData, TokenizeSettings, load_token
 from posttrain.evaluation.perplexity import DOCUMENT
 from posttrain.evaluation.problem_store import ProblemView, StoredProblems
 from posttrain.evaluation.shots import Shots, show_problem
-from posttrain.evaluation.task import ChoiceTask, EvaluationTask, GenerationTask, PerplexityTask
+from posttrain.evaluation.task import ChoiceTask, GenerationTask, PerplexityTask
 from posttrain.lab.source import lab_rows
 from posttrain.models.loading import read_context_tokens
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
@@ -170,7 +170,7 @@ def _iterate_problems(roots: Roots, source: DataSource, are_texts: bool, benchma
 
 
 def read_task_problems(
-    roots: Roots, task: EvaluationTask, source: DataSource, *, are_shown: bool = True
+    roots: Roots, task: GenerationTask | ChoiceTask | PerplexityTask, source: DataSource, *, are_shown: bool = True
 ) -> Sequence[Problem]:
     """Return the problems of a task in one of its sources, as they are asked.
 

@@ -15,6 +15,7 @@ from posttrain.chat.rendering import Renderer
 from posttrain.core.protocols import Progress
 from posttrain.data.tokenized import NothingTrainedError
 from posttrain.data.truncation import TOO_LONG
+from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.task import GenerationTask
 from posttrain.models.loading import read_context_tokens
 from posttrain.pipeline.plan import derive_stage_seed
@@ -23,7 +24,7 @@ from posttrain.pipeline.preflight.findings import Finding, build_refusal
 from posttrain.pipeline.preflight.memory import check_memory, find_trained_adapter
 from posttrain.pipeline.preflight.override_names import MEMORY, STEP_ZERO, Overrides, name_task
 from posttrain.pipeline.preflight.step_zero import check_step_zero
-from posttrain.pipeline.preflight.tasks import check_task
+from posttrain.pipeline.preflight.tasks import check_harness_task, check_task
 from posttrain.pipeline.preflight.waiting import RunProgress, WaitingStage
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.rounds import Round
@@ -69,6 +70,9 @@ class Preflight:
             if isinstance(task, GenerationTask):
                 for finding in check_task(self.recipe, task, self.renderer, context, context_tokens):
                     self._add(finding, name_task(task.name))
+            elif isinstance(task, HarnessTask):
+                found = check_harness_task(self.recipe, task, self.renderer, allow_unsafe=self.allow_unsafe)
+                self._add(found, name_task(task.name))
         self.earlier = [finding for finding in self.earlier if finding.get("stage") in run.unchanged]
         for label in run.made:
             self._keep_earlier(label)
