@@ -5,7 +5,8 @@
 Without a length the shorter choice has an advantage; by bytes the tokenizer has no say (as `acc_norm` of
 lm-evaluation-harness, which counts characters). Choices are replies rendered by the chat template; the stop token is
 not weighed. Parts of an item: `by_sum`, `by_token` and `by_byte` (1 where that rule finds the right one), `confidence`
-(the share that the chosen one has of the choices' likelihood under the task's rule), and `right_probability`.
+(the share that the chosen one has of the choices' likelihood under the task's rule), `right_probability`, and those by
+which questions in both orders are told (`order_figures.describe_order`).
 
 Source: Brown et al. 2020, "Language Models are Few-Shot Learners" (arXiv 2005.14165), section 2.4, for likelihoods by
 length.
@@ -24,6 +25,7 @@ from posttrain.core.errors import DataError
 from posttrain.core.metrics import CHOICE_ACCURACY
 from posttrain.core.records import ItemResult, Outcome, Problem
 from posttrain.evaluation.figures import summarise_items
+from posttrain.evaluation.order_figures import describe_order, summarise_orders
 from posttrain.evaluation.task import ChoiceTask
 from posttrain.evaluation.weighing import WEIGHED_AT_ONCE, Weigher, check_policy, render_replies, split_sample
 
@@ -69,8 +71,9 @@ class MultipleChoice:
             yield self._weigh(problems[start : start + WEIGHED_AT_ONCE], task_hash, weigher)
 
     def summarise(self, items: Sequence[ItemResult]) -> list[dict[str, Any]]:
-        """Return `accuracy` and the task's parts."""
-        return summarise_items(self.task.name, CHOICE_ACCURACY, items, self.task.parts)
+        """Return `accuracy` and the task's parts; of questions in both orders, what the position does too."""
+        figures = summarise_items(self.task.name, CHOICE_ACCURACY, items, self.task.parts)
+        return [*figures, *summarise_orders(self.task.name, items)]
 
     def _weigh(self, problems: Sequence[Problem], task_hash: str, weigher: Weigher) -> list[ItemResult]:
         questions = [read_question(problem) for problem in problems]
@@ -105,6 +108,7 @@ class MultipleChoice:
         shares = np.exp(mine - mine.max())
         shares /= shares.sum()
         parts |= {"confidence": float(shares[chosen]), "right_probability": float(shares[question.right])}
+        parts |= describe_order(question.choices, question.right, chosen)
         return ItemResult(
             item_id=problem.problem_id,
             cluster_id=problem.cluster_id,
