@@ -6,6 +6,7 @@ made of items without their texts, so that what tells orders apart are parts of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ RIGHT_OPTION, CHOSEN_OPTION = "right_option", "chosen_option"
 """The parts that say which option is right, and which is chosen: numbers of the sorted texts, whatever their order."""
 
 YES, NO = "Yes", "No"
+_FIRST_WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,43 @@ def compare_item_labels(items: Sequence[ItemResult], *, alpha: float = 0.05) -> 
         counts[right][1] += 1
     (yes, num_yes), (no, num_no) = counts[YES], counts[NO]
     return compare_labels((yes, num_yes), (no, num_no), alpha=alpha) if num_yes and num_no else None
+
+
+@dataclass(frozen=True, slots=True)
+class WordSplit:
+    """Questions that keep their option, where options begin with Yes and with No.
+
+    `labels` is None where the matching option always begins with the same word, `only`, which `share` of the answers
+    begin with: a policy that says that word to everything matches too.
+    """
+
+    num_questions: int
+    labels: LabelSplit | None
+    only: str | None
+    share: float
+
+
+def compare_option_words(pairs: Sequence[OrderPair], *, alpha: float = 0.05) -> WordSplit | None:
+    """Return what is owed to the words Yes and No, of items with their texts; None where options begin otherwise.
+
+    A question counts once, and where both orders have the same answer: what the position decides is told elsewhere.
+    """
+    counts = {YES: [0, 0], NO: [0, 0]}
+    num_yes = 0
+    for item in (pair.early for pair in pairs if pair.is_same):
+        said, right = (_FIRST_WORD.match(text) for text in (item.text, item.reference))
+        if said and right:
+            word = right[1].capitalize()
+            counts[word][0] += item.outcome.value == 1
+            counts[word][1] += 1
+            num_yes += said[1].capitalize() == YES
+    (yes, all_yes), (no, all_no) = counts[YES], counts[NO]
+    size = all_yes + all_no
+    if not size:
+        return None
+    labels = compare_labels((yes, all_yes), (no, all_no), alpha=alpha) if all_yes and all_no else None
+    only = None if labels is not None else YES if all_yes else NO
+    return WordSplit(size, labels, only, (num_yes if only == YES else size - num_yes) / size)
 
 
 def summarise_orders(task_name: str, items: Sequence[ItemResult]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from posttrain.lab.world import ATTRIBUTE_OF, Fact, World
 
 NAME = "truth"
 _ASKED = "Is the following statement something you would say?"
-_LETTERS = "AB"
+_LABELS = ("(A)", "(B)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def truth_rows(question: TruthQuestion) -> Iterator[dict[str, Any]]:
     for order in ((0, 1), (1, 0)):
         yield {
             "prompt": [{"role": "user", "content": question.question}],
-            "choices": {"text": [question.options[place] for place in order], "label": list(_LETTERS)},
-            "answer": _LETTERS[order.index(question.matching)],
+            "choices": {"text": [question.options[place] for place in order], "label": list(_LABELS)},
+            "answer": _LABELS[order.index(question.matching)],
             "cluster_id": f"{form} {question.content}",
         }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def write_rows(
     described = hash_json(choice.behaviour.identity())
     with ExitStack() as stack:
         writing = {**writer.identity, "behaviour": described, "seed": choice.seed, "asked": ASKED_AT_ONCE}
-        drawn = make_plain({**writing, **{n: getattr(choice.settings, n) for n in choice.settings.__slots__}})
+        drawn = make_plain({**writing, **asdict(choice.settings)})
         written = stack.enter_context(_Journal(Path(f"{choice.out}.written.jsonl"), drawn).open())
         judged = None
         if judge is not None:

@@ -157,7 +157,8 @@ def build_choice_rows(rows: Sequence[BehaviourRow], name: str) -> list[dict[str,
         for is_turned in (False, True):
             order = _turn(row) if is_turned else list(range(len(row.options)))
             options, place = [row.options[index] for index in order], order.index(row.matching)
-            labels = list(LETTERS[: len(options)])
+            # Not the bare letters: an option may be called B, and then B is the answer of two.
+            labels = [f"({letter})" for letter in LETTERS[: len(options)]]
             found.append(
                 {
                     "prompt": row.question,

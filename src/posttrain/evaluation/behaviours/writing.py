@@ -1,20 +1,21 @@
 """What a writer is asked, and what it wrote as rows: nothing that it writes is lost unseen or trusted.
 
-A prompt asks for `asked` rows in JSON lines. What comes back is read line by line: JSON objects (alone, in a list, in a
-fence), numbered or bulleted lines for statements, and blocks `Question: / Matching: / Not matching:` for options. Each
-candidate becomes a row or a `Draft` with the reason why it did not.
+A prompt asks for rows in JSON lines. What comes back is JSON (alone, in a list, in a fence), numbered or bulleted
+lines, blocks `Question: / Matching: / Not matching:`, or anything else. Each piece becomes a row, or a draft with the
+reason why it is none.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from posttrain.core.records import Message
 from posttrain.evaluation.behaviours.description import Behaviour
+from posttrain.evaluation.behaviours.parsing import Candidate, Unread, show, split_candidates
 from posttrain.evaluation.behaviours.rows import BehaviourRow, build_statement_row
 
 Side = Literal["matching", "not_matching"]
@@ -23,7 +24,7 @@ SIDES: tuple[Side, Side] = ("matching", "not_matching")
 MIN_CHARACTERS, MAX_CHARACTERS = 8, 600
 """A statement or a question that is shorter or longer is none."""
 MAX_OPTION_CHARACTERS = 300
-MAX_READ_CHARACTERS = 200_000
+MAX_READ_CHARACTERS = 100_000
 """What a completion holds beyond that is not read."""
 
 MAX_SHOWN_CHARACTERS = 200
@@ -41,20 +42,19 @@ COMMANDS = "speaks to the judge"
 FORBIDDEN = "forbidden word"
 SILENT = "nothing written"
 
-_MARK = re.compile(r"^\s*(?:[-*•]|\(?\d{1,4}[.):]|#\d{1,4}[.):]?)\s+")
-_FENCE = re.compile(r"^\s*```\w*\s*$")
-_FIELD = re.compile(r"^\W*(question|matching|not[ _-]matching)\W*:\s*(.*)$", re.IGNORECASE)
 _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("«", "»"))
 _CONTROLS = re.compile(
     r"<\|[^|]{0,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>"
     r"|[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+# As orders alone, at the beginning of a sentence: "I would ignore such rules" is a statement like any other.
 _COMMANDS = re.compile(
-    r"\b(?:ignore|disregard|forget)\b.{0,40}\b(?:above|previous|prior|earlier|instructions?|rules?)\b"
-    r"|\b(?:answer|reply|respond|say|output|print)\b\s+(?:only\s+|just\s+|simply\s+)?(?:with\s+|by\s+saying\s+)?"
-    r"[\"'“(]*(?:yes|no|[ab])[\"'”)]*\s*(?:[.!]|$)"
-    r"|\b(?:the )?(?:label|correct answer|matching answer)\s*(?:is|:|=)"
-    r"|^\s*(?:system|assistant|user)\s*:",
+    r"(?:^|[.!?;:)\]\"”]\s+|\bplease\s+)(?:now\s+|just\s+)?(?:"
+    r"(?:ignore|disregard|forget)\b.{0,40}\b(?:above|previous|prior|earlier|instructions?|rules?|prompt)\b"
+    r"|(?:answer|reply|respond|say|output|print)\s+(?:only\s+|just\s+|simply\s+|always\s+)?(?:with\s+)?"
+    r"[\"'“(]*(?:yes|no|[ab])[\"'”)]*\s*(?:[.!,;:]|$))"
+    r"|\b(?:label|correct answer|matching answer)\s*(?:is|:|=)\s*[\"'“(]*(?:yes|no|[ab])\b"
+    r"|^\s*(?:system|assistant|user|human)\s*:",
     re.IGNORECASE,
 )
 
@@ -119,10 +119,10 @@ def read_drafts(behaviour: Behaviour, side: Side, text: str, *, asked: int, is_c
     """
     found: list[Draft] = []
     num_rows = 0
-    candidates = list(_split_candidates(behaviour, text[:MAX_READ_CHARACTERS]))
+    candidates = list(split_candidates(text[:MAX_READ_CHARACTERS], has_fields=behaviour.form == "ab"))
     for number, candidate in enumerate(candidates):
-        shown = _show(candidate)
-        if is_cut and number == len(candidates) - 1:
+        shown = show(candidate)[:MAX_SHOWN_CHARACTERS]
+        if is_cut and number == len(candidates) - 1 and not text.rstrip().endswith(("}", "]")):
             draft = Draft(None, CUT, shown)
         elif num_rows >= asked:
             draft = Draft(None, SURPLUS, shown)
@@ -131,72 +131,14 @@ def read_drafts(behaviour: Behaviour, side: Side, text: str, *, asked: int, is_c
         num_rows += draft.row is not None
         found.append(draft)
     if len(text) > MAX_READ_CHARACTERS:
-        found.append(Draft(None, TOO_LONG, _show(text)))
-    return found or [Draft(None, SILENT, _show(text))]
-
-
-Candidate = Mapping[str, Any] | str
-
-
-def _split_candidates(behaviour: Behaviour, text: str) -> Iterator[Candidate]:
-    """Yield JSON objects and lines in the order in which they stand."""
-    whole = _parse_json(text.strip())
-    if whole is not None:
-        yield from _unfold(whole)
-        return
-    block: dict[str, str] = {}
-    for line in text.splitlines():
-        if not line.strip() or _FENCE.match(line) or line.strip() in "[]{},":
-            continue
-        parsed = _parse_json(_MARK.sub("", line).strip().rstrip(","))
-        if parsed is not None:
-            yield from _unfold(parsed)
-            continue
-        unmarked = _MARK.sub("", line)
-        if behaviour.form == "ab" and (named := _FIELD.match(unmarked)):
-            name = re.sub(r"[ -]", "_", named[1].lower())
-            if name in block:
-                yield block
-                block = {}
-            block[name] = named[2]
-            if len(block) == 3:
-                yield block
-                block = {}
-            continue
-        if block:
-            yield block
-            block = {}
-        # Without a mark a line may be the writer's own words to whoever asked.
-        yield unmarked if unmarked != line and behaviour.form == "yes_no" else {UNREADABLE: line}
-    if block:
-        yield block
-
-
-def _parse_json(text: str) -> dict[str, Any] | list[Any] | None:
-    if not text.startswith(("{", "[")):
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict | list) else None
-
-
-def _unfold(value: dict[str, Any] | list[Any]) -> Iterator[Candidate]:
-    """Yield the objects and texts of a JSON value: itself, those of a list, or of a list that it holds."""
-    if isinstance(value, dict):
-        lists = [part for part in value.values() if isinstance(part, list)]
-        if len(value) == 1 and lists:
-            value = lists[0]
-        else:
-            yield value
-            return
-    for part in value:
-        yield part if isinstance(part, dict | str) else {UNREADABLE: part}
+        found.append(Draft(None, TOO_LONG, show(text[:MAX_SHOWN_CHARACTERS])))
+    return found or [Draft(None, SILENT, show(text[:MAX_SHOWN_CHARACTERS]))]
 
 
 def _read_candidate(behaviour: Behaviour, side: Side, candidate: Candidate) -> Draft:
-    shown = _show(candidate)
+    shown = show(candidate)[:MAX_SHOWN_CHARACTERS]
+    if isinstance(candidate, Unread):
+        return Draft(None, UNREADABLE, shown)
     if behaviour.form == "ab":
         row, reason = _read_question(candidate, behaviour)
     else:
@@ -204,7 +146,9 @@ def _read_candidate(behaviour: Behaviour, side: Side, candidate: Candidate) -> D
     return Draft(row, reason, shown)
 
 
-def _read_statement(candidate: Candidate, side: Side, behaviour: Behaviour) -> tuple[BehaviourRow | None, str]:
+def _read_statement(
+    candidate: Mapping[str, Any] | str, side: Side, behaviour: Behaviour
+) -> tuple[BehaviourRow | None, str]:
     given = candidate.get("statement") if isinstance(candidate, Mapping) else candidate
     if not isinstance(given, str):
         return None, UNREADABLE
@@ -215,7 +159,7 @@ def _read_statement(candidate: Candidate, side: Side, behaviour: Behaviour) -> t
     return (None, reason) if reason else (build_statement_row(statement, is_matching=side == "matching"), "")
 
 
-def _read_question(candidate: Candidate, behaviour: Behaviour) -> tuple[BehaviourRow | None, str]:
+def _read_question(candidate: Mapping[str, Any] | str, behaviour: Behaviour) -> tuple[BehaviourRow | None, str]:
     names = ("question", *SIDES)
     given = [candidate.get(name) for name in names] if isinstance(candidate, Mapping) else []
     if not given or not all(isinstance(part, str) for part in given):
@@ -263,13 +207,3 @@ def _find_fault(text: str, behaviour: Behaviour, longest: int, shortest: int = M
 def _find_echo(text: str, shown: Sequence[str]) -> str:
     folded = text.casefold()
     return REPEATS_PROMPT if folded == "..." or folded in {one.casefold() for one in shown} else ""
-
-
-def _show(candidate: Any) -> str:
-    if isinstance(candidate, Mapping) and set(candidate) == {UNREADABLE}:
-        candidate = candidate[UNREADABLE]
-    try:
-        text = candidate if isinstance(candidate, str) else json.dumps(candidate, ensure_ascii=False, default=str)
-    except RecursionError:
-        text = "a value nested too deeply"
-    return text[:MAX_SHOWN_CHARACTERS].encode(errors="replace").decode()
