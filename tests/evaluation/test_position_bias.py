@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from posttrain.core.records import ItemResult, Outcome
 from posttrain.evaluation.items import drop_texts
-from posttrain.evaluation.monitors.position_bias import PositionBias
+from posttrain.evaluation.monitors.position_bias import PositionBiasMonitor
 from posttrain.evaluation.monitors.reading import Reading
-from posttrain.evaluation.order_figures import describe_order, find_order_pairs, summarise_orders
+from posttrain.evaluation.order_figures import describe_order, find_order_pairs, read_option_texts, summarise_orders
 
 Choose = Callable[[int, list[str]], int]
 
@@ -18,7 +19,7 @@ Choose = Callable[[int, list[str]], int]
 def make_item(number: int, options: list[str], right: str, choose: Choose, *, cluster: str | None = None) -> ItemResult:
     """An item whose options are shown with letters."""
     chosen = choose(number, options)
-    parts = describe_order(options, options.index(right), chosen)
+    parts = describe_order(options, [options.index(right)], chosen)
     outcome = Outcome("scored", float(options[chosen] == right), parts=parts, answer=f"({'ABC'[chosen]})")
     name = f"q{number}" if cluster is None else cluster
     prompt = [{"role": "user", "content": f"question {number}?"}]
@@ -35,7 +36,7 @@ def ask(count: int, choose: Choose, options: tuple[str, str] = ("tea", "milk")) 
 
 
 def read(items: list[ItemResult]) -> tuple[Reading, dict[str, float | None]]:
-    reading = PositionBias(task="asked").read({"asked": items}, None)
+    reading = PositionBiasMonitor(type="position_bias", task="asked").read({"asked": items}, None)
     return reading, {figure.name: figure.value for figure in reading.figures}
 
 
@@ -94,14 +95,52 @@ def test_a_task_without_both_orders_and_without_labels_says_that_it_cannot_tell(
     assert summarise_orders("asked", items) == []
 
 
-def test_items_of_one_cluster_that_are_different_questions_are_no_pair() -> None:
-    tea = lambda number, options: 0  # noqa: E731
-    two = [make_item(0, ["a", "b"], "a", tea, cluster="c"), make_item(1, ["a", "b"], "a", tea, cluster="c")]
-    assert find_order_pairs(two) == []
-    three = [*ask(1, tea), make_item(0, ["x", "tea"], "tea", tea)]
-    assert find_order_pairs(three) == []
-    assert find_order_pairs([*ask(5, tea), *two]) == []
-    assert len(find_order_pairs([*ask(5, tea), two[0]])) == 5
+def test_clusters_of_different_questions_are_no_pairs() -> None:
+    first: Choose = lambda number, options: 0  # noqa: E731
+    other = [make_item(n, ["a", "b"], "ab"[n % 2], first, cluster=f"c{n // 2}") for n in range(10)]
+    assert find_order_pairs(other) == []
+    assert find_order_pairs([*ask(5, first), *other]) == []
+    assert len(find_order_pairs([*ask(20, first), *other[:2]])) == 20
+    assert len(find_order_pairs([*ask(5, first), make_item(9, ["x", "tea"], "tea", first)])) == 5
+
+
+def test_a_question_that_stands_there_twice_gives_two_pairs_and_a_right_one_in_the_middle_none() -> None:
+    first: Choose = lambda number, options: 0  # noqa: E731
+    assert len(find_order_pairs([*ask(5, first), *ask(5, first)])) == 10
+    middle = [make_item(9, list(order), "y", first) for order in ("xyz", "zyx")]
+    assert len(find_order_pairs([*ask(5, first), *middle])) == 5
+
+
+def test_letters_stand_for_the_options_that_the_prompt_lists() -> None:
+    def read_texts(content: str, *choices: str) -> list[str]:
+        return read_option_texts([{"role": "user", "content": content}], choices)
+
+    assert read_texts("Tea?\nA. Yes\nB. No,\nnever\nAnswer:", "A", "B") == ["Yes", "No,\nnever"]
+    assert read_texts("(A) old\n\n(A) Yes\n (B) No", " (A)", " (B)") == ["Yes", "No"]
+    assert read_texts("A. Yes\nB. No\nC. Both", "A", "B") == ["A", "B"]
+    assert read_texts("no list", "A", "B") == ["A", "B"]
+    assert read_texts("A. Yes\nB. No", "tea", "milk") == ["tea", "milk"]
+
+
+def test_yes_to_everything_is_seen_through_letters() -> None:
+    items = []
+    for number in range(30):
+        for options in (["Yes", "No"], ["No", "Yes"]):
+            place, right = options.index("Yes"), options.index(("Yes", "No")[number % 2])
+            parts = describe_order(options, [right], place)
+            outcome = Outcome("scored", float(place == right), parts=parts, answer="AB"[place])
+            prompt = [{"role": "user", "content": f"Tea {number}?\nA. {options[0]}\nB. {options[1]}\nAnswer:"}]
+            items.append(
+                ItemResult(f"{number}{place}", f"c{number}", "t", 0, outcome, "p", "AB"[place], prompt, "AB"[right])
+            )
+    reading, figures = read(items)
+    assert (reading.status, figures["consistency"], figures["label_bias"]) == ("alarm", 1.0, 1.0)
+
+
+def test_several_right_options_and_values_that_are_no_verdict_are_left_out() -> None:
+    assert describe_order(["a", "b", "c"], [0, 2], 1) == {}
+    items = [replace(item, outcome=replace(item.outcome, value=0.3)) for item in ask(5, lambda number, options: 0)]
+    assert find_order_pairs(items) == []
 
 
 def test_figures_are_the_same_of_items_without_their_texts() -> None:
@@ -117,7 +156,7 @@ def test_statements_with_labels_have_a_label_bias() -> None:
     for number in range(40):
         right = ("Yes", "No")[number % 2]
         outcome = Outcome(
-            "scored", float(right == "Yes"), parts=describe_order(["Yes", "No"], number % 2, 0), answer="Yes"
+            "scored", float(right == "Yes"), parts=describe_order(["Yes", "No"], [number % 2], 0), answer="Yes"
         )
         items.append(ItemResult(f"s{number}", "", "t", 0, outcome, "p", "Yes", [], right))
     [figures] = summarise_orders("asked", items)

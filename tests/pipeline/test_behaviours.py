@@ -14,7 +14,7 @@ from posttrain.core.errors import RecipeError, RefusedError, SamplerError, Termi
 from posttrain.core.progress import SilentProgress
 from posttrain.evaluation.behaviours.filtering import JudgeQuestion, build_judge_questions
 from posttrain.evaluation.behaviours.rows import build_choice_rows, build_statement_row, read_published
-from posttrain.evaluation.monitors.position_bias import PositionBias
+from posttrain.evaluation.monitors.position_bias import PositionBiasMonitor
 from posttrain.pipeline.behaviour_models import ask_shares, open_filter, open_writer
 from posttrain.pipeline.behaviour_suites import BehaviourReport, list_behaviours, read_behaviour
 from posttrain.pipeline.behaviours import WritingChoice, write_behaviours, write_rows
@@ -280,7 +280,7 @@ def test_an_endpoint_file_with_an_unknown_key_or_another_route_is_refused(tmp_pa
 
 
 def read_monitor(items: list[Any]) -> Any:
-    return PositionBias(task="asked").read({"asked": items}, None)
+    return PositionBiasMonitor(type="position_bias", task="asked").read({"asked": items}, None)
 
 
 def test_a_random_model_asked_in_both_orders_measures_nothing_and_says_so(tiny_base: Path, tmp_path: Path) -> None:

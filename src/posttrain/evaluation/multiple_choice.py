@@ -25,7 +25,7 @@ from posttrain.core.errors import DataError
 from posttrain.core.metrics import CHOICE_ACCURACY
 from posttrain.core.records import ItemResult, Outcome, Problem
 from posttrain.evaluation.figures import summarise_items
-from posttrain.evaluation.order_figures import describe_order, summarise_orders
+from posttrain.evaluation.order_figures import describe_order, read_option_texts, summarise_orders
 from posttrain.evaluation.task import ChoiceTask
 from posttrain.evaluation.weighing import WEIGHED_AT_ONCE, Weigher, check_policy, render_replies, split_sample
 
@@ -108,7 +108,7 @@ class MultipleChoice:
         shares = np.exp(mine - mine.max())
         shares /= shares.sum()
         parts |= {"confidence": float(shares[chosen]), "right_probability": float(shares[question.right])}
-        parts |= describe_order(question.choices, question.right, chosen)
+        parts |= describe_order(read_option_texts(problem.messages, question.choices), [question.right], chosen)
         return ItemResult(
             item_id=problem.problem_id,
             cluster_id=problem.cluster_id,

@@ -7,12 +7,13 @@ made of items without their texts, so that what tells orders apart are parts of 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from posttrain.core.metrics import CONSISTENCY, LABEL_BIAS, POSITION_BIAS
-from posttrain.core.records import ItemResult
+from posttrain.core.records import ItemResult, Message
 from posttrain.statistics.intervals import Interval
 from posttrain.statistics.order_swaps import LabelSplit, OrderSwaps, compare_labels, compare_orders
 
@@ -21,7 +22,11 @@ RIGHT_PLACE = "right_place"
 RIGHT_OPTION, CHOSEN_OPTION = "right_option", "chosen_option"
 """The parts that say which option is right, and which is chosen: numbers of the sorted texts, whatever their order."""
 
+MIN_PAIRED_FRACTION = 0.8
+"""Below this share of clusters that hold a question in both orders a task is not asked in both."""
 YES, NO = "Yes", "No"
+_OPTION_MARK = re.compile(r"^[ \t]*(?:([A-Z])\.|\(([A-Z])\))[ \t]*", re.MULTILINE)
+_CUE = re.compile(r"\n\s*Answer:?\s*$", re.IGNORECASE)
 _FIRST_WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
@@ -38,47 +43,75 @@ class OrderPair:
         return self.early.outcome.parts[CHOSEN_OPTION] == self.late.outcome.parts[CHOSEN_OPTION]
 
 
-def describe_order(choices: Sequence[str], right: int, chosen: int) -> dict[str, float]:
-    """Return the parts of an outcome by which the two orders of a question are told.
+def describe_order(texts: Sequence[str], rights: Sequence[int], chosen: int) -> dict[str, float]:
+    """Return the parts of an outcome by which the two orders of a question are told; none where several are right.
 
     Example: of the options `("b", "a")` with the first right and the second chosen: `right_place=0`, `right_option=1`,
     `chosen_option=0`; with the options turned around and the same answer `right_place=1`, and the rest as before.
     """
-    ranks = sorted(range(len(choices)), key=lambda place: choices[place])
-    options = {RIGHT_OPTION: ranks.index(right), CHOSEN_OPTION: ranks.index(chosen)}
-    return {RIGHT_PLACE: float(right), **{name: float(rank) for name, rank in options.items()}}
+    if len(rights) != 1:
+        return {}
+    distinct = sorted({text.strip() for text in texts})
+    right, said = (distinct.index(texts[place].strip()) for place in (rights[0], chosen))
+    return {RIGHT_PLACE: float(rights[0]), RIGHT_OPTION: float(right), CHOSEN_OPTION: float(said)}
+
+
+def read_option_texts(messages: Sequence[Message], choices: Sequence[str]) -> list[str]:
+    """Return what the choices say: their own texts, or where they are letters what stands after these in the prompt.
+
+    The options in a prompt are its last lines that begin with `A.`, `(B)` and so on, as many as there are choices.
+    """
+    listed = _list_options(messages)
+    is_lettered = [choice.strip(" ().") for choice in choices] == list(string.ascii_uppercase[: len(choices)])
+    return listed if is_lettered and len(listed) == len(choices) else list(choices)
+
+
+def _list_options(messages: Sequence[Message]) -> list[str]:
+    """Return the texts of the last options that a prompt lists from A on, none where letters are left out."""
+    prompt = str(messages[-1].get("content") or "") if messages else ""
+    marks = list(_OPTION_MARK.finditer(prompt))
+    starts = [place for place, mark in enumerate(marks) if _letter(mark) == "A"]
+    run = marks[starts[-1] :] if starts else []
+    if not run or [_letter(mark) for mark in run] != list(string.ascii_uppercase[: len(run)]):
+        return []
+    ends = [mark.start() for mark in run[1:]] + [len(prompt)]
+    return [_CUE.sub("", prompt[mark.end() : end]).strip() for mark, end in zip(run, ends, strict=True)]
+
+
+def _letter(mark: re.Match[str]) -> str:
+    return mark[1] or mark[2]
 
 
 def find_order_pairs(items: Sequence[ItemResult]) -> list[OrderPair]:
     """Return the questions that stand in both orders, in the order of the items.
 
-    Two items are one question where they are all of their cluster, and the same option is right in another place. A
-    task of which some cluster holds anything else has clusters for another reason, and so no such question; items that
-    are alone in their cluster are left out.
+    Two items of a cluster are one question where the same option is right in another place; a question that stands
+    there several times gives as many pairs. Where fewer than four of five clusters are such, they are clusters for
+    another reason, and there is no pair; items that are alone in their cluster, or whose right option stands in the
+    same place in both orders, are left out.
     """
     clusters: dict[str, list[ItemResult]] = {}
     for item in items:
         if item.outcome.is_counted and item.cluster_id:
             clusters.setdefault(item.cluster_id, []).append(item)
-    pairs = []
-    for cluster in clusters.values():
-        if len(cluster) == 1:
-            continue
-        pair = _read_pair(cluster)
-        if pair is None:
-            return []
-        pairs.append(pair)
-    return pairs
+    several = [cluster for cluster in clusters.values() if len(cluster) > 1]
+    found = [_read_pairs(cluster) for cluster in several]
+    if sum(map(bool, found)) < MIN_PAIRED_FRACTION * len(several):
+        return []
+    return [pair for pairs in found for pair in pairs]
 
 
-def _read_pair(cluster: Sequence[ItemResult]) -> OrderPair | None:
+def _read_pairs(cluster: Sequence[ItemResult]) -> list[OrderPair]:
     parts = [item.outcome.parts for item in cluster]
-    if len(cluster) != 2 or not all(RIGHT_PLACE in found and RIGHT_OPTION in found for found in parts):
-        return None
-    if parts[0][RIGHT_OPTION] != parts[1][RIGHT_OPTION] or parts[0][RIGHT_PLACE] == parts[1][RIGHT_PLACE]:
-        return None
-    early, late = sorted(cluster, key=lambda item: item.outcome.parts[RIGHT_PLACE])
-    return OrderPair(early, late)
+    if not all(RIGHT_PLACE in one and RIGHT_OPTION in one for one in parts):
+        return []
+    if len({one[RIGHT_OPTION] for one in parts}) > 1 or any(item.outcome.value not in (0, 1) for item in cluster):
+        return []
+    places = sorted({one[RIGHT_PLACE] for one in parts})
+    if len(places) != 2:
+        return []
+    early, late = ([item for item in cluster if item.outcome.parts[RIGHT_PLACE] == place] for place in places)
+    return [OrderPair(*pair) for pair in zip(early, late, strict=True)] if len(early) == len(late) else []
 
 
 def compare_item_orders(pairs: Sequence[OrderPair], *, alpha: float = 0.05) -> OrderSwaps | None:
@@ -134,7 +167,7 @@ def compare_option_words(pairs: Sequence[OrderPair], *, alpha: float = 0.05) -> 
     counts = {YES: [0, 0], NO: [0, 0]}
     num_yes = 0
     for item in (pair.early for pair in pairs if pair.is_same):
-        said, right = (_FIRST_WORD.match(text) for text in (item.text, item.reference))
+        said, right = (_FIRST_WORD.match(text) for text in _read_texts(item))
         if said and right:
             word = right[1].capitalize()
             counts[word][0] += item.outcome.value == 1
@@ -147,6 +180,13 @@ def compare_option_words(pairs: Sequence[OrderPair], *, alpha: float = 0.05) -> 
     labels = compare_labels((yes, all_yes), (no, all_no), alpha=alpha) if all_yes and all_no else None
     only = None if labels is not None else YES if all_yes else NO
     return WordSplit(size, labels, only, (num_yes if only == YES else size - num_yes) / size)
+
+
+def _read_texts(item: ItemResult) -> tuple[str, str]:
+    """Return what the chosen and the right option say, also where letters of options in the prompt were weighed."""
+    texts = dict(zip(string.ascii_uppercase, _list_options(item.prompt), strict=False))
+    said, right = (texts.get(text.strip(" ()."), text) for text in (item.text, item.reference))
+    return said, right
 
 
 def summarise_orders(task_name: str, items: Sequence[ItemResult]) -> list[dict[str, Any]]:

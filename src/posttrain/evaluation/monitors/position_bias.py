@@ -45,10 +45,10 @@ _STATUS: dict[Decided, Status] = {"content": "silent", "position": "alarm", "und
 _MAX_EXAMPLES = 3
 
 
-class PositionBias(Config):
+class PositionBiasMonitor(Config):
     """Reads the items of one choice task. `level` is that of the tests."""
 
-    type: Literal["position_bias"] = "position_bias"
+    type: Literal["position_bias"]
     task: str = Field(pattern=METRIC_PATTERN)
     level: float = Field(0.05, gt=0, lt=0.5)
 
