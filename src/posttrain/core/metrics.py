@@ -106,6 +106,19 @@ CHOICE_MASS = declare(
     "share of the choices' likelihood that the right ones have",
     lower_is_better=False,
 )
+CONSISTENCY = declare(
+    "consistency",
+    "fraction",
+    "token_mean",
+    "questions answered with the same option in both orders; a coin gives one half",
+    lower_is_better=False,
+)
+POSITION_BIAS = declare(
+    "position_bias", "fraction", "token_mean", "matching answers where the option stands first, less where it does last"
+)
+LABEL_BIAS = declare(
+    "label_bias", "fraction", "token_mean", "matching answers where the right one is Yes, less where it is No"
+)
 TOKEN_PROBABILITY = declare(
     "token_probability", "fraction", "token_mean", "geometric mean probability of tokens", lower_is_better=False
 )

@@ -9,7 +9,8 @@ likelihood that the right ones have (MC2 of TruthfulQA, Lin et al. 2022, arXiv 2
 
 Parts of an item: `by_sum`, `by_token` and `by_byte` (1 where that rule finds a right one), `confidence` (the share that
 the chosen one has of the choices' likelihood under the task's rule), `right_probability` (that of the right ones), and,
-where a prompt was longer than the model's context, `cut_tokens`: how many were cut from its left.
+where a prompt was longer than the model's context, `cut_tokens`: how many were cut from its left; and those by which
+questions in both orders are told (`order_figures.describe_order`).
 
 Source: Brown et al. 2020, "Language Models are Few-Shot Learners" (arXiv 2005.14165), section 2.4, for likelihoods by
 length.
@@ -29,6 +30,7 @@ from posttrain.core.metrics import CHOICE_ACCURACY, CHOICE_MASS
 from posttrain.core.records import ItemResult, Outcome, Problem
 from posttrain.evaluation.choice_columns import read_choice_parts, split_contexts
 from posttrain.evaluation.figures import CUT_TOKENS, summarise_items
+from posttrain.evaluation.order_figures import describe_order, read_option_texts, summarise_orders
 from posttrain.evaluation.questions import LETTERS, Question, read_question, show_options
 from posttrain.evaluation.task import ChoiceTask
 from posttrain.evaluation.weighing import (
@@ -84,8 +86,9 @@ class MultipleChoice:
             yield self._weigh(problems[start : start + WEIGHED_AT_ONCE], task_hash, weigher)
 
     def summarise(self, items: Sequence[ItemResult]) -> list[dict[str, Any]]:
-        """Return the task's metric and its parts."""
-        return summarise_items(self.task.name, self.metric_name, items, self.task.parts)
+        """Return the task's metric and its parts; of questions in both orders, what the position does too."""
+        figures = summarise_items(self.task.name, self.metric_name, items, self.task.parts)
+        return [*figures, *summarise_orders(self.task.name, items)]
 
     def _weigh(self, problems: Sequence[Problem], task_hash: str, weigher: Weigher) -> list[ItemResult]:
         branchings: list[Branching] = []
@@ -147,6 +150,7 @@ class MultipleChoice:
         shares = np.exp(mine - mine.max())
         shares /= shares.sum()
         parts |= {"confidence": float(shares[chosen]), "right_probability": min(1.0, float(shares[rights].sum()))}
+        parts |= describe_order(read_option_texts(problem.messages, question.choices), rights, chosen)
         parts |= read_choice_parts(problem, chosen, len(question.choices))
         if row.cut_tokens:
             parts[CUT_TOKENS] = float(row.cut_tokens)

@@ -39,11 +39,8 @@ from posttrain.evaluation.task import (
     hash_task,
 )
 from posttrain.evaluation.weighing import Weigher, build_text_renderer
-from posttrain.models.branch_logprobs import compute_branch_logprobs
-from posttrain.models.heads import choose_layout
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy, read_context_tokens
-from posttrain.models.logprobs import compute_logprobs
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
 from posttrain.pipeline.development_rows import read_development_problems, require_development
 from posttrain.pipeline.harness import open_harness_policy, prepare_harness
@@ -54,6 +51,7 @@ from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.sampling import build_sampler
 from posttrain.pipeline.scorers import ScorerContext, build_context, build_scorer, find_tier, hash_scorer
 from posttrain.pipeline.store import WorkingFolders
+from posttrain.pipeline.weighers import build_weigher
 from posttrain.pipeline.wiring import read_task_problems
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import find_device
@@ -163,15 +161,7 @@ class OpenPolicy:
     def open_weigher(self) -> Weigher:
         """Return what weighs texts by the policy."""
         if self._weigher is None:
-            policy = self._load()
-            layout = choose_layout(policy.model)
-            self._weigher = Weigher(
-                policy.hash,
-                partial(compute_logprobs, policy.model, layout=layout),
-                partial(compute_branch_logprobs, policy.model, layout=layout),
-                self.renderer,
-                read_context_tokens(self.folder),
-            )
+            self._weigher = build_weigher(self._load(), self.renderer, self.folder)
         return self._weigher
 
     def open_harness(self, task: HarnessTask) -> Any:
