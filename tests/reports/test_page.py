@@ -26,9 +26,9 @@ def test_a_finished_run_is_shown_with_results_curves_ledger_rows_samples_and_lin
     assert page.faults == []
     for expected in (
         "88.5\u00a0%",
-        "+83.5\u00a0points from 5.0\u00a0% on the base",
+        "+83.5 improved",
         "83.3 – 92.2",
-        "n 200",
+        "n\u00a0200 in 50 clusters",
         "truncated 97.0\u00a0%",
         "8,000 rows in = 7,955 trained on + 31 dropped: longer than max_length + 12 dropped: no trainable token",
         "39 tokens, 13 trained on",
