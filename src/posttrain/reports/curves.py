@@ -38,19 +38,33 @@ class CurveChart:
     diagonal: str
 
 
+Key = tuple[str, str, str]
+
+
 def build_curves(named: Sequence[tuple[str, Mapping[str, Any]]]) -> list[CurveChart]:
-    """Return one chart for each group of curves that share a name or, of one policy, both axes.
+    """Return the curves as charts: those of one policy that share both axes in one, else one name over the policies.
 
     Args:
         named: Whose curve it is, and its record in run.json, in the order of the run.
     """
-    groups: dict[tuple[str, str, str], list[tuple[str, list[Point]]]] = {}
+    groups: dict[Key, list[tuple[str, list[Point]]]] = {}
     for label, record in named:
         points = _read_points(record)
         if points:
             key = (text_of(record.get("name")), text_of(record.get("x_label")), text_of(record.get("y_label")))
             groups.setdefault(key, []).append((label, points))
-    return [_build_chart(key, lines[-MAX_LINES:]) for key, lines in groups.items()]
+    by_axes: dict[tuple[str, str], list[Key]] = {}
+    for key in groups:
+        by_axes.setdefault(key[1:], []).append(key)
+    charts = []
+    for axes, keys in by_axes.items():
+        if len(keys) == 1:
+            charts.append(_build_chart(keys[0], groups[keys[0]][-MAX_LINES:]))
+            continue
+        last = groups[keys[0]][-1][0]
+        lines = [(key[0], groups[key][-1][1]) for key in reversed(keys[:MAX_LINES])]
+        charts.append(_build_chart((f"{' and '.join(key[0] for key in keys[:MAX_LINES])}, {last}", *axes), lines))
+    return charts
 
 
 def _read_points(record: Mapping[str, Any]) -> list[Point]:

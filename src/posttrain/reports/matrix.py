@@ -24,12 +24,14 @@ from posttrain.reports.tables import list_failures
 class Cell:
     """One measured value with all that must stand beside it.
 
-    `counted` is empty where its row says it of all cells; `change` is from the policy that the stage started from.
+    `amount` is the number behind `value`. `counted` is empty where its row says it of all cells; `change` is from the
+    policy that the stage started from.
 
     Example: value `87.5 %`, interval `82.2 – 91.4`, counted `n 200 in 50 clusters`, failures `unparsed 1.5 %`.
     """
 
     value: str
+    amount: float | None
     interval: str
     counted: str
     method: str
@@ -84,7 +86,7 @@ def build_matrix(files: RunFiles) -> Matrix:
     last = find_last(columns)
     rows = []
     for (task, name), by_label in entries.items():
-        sides = [_find_side(files, column, task, by_label.get(column.label)) for column in columns]
+        sides = [find_side(files, column, task, by_label.get(column.label)) for column in columns]
         rows.append(_build_row((task, name), name == _main_of(entries, task), columns, sides, rules, last))
     is_objective = [(row.task, row.name) in objectives for row in rows]
     return Matrix(
@@ -129,8 +131,9 @@ def _list_objectives(entries: Iterable[Metric], resolved: Mapping[str, Any], rul
     return found
 
 
-def _find_side(files: RunFiles, column: Column, task: str, entry: Mapping[str, Any] | None) -> Measured | None:
-    return (entry and Measured(entry, files.items.get(column.label, {}).get(task), column.policy)) or None
+def find_side(files: RunFiles, column: Column, task: str, entry: Mapping[str, Any] | None) -> Measured | None:
+    """Return a metric of one column with the items behind it, None where it was not measured."""
+    return Measured(entry, files.items.get(column.label, {}).get(task), column.policy) if entry else None
 
 
 # many parameters: a metric, the columns, and what is known of it in each
@@ -175,6 +178,7 @@ def _build_cell(
     ends = [format_figure(end, unit, with_unit=False) for end in (low, high)]
     return Cell(
         value="unread" if is_unread(entry) else format_figure(value, unit, with_unit=unit == "fraction"),
+        amount=value,
         interval="" if low is None or high is None else " – ".join(ends),
         counted="" if is_counted else _say_counted(entry),
         method=text_of(entry.get("method")).replace("_", " "),
