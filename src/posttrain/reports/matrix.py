@@ -24,8 +24,8 @@ from posttrain.reports.tables import list_failures
 class Cell:
     """One measured value with all that must stand beside it.
 
-    `amount` is the number behind `value`. `counted` is empty where its row says it of all cells; `change` is from the
-    policy that the stage started from.
+    `amount` is the number behind `value`, `failed` the failures as one share. `counted` is empty where its row says it
+    of all cells; `change` is from the policy that the stage started from.
 
     Example: value `87.5 %`, interval `82.2 – 91.4`, counted `n 200 in 50 clusters`, failures `unparsed 1.5 %`.
     """
@@ -36,6 +36,7 @@ class Cell:
     counted: str
     method: str
     failures: str
+    failed: str
     plot: IntervalPlot | None
     change: Change | None
     marks: list[Mark]
@@ -183,10 +184,20 @@ def _build_cell(
         counted="" if is_counted else _say_counted(entry),
         method=text_of(entry.get("method")).replace("_", " "),
         failures=" · ".join(list_failures(mapping_of(entry.get("outcomes")))),
+        failed=_say_failed(mapping_of(entry.get("outcomes"))),
         plot=None if value is None else draw_interval(scale, value, low, high),
         change=change,
         marks=marks,
     )
+
+
+def _say_failed(outcomes: Mapping[str, Any]) -> str:
+    """Return the share of items that could not be scored, of whatever kind, and how many were left out."""
+    counts = {name: number_of(count) or 0.0 for name, count in outcomes.items()}
+    num_left_out = counts.pop("not_applicable", 0.0) + counts.pop("harness", 0.0)
+    total, scored = sum(counts.values()), counts.get("scored", 0.0)
+    parts = [f"{100 * (total - scored) / total:.1f}\u00a0% failed"] if total > scored else []
+    return " · ".join([*parts, *([f"{format_count(num_left_out)} left out"] if num_left_out else [])])
 
 
 def _choose_scale(sides: Sequence[Measured | None], unit: str) -> Scale:
