@@ -75,6 +75,7 @@ def _build_task(task: str, before: tuple[str, ItemTable], after: tuple[str, Item
     changes = after[1].read_values()[second] - before[1].read_values()[first]
     lost, gained = np.flatnonzero(changes < 0), np.flatnonzero(changes > 0)
     keys = list(after[1].places)
+    is_text = after[1].has_part("nats")  # nobody answered: a text was weighed
     cards = []
     for changed in (lost, gained):
         ranked = sorted(changed.tolist(), key=lambda index: hashlib.sha256(keys[int(second[index])]).digest())
@@ -83,7 +84,7 @@ def _build_task(task: str, before: tuple[str, ItemTable], after: tuple[str, Item
                 (before[0], before[1].read_item(int(first[index]))),
                 (after[0], after[1].read_item(int(second[index]))),
             ])
-            for index in ranked[:NUM_SHOWN]
+            for index in ranked[: 0 if is_text else NUM_SHOWN]
         ])  # fmt: skip
     num_same = int((changes == 0).sum())
     num_masked = int(np.isnan(changes).sum())

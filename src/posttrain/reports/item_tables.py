@@ -51,8 +51,6 @@ class ItemTable:
     clusters: array[int] = field(default_factory=lambda: array("q"))
     problems: array[int] = field(default_factory=lambda: array("q"))
     offsets: array[int] = field(default_factory=lambda: array("q"))
-    cluster_codes: dict[bytes, int] = field(default_factory=dict)
-    problem_codes: dict[bytes, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -86,7 +84,7 @@ class ItemTable:
         except OSError:
             return {}
 
-    def add(self, item: Mapping[str, Any], offset: int, wanted: Collection[str]) -> None:
+    def add(self, item: Mapping[str, Any], offset: int, wanted: Collection[str], codes: Codebook) -> None:
         """Add an item's numbers; of an item that stands twice the first counts."""
         key = hash_item(item)
         if key in self.places:
@@ -104,9 +102,17 @@ class ItemTable:
             self.parts.setdefault(name, array("d")).append(math.nan if number is None else number)
         problem = _digest(item.get("item_id"))
         cluster = _digest(item["cluster_id"]) if item.get("cluster_id") else b"item" + problem
-        self.problems.append(self.problem_codes.setdefault(problem, len(self.problem_codes)))
-        self.clusters.append(self.cluster_codes.setdefault(cluster, len(self.cluster_codes)))
+        self.problems.append(codes.problems.setdefault(problem, len(codes.problems)))
+        self.clusters.append(codes.clusters.setdefault(cluster, len(codes.clusters)))
         self.offsets.append(offset)
+
+
+@dataclass(slots=True)
+class Codebook:
+    """The numbers that problems and clusters were given, for as long as a file is read."""
+
+    problems: dict[bytes, int] = field(default_factory=dict)
+    clusters: dict[bytes, int] = field(default_factory=dict)
 
 
 def read_item_table(path: Path, wanted: Collection[str], say: Callable[[str], None]) -> ItemTable:
@@ -117,14 +123,14 @@ def read_item_table(path: Path, wanted: Collection[str], say: Callable[[str], No
         wanted: Names of the parts that are kept.
         say: Is told what was left out.
     """
-    table, num_bad, is_torn = ItemTable(path), 0, False
+    table, codes, num_bad, is_torn = ItemTable(path), Codebook(), 0, False
     for offset, line, is_whole in iterate_lines(path):
         item = parse_object(line)
         if item is None:
             num_bad += is_whole
             is_torn = is_torn or not is_whole
         elif len(table) < MAX_ITEMS:
-            table.add(item, offset, wanted)
+            table.add(item, offset, wanted, codes)
         else:
             say(f"more than {MAX_ITEMS:,} items; those beyond are left out.")
             break
@@ -175,9 +181,10 @@ def compute_problem_passes(table: ItemTable, k: int, *, at_least: int = 1) -> tu
     """
     values, problems = table.read_values(), np.array(table.problems, dtype=np.int64)
     counted = ~np.isnan(values)
-    num_samples = np.bincount(problems[counted], minlength=len(table.problem_codes))
-    num_right = np.bincount(problems[counted], values[counted] >= 1.0, minlength=len(table.problem_codes))
-    cluster_of = np.zeros(len(table.problem_codes), dtype=np.int64)
+    num_problems = int(problems.max(initial=-1)) + 1
+    num_samples = np.bincount(problems[counted], minlength=num_problems)
+    num_right = np.bincount(problems[counted], values[counted] >= 1.0, minlength=num_problems)
+    cluster_of = np.zeros(num_problems, dtype=np.int64)
     cluster_of[problems] = np.array(table.clusters, dtype=np.int64)
     asked = np.flatnonzero(num_samples >= max(k, at_least))
     passes = [compute_pass_at_k(int(num_samples[index]), int(num_right[index]), k) for index in asked]
