@@ -26,6 +26,7 @@ import numpy as np
 
 from posttrain.chat.text_prompts import join_turns
 from posttrain.core.errors import DataError
+from posttrain.core.freed_memory import release_freed_memory
 from posttrain.core.metrics import CHOICE_ACCURACY, CHOICE_MASS
 from posttrain.core.records import ItemResult, Outcome, Problem
 from posttrain.evaluation.choice_columns import read_choice_parts, split_contexts
@@ -84,6 +85,7 @@ class MultipleChoice:
         weigher = check_policy(self.open_weigher(), self.policy_hash, self.task.name)
         for start in range(0, len(problems), WEIGHED_AT_ONCE):
             yield self._weigh(problems[start : start + WEIGHED_AT_ONCE], task_hash, weigher)
+            release_freed_memory()
 
     def summarise(self, items: Sequence[ItemResult]) -> list[dict[str, Any]]:
         """Return the task's metric and its parts; of questions in both orders, what the position does too."""

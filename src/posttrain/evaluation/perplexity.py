@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.core.errors import DataError
+from posttrain.core.freed_memory import release_freed_memory
 from posttrain.core.metrics import BITS_PER_BYTE, NATS_PER_TOKEN, PERPLEXITY, TOKEN_PROBABILITY
 from posttrain.core.records import ItemResult, Outcome, Problem
 from posttrain.core.seeds import build_numpy_generator
@@ -66,6 +67,7 @@ class Perplexity:
         weigher = check_policy(self.open_weigher(), self.policy_hash, self.task.name)
         for start in range(0, len(problems), WEIGHED_AT_ONCE):
             yield self._weigh(problems[start : start + WEIGHED_AT_ONCE], task_hash, weigher)
+            release_freed_memory()
 
     def summarise(self, items: Sequence[ItemResult]) -> list[dict[str, Any]]:
         """Return what `summarise_texts` says of the task's items."""

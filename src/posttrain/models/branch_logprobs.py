@@ -122,9 +122,13 @@ def _run(model: nn.Module, branchings: Sequence[Branching]) -> list[list[Complet
     if filler:  # a group of its own that nothing is read from
         ids += [0] * filler
         groups.append((filler, ()))
+    num_targets = len(targets)
+    added = round_up_tokens(num_targets) - num_targets  # few distinct shapes for the head too
+    predictors += [0] * added
+    targets += [0] * added
     hidden_TH = run_branches(find_backbone(model), torch.tensor(ids, device=device), BranchSpans(tuple(groups)))
     hidden_NH = hidden_TH.index_select(0, torch.tensor(predictors, device=device)).to(head.weight.dtype)
     scores = compute_row_logprobs(hidden_NH, head, torch.tensor(targets, device=device), temperature=1.0, num_top=0)
-    logprobs = scores.logprobs_N.cpu().numpy()
+    logprobs = scores.logprobs_N[:num_targets].cpu().numpy()
     ends = np.cumsum([len(completion) for one in branchings for completion in one.completions])
     return _regroup(branchings, [CompletionLogprobs(part.copy()) for part in np.split(logprobs, ends[:-1])])
