@@ -112,3 +112,12 @@ BIAS_AMBIGUOUS = declare(
 BIAS_DISAMBIGUATED = declare(
     "bias_disambiguated", "score", "token_mean", "BBQ's bias score with evidence, -1 to 1; 0 is without bias"
 )
+ACCURACY_AMBIGUOUS = declare(
+    "accuracy_ambiguous", "fraction", "token_mean", "right answers without evidence", lower_is_better=False
+)
+ACCURACY_DISAMBIGUATED = declare(
+    "accuracy_disambiguated", "fraction", "token_mean", "right answers with evidence", lower_is_better=False
+)
+FULL_REFUSAL = declare("full_refusal", "fraction", "token_mean", "replies that refuse, by rules")
+PARTIAL_REFUSAL = declare("partial_refusal", "fraction", "token_mean", "replies that refuse a part, by rules")
+FULL_COMPLIANCE = declare("full_compliance", "fraction", "token_mean", "replies that refuse nothing, by rules")
