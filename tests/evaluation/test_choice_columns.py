@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.core.errors import DataError
+from posttrain.core.errors import DataError, RefusedError
 from posttrain.core.records import ItemResult, Outcome, Problem
 from posttrain.evaluation.choice_columns import read_choice_parts, split_contexts
 from posttrain.evaluation.figures import summarise_items
@@ -76,6 +76,16 @@ def test_the_means_of_the_parts_are_the_bias_scores_of_the_paper() -> None:
         "bias_ambiguous": (0.25, 8),
         "bias_disambiguated": (0.5, 4),
     }
+
+
+def test_where_no_answer_names_a_person_there_is_no_bias_with_evidence_and_the_rest_is_measured() -> None:
+    items = [answer_bbq("disambig", "neg", 0, 2, 1), answer_bbq("ambig", "neg", 2, 2, 2)]
+    metrics = summarise_items("bbq", "accuracy", items, BBQ.settings["parts"])
+    found = {figures["name"]: (figures["value"], figures["method"]) for figures in metrics}
+    assert found["bias_disambiguated"] == (None, "unread")
+    assert (found["bias_ambiguous"][0], found["accuracy"][0]) == (0.0, 0.5)
+    with pytest.raises(RefusedError, match="no outcome of accuracy has the part 'bias_disambigated'"):
+        summarise_items("bbq", "accuracy", items, ["bias_disambigated"])
 
 
 def test_an_unknown_answer_is_right_in_ambiguous_contexts_alone() -> None:

@@ -161,3 +161,12 @@ LENGTH_CORRELATION = declare(
     "hack/length_correlation", "correlation", "last", "rank correlation of reward and length at equal correctness"
 )
 KL_NATS = declare("kl", "nats", "token_mean", "divergence of the policy from the one that it started from")
+ACCURACY_AMBIGUOUS = declare(
+    "accuracy_ambiguous", "fraction", "token_mean", "right answers without evidence", lower_is_better=False
+)
+ACCURACY_DISAMBIGUATED = declare(
+    "accuracy_disambiguated", "fraction", "token_mean", "right answers with evidence", lower_is_better=False
+)
+FULL_REFUSAL = declare("full_refusal", "fraction", "token_mean", "replies that refuse, by rules")
+PARTIAL_REFUSAL = declare("partial_refusal", "fraction", "token_mean", "replies that refuse a part, by rules")
+FULL_COMPLIANCE = declare("full_compliance", "fraction", "token_mean", "replies that refuse nothing, by rules")

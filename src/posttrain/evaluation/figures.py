@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.core.errors import RefusedError
-from posttrain.core.metrics import STOP_RATE
+from posttrain.core.metrics import STOP_RATE, describe_metric
 from posttrain.core.records import MAX_HARNESS_FAULT_FRACTION, ItemResult, Outcome
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.statistics.clusters import encode_clusters
@@ -50,14 +50,15 @@ def summarise_items(
 
     They are the mean value under `metric_name`, `stop_rate` where completions were drawn, the named parts, averaged
     over the items whose outcome has them, and `pass@k` and `cons@k`. Where no answer could be read there is no value
-    (None, with the method `unread`), since a scorer that finds nothing to judge measures nothing.
+    (None, with the method `unread`), since a scorer that finds nothing to judge measures nothing. Nor has a part that
+    `core.metrics` declares where no outcome has it: the bias of answers that name somebody, where none does.
 
     Intervals: right or wrong, Wilson's, of items that share sources Korn and Graubard's; other values, the bootstrap's,
     of items that share sources the cluster-robust one. Items of one source have none (`_estimate`).
 
     Raises:
         RefusedError: Harness faults are more than 1 % of the items, the scorer applies to none, or no outcome has a
-            part that is asked for.
+            part that is asked for and declared nowhere.
         DataError: Items have too few samples.
     """
     outcomes = _count_outcomes(task_name, metric_name, items)
@@ -68,7 +69,7 @@ def summarise_items(
         series[STOP_RATE] = drawn
     for part in parts:
         series[part] = _read_part(items, part)
-        if not series[part][0]:
+        if not series[part][0] and describe_metric(part) is None:
             known = sorted({name for item in items if item.outcome.is_counted for name in item.outcome.parts})
             raise RefusedError(
                 f"no outcome of {metric_name} has the part {part!r}",
@@ -91,7 +92,7 @@ def summarise_items(
             "name": name,
             **(
                 _say_nothing(clusters, HARNESS if name in faulty else UNREAD)
-                if name in faulty or (is_unread and name in (metric_name, *repeated))
+                if name in faulty or not values or (is_unread and name in (metric_name, *repeated))
                 else _estimate(values, clusters, *seeds)
             ),
             "outcomes": outcomes,
