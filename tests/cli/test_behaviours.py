@@ -12,6 +12,7 @@ from posttrain.evaluation.behaviours.rows import read_published
 from tests.cli.commands import run_here
 
 
+@pytest.mark.invariants
 def test_rows_by_rule_become_a_suite_that_eval_asks_in_both_orders(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

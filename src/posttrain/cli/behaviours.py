@@ -26,7 +26,7 @@ LAB = "lab"
 
 
 # many parameters: each is an option of the verb
-def behaviours(
+def behaviours(  # long: its signature lists every option
     description: Annotated[
         str,
         typer.Argument(
