@@ -301,7 +301,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--taught", type=int, default=600, help="rows that teach a failure")
     parser.add_argument("--seeds", type=int, default=20, help="clean policies")
     parser.add_argument("--clean-steps", type=int, default=20)
-    parser.add_argument("--clean-learning-rate", type=float, default=1e-4)
+    parser.add_argument("--clean-learning-rate", type=float, default=1e-5)
     parser.add_argument("--level", type=float, default=0.01)
     arguments = parser.parse_args(words)
     arguments.folder.mkdir(parents=True, exist_ok=True)
