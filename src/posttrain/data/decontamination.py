@@ -1,12 +1,14 @@
 """Contamination: which evaluation items occur in training texts, how, in which rows, and with which passage.
 
-Four kinds of match, each reported apart, over normalised words (`word_tokens.py`):
+Five kinds of match, each reported apart, over normalised words with their figures folded (`word_tokens.py`):
 
 | kind | an item is contaminated where |
 | --- | --- |
 | `whole` | its question stands in a training text, word for word: the match for items too short for n-grams |
 | `ngrams` | n-grams of one training row cover at least `threshold` of the question's own words |
 | `answered` | its question, or the end of it, stands there with its answer right behind |
+| `near` | none of these, but a stretch of a training text holds at least `near` of the question's own pairs of
+neighbouring words, and all its figures and operators (`near_questions.py`): rewording, other order, other names |
 | `key` | one of its `content_keys` stands there |
 
 What many questions share is boilerplate (instructions, formats, the frame of a template): its words are no item's own,
@@ -28,8 +30,8 @@ Differences from Tulu 3: words are normalised; boilerplate is found in the evalu
 numerator and denominator; an n-gram that a question repeats counts once; exactly the threshold counts. Every message
 of a training row is searched, not only prompts. `covered_by_all` is Llama 2's union over all rows, without mismatches.
 
-What it cannot find: a paraphrase or translation; figures written otherwise (`1,000` for `1000`, `seven` for `7`); a
-short item with one word changed; what stands in images, tools' schemas and columns that are not trained on. Boilerplate
+What it cannot find: a free paraphrase or translation; numbers of several words (`two hundred`); a short item with one
+word changed; what stands in images, tools' schemas and columns that are not trained on. Boilerplate
 that fewer than three questions share is not known as such. What it finds needn't be a leak: a common phrase of five
 words is found `whole` wherever it stands, a short question also in a longer one that begins with it, a long one under
 another instruction too, and stories told with other figures share n-grams. The passages tell.
@@ -89,7 +91,7 @@ class ContaminationReport:
     `searched` counts the items that each kind of match can find. Only contaminated items are listed, in their order.
 
     Example: one of 200 items stands word for word in row 7 of `chats.jsonl`: `num_items=200`,
-    `counts={"whole": 1, "ngrams": 1, "answered": 0, "key": 0}`, `items[0].matches["whole"].row_ids=("chats.jsonl:7",)`.
+    `counts={"whole": 1, "ngrams": 1, "answered": 0, "near": 0, "key": 0}`, `items[0].matches["whole"].row_ids=("chats.jsonl:7",)`.
     """
 
     settings: ContaminationSettings
