@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def test_a_near_question_lies_in_one_stretch_of_a_text() -> None:
     """The pairs of the question, spread over a text of 400 words, are no near duplicate of it."""
     words = read_words(DUCKS)
     spread = " ".join(
-        f"{left} {right} " + "so it went on and on for long " * 3 for left, right in zip(words, words[1:], strict=False)
+        f"{left} {right} " + "so it went on and on for long " * 3 for left, right in itertools.pairwise(words)
     )
     assert check([item(DUCKS)], spread).clean
 

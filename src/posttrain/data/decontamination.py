@@ -7,9 +7,10 @@ Five kinds of match, each reported apart, over normalised words with their figur
 | `whole` | its question stands in a training text, word for word: the match for items too short for n-grams |
 | `ngrams` | n-grams of one training row cover at least `threshold` of the question's own words |
 | `answered` | its question, or the end of it, stands there with its answer right behind |
-| `near` | none of these, but a stretch of a training text holds at least `near` of the question's own pairs of
-neighbouring words, and all its figures and operators (`near_questions.py`): rewording, other order, other names |
+| `near` | none of these, but a stretch of a text holds `near` of its own pairs of words and all its figures |
 | `key` | one of its `content_keys` stands there |
+
+`near` finds a question that is reworded, told in another order or of other names (`near_questions.py`).
 
 What many questions share is boilerplate (instructions, formats, the frame of a template): its words are no item's own,
 n-grams of nothing else do not count, and `whole` looks for what is left once n-grams of it are taken off both ends. A
@@ -41,12 +42,15 @@ from __future__ import annotations
 
 import re
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from posttrain.data.contamination_index import KINDS, ContaminationIndex, ContaminationSettings, Hit, Kind
 from posttrain.data.evaluation_items import TrainingText
+
+DECONTAMINATION_VERSION = 1
+"""Part of what findings are kept under: raised whenever the same rows, items and settings would give others."""
 
 MAX_LISTED = 20
 """Items that are too short to tell are listed by id up to so many."""
@@ -91,7 +95,8 @@ class ContaminationReport:
     `searched` counts the items that each kind of match can find. Only contaminated items are listed, in their order.
 
     Example: one of 200 items stands word for word in row 7 of `chats.jsonl`: `num_items=200`,
-    `counts={"whole": 1, "ngrams": 1, "answered": 0, "near": 0, "key": 0}`, `items[0].matches["whole"].row_ids=("chats.jsonl:7",)`.
+    `counts={"whole": 1, "ngrams": 1, "answered": 0, "near": 0, "key": 0}`,
+    `items[0].matches["whole"].row_ids=("chats.jsonl:7",)`.
     """
 
     settings: ContaminationSettings
@@ -178,13 +183,20 @@ def find_contamination(index: ContaminationIndex, rows: Iterable[TrainingText]) 
     )
 
 
-def find_contaminating_rows(index: ContaminationIndex, rows: Iterable[TrainingText]) -> Iterator[tuple[str, str]]:
+def find_contaminating_rows(
+    index: ContaminationIndex, rows: Iterable[TrainingText], counts: Callable[[Hit], bool] | None = None
+) -> Iterator[tuple[str, str]]:
     """Yield the id of every training row that contaminates an item, with the detail that a ledger records.
+
+    Args:
+        index: The evaluation items.
+        rows: The training rows, read once.
+        counts: Whether a match counts; all do if None.
 
     Example: `("chats.jsonl:7", "whole: test.jsonl:3: [what is 47 + 38]")` for a row to be dropped as `contaminated`.
     """
     for row in rows:
-        hits = index.search(row).hits
+        hits = [hit for hit in index.search(row).hits if counts is None or counts(hit)]
         if hits:
             yield row.row_id, f"{hits[0].kind}: {index.items[hits[0].item].item_id}: {hits[0].passage}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Literal, Self
 
@@ -32,6 +32,7 @@ from posttrain.data.columnar_rows import (
     read_parquet,
 )
 from posttrain.data.json_rows import read_json_lines, read_json_values
+from posttrain.data.kept_rows import KeptRows, RowKeeper
 from posttrain.data.rows import BadRow, RawRow
 
 Format = Literal["auto", "trl", "alpaca", "sharegpt", "verl", "open_instruct", "sgd"]
@@ -39,6 +40,7 @@ Format = Literal["auto", "trl", "alpaca", "sharegpt", "verl", "open_instruct", "
 _TEXT_READERS = {".jsonl": read_json_lines, ".ndjson": read_json_lines, ".json": read_json_values}
 _COLUMN_READERS = {".parquet": read_parquet, ".arrow": read_arrow}
 SUFFIXES = (*_TEXT_READERS, ".txt", *_COLUMN_READERS)
+_KEPT = RowKeeper()
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
 
 
@@ -105,7 +107,9 @@ def open_rows(source: DataSource, *, root: Path, row_source: RowSource | None = 
     """
     stop = None if source.rows is None else source.skip + source.rows
     is_empty = True
-    for row in itertools.islice(_open_all(source, root, row_source), source.skip, stop):
+    kept = _KEPT.find(_ask_lab(source, row_source))
+    chosen = itertools.islice(_open_all(source, root, row_source), source.skip, stop) if kept is None else kept
+    for row in chosen:
         is_empty = False
         yield row
     if is_empty:
@@ -205,8 +209,7 @@ def fingerprint(source: DataSource, *, root: Path, row_source: RowSource | None 
         name, content = where, str(load_hub_dataset(where.removeprefix("hub:"), source.split)._fingerprint)
     else:
         # Lab rows are made by a program, the same ones all through a process: hashing them needs no promise.
-        question = ("lab", row_source, where, source.split, source.skip, source.rows)
-        name, content = where, find_once(question, [], lambda: _hash_lab(source, row_source))
+        name, content = where, find_once(_ask_lab(source, row_source), [], lambda: _hash_lab(source, row_source))
     how = source.model_dump(include={"split", "format", "columns", "skip", "rows"})
     return hash_json({"content": content, "name": name, **how})
 
@@ -219,9 +222,17 @@ def _hash_path(source: DataSource, path: Path) -> str:
     return find_once(("folder", str(part)), files, lambda: hash_folder(part))
 
 
+def _ask_lab(source: DataSource, row_source: RowSource | None) -> Hashable:
+    """Return what names a range of rows of the lab in this process."""
+    return ("lab", row_source, source.source, source.split, source.skip, source.rows)
+
+
 def _hash_lab(source: DataSource, row_source: RowSource | None) -> str:
     content = ""
     stop = None if source.rows is None else source.skip + source.rows
+    kept = KeptRows()
     for row in itertools.islice(_open_lab(source, row_source), source.skip, stop):
         content = hash_text(content, canonical_json(row.values))
+        kept.add(row)
+    _KEPT.keep(_ask_lab(source, row_source), kept)
     return content

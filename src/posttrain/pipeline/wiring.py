@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from posttrain.evaluation.perplexity import DOCUMENT
 from posttrain.lab.source import lab_rows
 from posttrain.models.loading import read_context_tokens
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
+from posttrain.pipeline.decontaminating import RowSearch, list_searched_tasks
 from posttrain.pipeline.plugins import Plugin, call_plugin, load_object
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.recipe import Recipe
@@ -69,7 +70,7 @@ def load_stage_data(
         train_on=config.train_on,
     )
 
-    def load(sources: Sequence[DataSource]) -> TokenizedData:
+    def load(sources: Sequence[DataSource], contaminated: Sequence[Mapping[str, str]] = ()) -> TokenizedData:
         return load_token_rows(
             locate_sources(recipe, sources),
             renderer,
@@ -78,9 +79,11 @@ def load_stage_data(
             cache=RunFolder(recipe.folder).cache / "tokens",
             row_source=lab_rows,
             progress=progress,
+            contaminated=contaminated,
         )
 
-    return StageData(load(config.data), load(config.validation) if config.validation else None)
+    found = find_contaminated_rows(recipe, config.data, progress)
+    return StageData(load(config.data, found), load(config.validation) if config.validation else None)
 
 
 def locate_sources(recipe: Recipe, sources: Sequence[DataSource]) -> list[DataSource]:
@@ -96,6 +99,22 @@ def fingerprint_sources(recipe: Recipe, sources: Sequence[DataSource]) -> list[s
     """Return the content hashes of sources: part of the key of whatever is made from them."""
     located = locate_sources(recipe, sources)
     return [fingerprint(source, root=recipe.root, row_source=lab_rows) for source in located]
+
+
+def find_contaminated_rows(
+    recipe: Recipe, sources: Sequence[DataSource], progress: Progress | None = None
+) -> list[dict[str, str]]:
+    """Return for each training source the rows that hold an item of the recipe's tasks: id, and how.
+
+    Raises:
+        DataError: Rows of either side cannot be read.
+    """
+    settings, tasks = recipe.head.decontaminate, list_searched_tasks(recipe)
+    if settings is None or not tasks:
+        return [{} for _ in sources]
+    held_back = locate_sources(recipe, [task.data for task in tasks])
+    search = RowSearch(recipe, settings, [(t.name, data) for t, data in zip(tasks, held_back, strict=True)], progress)
+    return [search.find(source) for source in locate_sources(recipe, sources)]
 
 
 def fingerprint_values(recipe: Recipe, values: Any) -> list[str]:
@@ -216,6 +235,8 @@ def _ignore(*arguments: Any) -> None:
 def preview_rows(recipe: Recipe, stage: str, count: int) -> list[dict[str, Any]]:
     """Return some rows of a stage as they are trained on: `{row_id, tokens: [[text, id, source, trainable]]}`.
 
+    Rows that hold evaluation items are shown too: a few rows are not worth the search.
+
     Raises:
         RecipeError: The stage is a plug-in, whose data is known to itself alone.
         DataError: The rows cannot be read.
@@ -236,8 +257,9 @@ def preview_rows(recipe: Recipe, stage: str, count: int) -> list[dict[str, Any]]
             "max_affected_fraction": 1.0,
         }
     )
+    shown = replace(recipe, head=recipe.head.model_copy(update={"decontaminate": None}))
     with open_renderer(recipe, base) as renderer:
-        data = load_stage_data(recipe, few, renderer, read_context_tokens(base), SilentProgress())
+        data = load_stage_data(shown, few, renderer, read_context_tokens(base), SilentProgress())
         tokenizer: Any = renderer.tokenizer
         return describe_rows(data.train.rows, tokenizer, count)
 
