@@ -13,6 +13,7 @@ from posttrain.cli import (
     chat,
     compare,
     contamination,
+    curate,
     data,
     eval,
     export,
@@ -72,6 +73,7 @@ app.command("plan", epilog=plan.EXAMPLE)(plan.plan)
 data_verbs.command("show", epilog=data.SHOW_EXAMPLE)(data.show)
 data_verbs.command("check", epilog=data.CHECK_EXAMPLE)(data.check)
 data_verbs.command("contamination", epilog=contamination.EXAMPLE)(contamination.contamination)
+data_verbs.command("curate", epilog=curate.EXAMPLE)(curate.curate)
 app.add_typer(data_verbs, name="data")
 app.command("sample", epilog=sample.EXAMPLE)(sample.sample)
 app.command("chat", epilog=chat.EXAMPLE)(chat.chat)

@@ -11,6 +11,7 @@ every machine: unlike in wording, which is not unlike in meaning. Time is rows t
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ class TermCounts:
 def count_terms(text: str) -> TermCounts:
     """Return the hashed terms of a text."""
     words = split_words(text)[:MAX_WORDS]
-    terms = [*words, *(f"{left} {right}" for left, right in zip(words, words[1:], strict=False))]
+    terms = [*words, *(f"{left} {right}" for left, right in itertools.pairwise(words))]
     counts = Counter(zlib.crc32(term.encode("utf-8", errors="replace")) % DIMENSIONS for term in terms)
     ids = sorted(counts)
     return TermCounts(np.array(ids, np.int32), np.array([counts[i] for i in ids], np.float32))

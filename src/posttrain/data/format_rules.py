@@ -5,9 +5,9 @@
 | `empty` | prompt or answer has no letter and no digit |
 | `truncated` | an answer of 40 words and more ends within a sentence: with a comma, a joining word, an open bracket |
 | `code fence` | the answer opens a code block with three backquotes and never closes it |
-| `placeholder` | a template's hole was never filled: `{{name}}`, `[INSERT NAME]`, `<your text here>`, `TODO`, lorem ipsum |
+| `placeholder` | a template's hole was never filled: `{{name}}`, `[INSERT NAME]`, `<your text here>`, lorem ipsum |
 | `role leak` | the answer goes on as another speaker: a line `User:`, `### Instruction`, `<|im_start|>` |
-| `html debris` | tags and entities of a page around prose: `&nbsp;`, `<br />`, `</div>`; code blocks are not looked at |
+| `html debris` | tags and entities of a page: `&nbsp;`, `<br />`, `</div>`; code blocks are not looked at |
 
 What they can NOT tell: whether the answer is right. A row about HTML outside of a code block looks like debris.
 """
@@ -29,7 +29,7 @@ _OPEN_END = re.compile(
 )
 _PLACEHOLDER = re.compile(
     r"\{\{\s*\w[\w .]{0,40}\}\}|\[(?:INSERT|YOUR|ADD|ENTER|PLACEHOLDER)\b[^\]\n]{0,60}\]|"
-    r"<(?:insert|your|enter|add) [^>\n]{1,60}>|\bTODO\b|\bFIXME\b|\blorem ipsum\b",
+    r"<(?:insert|your|enter|add) [^>\n]{1,60}>|\blorem ipsum\b",
     re.IGNORECASE,
 )
 _ROLE = re.compile(

@@ -13,7 +13,7 @@ of small changes drops a row that is near to none that is kept.
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,8 +84,7 @@ def find_near_duplicates(
 
 
 def _hash(run: str) -> int:
-    content = run.encode("utf-8", errors="replace")
-    return zlib.crc32(content) << 32 | zlib.crc32(content, 0x9E3779B9)
+    return int.from_bytes(hashlib.blake2b(run.encode("utf-8", errors="replace"), digest_size=8).digest(), "little")
 
 
 def _truncate(value: int) -> int:

@@ -4,7 +4,7 @@ The mean of six parts, each in [0, 1], more is better:
 
 | part | 1 where | falls with |
 | --- | --- | --- |
-| `substance` | the answer has 30 words or more | fewer words: words / 30; a short prompt asks for less, down to its own length |
+| `substance` | the answer has 30 words, or as many as a shorter prompt has | fewer words |
 | `variety` | at least half of the answer's words (of the first 200) are different ones | repeated words |
 | `own_words` | no run of four words is copied from the prompt | the share of runs that are |
 | `prose` | at most 1 in 10 characters is no letter, digit, space or common mark | the share beyond that |
