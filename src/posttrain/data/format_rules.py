@@ -5,11 +5,11 @@
 | `empty` | prompt or answer has no letter and no digit |
 | `truncated` | an answer of 40 words and more ends within a sentence: with a comma, a joining word, an open bracket |
 | `code fence` | the answer opens a code block with three backquotes and never closes it |
-| `placeholder` | a template's hole was never filled: `{{name}}`, `[INSERT NAME]`, `<your text here>`, lorem ipsum |
+| `placeholder` | a template's hole was never filled: `{{name}}`, `[INSERT NAME]`, `<your text here>` |
 | `role leak` | the answer goes on as another speaker: a line `User:`, `### Instruction`, `<|im_start|>` |
-| `html debris` | tags and entities of a page: `&nbsp;`, `<br />`, `</div>`; code blocks are not looked at |
+| `html debris` | tags and entities of a page: `&nbsp;`, `<br />`; code, and rows about pages, are not looked at |
 
-What they can NOT tell: whether the answer is right. A row about HTML outside of a code block looks like debris.
+What they can NOT tell: whether the answer is right. Code outside of a code block is read as prose.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ MIN_TRUNCATED_WORDS = 40
 _FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _OPEN_END = re.compile(
-    r"(?:[,;(\[{]|\b(?:and|or|the|a|an|of|to|with|for|in|by|that|which|because|but|is|are|was|were|as|from))\Z", re.I
+    r"(?:[,(\[]|\b(?:and|or|the|a|an|of|to|with|for|in|by|that|which|because|but|is|are|was|were|as|from))\Z", re.I
 )
 _PLACEHOLDER = re.compile(
     r"\{\{\s*\w[\w .]{0,40}\}\}|\[(?:INSERT|YOUR|ADD|ENTER|PLACEHOLDER)\b[^\]\n]{0,60}\]|"
-    r"<(?:insert|your|enter|add) [^>\n]{1,60}>|\blorem ipsum\b",
+    r"<(?:insert|your|enter|add) [^>\n]{1,60}>",
     re.IGNORECASE,
 )
 _ROLE = re.compile(
@@ -38,8 +38,9 @@ _ROLE = re.compile(
     r"<\|(?:im_start|im_end|user|assistant|system|endoftext|end|eot_id|start_header_id)\|>|\[/?INST\]|<</?SYS>>",
     re.MULTILINE,
 )
+_ABOUT_PAGES = re.compile(r"\b(?:html|css|javascript|php|react|web ?(?:site|page|app))\b|<!doctype", re.IGNORECASE)
 _HTML = re.compile(
-    r"&(?:nbsp|amp|lt|gt|quot|#\d{2,5});|<br ?/?>|</?(?:div|span|p|font|table|td|tr|script|style|li|ul)(?: [^<>]*)?>",
+    r"&(?:nbsp|amp|lt|gt|quot|#\d{2,5});|<br ?/?>|</?(?:div|span|p|font|td|tr|li|ul)(?: [^<>]*)?>",
     re.IGNORECASE,
 )
 
@@ -82,7 +83,9 @@ def find_role_leak(text: CuratedText) -> str:
 
 
 def find_html(text: CuratedText) -> str:
-    """Return the first tag or entity of a page in an answer, code blocks aside."""
+    """Return the first tag or entity of a page in an answer, code blocks and rows about pages aside."""
+    if _ABOUT_PAGES.search(text.joined):
+        return ""
     return next((found for answer in text.answers if (found := _show(_HTML.search(_CODE.sub(" ", answer))))), "")
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from datasketch import MinHash, MinHashLSH
+from datasketch import LeanMinHash, MinHash, MinHashLSH
 
 from posttrain.data.curated_text import split_words
 
@@ -32,9 +32,9 @@ _RECALL_WEIGHTS = (0.1, 0.9)
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A text as near duplicates compare it: its MinHash, and the sorted hashes of its runs of words (64 bits)."""
+    """A text as near duplicates compare it: a MinHash of `PERMUTATIONS` values, and its runs' sorted 64-bit hashes."""
 
-    minhash_P: npt.NDArray[np.uint64]
+    minhash: Any
     shingles_S: npt.NDArray[np.uint64]
 
 
@@ -47,7 +47,7 @@ def sign_text(text: str, shingle_words: int) -> Signature:
     hashes.sort()
     minhash = MinHash(PERMUTATIONS, seed=_SEED, hashfunc=_truncate)
     minhash.update_batch([int(value) for value in hashes])
-    return Signature(minhash.hashvalues.copy(), hashes)
+    return Signature(LeanMinHash(minhash), hashes)
 
 
 def compute_jaccard(a: Signature, b: Signature) -> float:
@@ -71,7 +71,7 @@ def find_near_duplicates(
     ranks: dict[int, int] = {}
     found: dict[int, tuple[int, float]] = {}
     for rank, row in enumerate(order):
-        minhash = MinHash(PERMUTATIONS, seed=_SEED, hashvalues=signatures[row].minhash_P)
+        minhash = signatures[row].minhash
         for kept in sorted(index.query(minhash), key=ranks.__getitem__):
             similarity = compute_jaccard(signatures[kept], signatures[row])
             if similarity >= threshold:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from posttrain.data.curated_text import CuratedText, split_words
@@ -21,7 +22,9 @@ SURE_LANGUAGE = 0.9
 """A language is held against a text of so many words, told with so much probability; else the text is undecided."""
 
 _ASSISTANT_TALK = ("as an ai", "as a language model", "i'm an ai", "i am an ai", "as an artificial intelligence")
-_OPENING = 200
+_OPENING = 60
+_IDIOM = re.compile(r"\bhelp but\b|\bhelp (?:\w+ing)\b", re.IGNORECASE)
+"""`I couldn't help but smile` declines nothing."""
 
 
 def build_row_filters(
@@ -68,7 +71,7 @@ def find_refusal(text: CuratedText) -> str:
         return f"'{talk}'"
     if not text.answer.strip():
         return ""
-    verdict = judge_refusal(text.answer)
+    verdict = judge_refusal(_IDIOM.sub(" ", text.answer))
     return f"full refusal ({', '.join(verdict.signs[:2])})" if verdict.label == "full_refusal" else ""
 
 
