@@ -19,50 +19,66 @@ EXAMPLE = show_example(
 _EXCERPT = 90
 
 
+SourceArgument = Annotated[
+    list[str], typer.Argument(metavar="SOURCE...", help="Rows: files, folders, Hub ids, lab:<set>.", show_default=False)
+]
+OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="The rows that are kept, as JSON Lines.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="YAML", help="Every filter with its bounds.")]
+AgainstOption = Annotated[
+    list[str] | None,
+    typer.Option("--against", metavar="EVAL", help="Drop rows that hold items of these rows; again for more."),
+]
+ColumnOption = Annotated[
+    list[str] | None, typer.Option("--column", metavar="OURS=THEIRS", help="Map a column of SOURCE; again for more.")
+]
+AgainstColumnOption = Annotated[
+    list[str] | None, typer.Option("--against-column", metavar="OURS=THEIRS", help="Map a column of EVAL.")
+]
+LanguageOption = Annotated[
+    list[str] | None, typer.Option("--language", metavar="CODE", help="Keep this language; again for more.")
+]
+NearOption = Annotated[
+    float | None, typer.Option("--near", help="Jaccard index from which rows are near duplicates; 0.7 by default.")
+]
+QualityOption = Annotated[float | None, typer.Option("--min-quality", help="Least quality by rules, 0 to 1.")]
+KeepOption = Annotated[
+    int | None, typer.Option("--keep", metavar="N", help="Choose so many rows, for quality and diversity.")
+]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Weigh answers by a model's nats a token.")]
+ScorerOption = Annotated[str | None, typer.Option("--scorer", help="Judge answers by a scorer.")]
+LowOption = Annotated[
+    float | None, typer.Option("--low", help="Drop a model's or scorer's values below this quantile.")
+]
+HighOption = Annotated[float | None, typer.Option("--high", help="Drop values above this quantile.")]
+BadOption = Annotated[
+    float, typer.Option("--max-bad-fraction", min=0, max=1, help="Share of rows that may be unreadable.")
+]
+ReportOption = Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write the account as JSON.")]
+PageOption = Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Write the account as a page.")]
+
+
 # many parameters: each is an option of the verb
 def curate(
-    sources: Annotated[
-        list[str],
-        typer.Argument(metavar="SOURCE...", help="Rows: files, folders, Hub ids, lab:<set>.", show_default=False),
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The rows that are kept, as JSON Lines.")],
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="YAML", help="Every filter with its bounds.")
-    ] = None,
-    against: Annotated[
-        list[str] | None,
-        typer.Option("--against", metavar="EVAL", help="Drop rows that hold items of these rows; again for more."),
-    ] = None,
+    sources: SourceArgument,
+    out: OutOption,
+    config: ConfigOption = None,
+    against: AgainstOption = None,
     split: Annotated[str, typer.Option("--split", help="The split of SOURCE.")] = "train",
     against_split: Annotated[str, typer.Option("--against-split", help="The split of EVAL.")] = "train",
-    column: Annotated[
-        list[str] | None,
-        typer.Option("--column", metavar="OURS=THEIRS", help="Map a column of SOURCE; again for more."),
-    ] = None,
-    against_column: Annotated[
-        list[str] | None, typer.Option("--against-column", metavar="OURS=THEIRS", help="Map a column of EVAL.")
-    ] = None,
-    language: Annotated[
-        list[str] | None, typer.Option("--language", metavar="CODE", help="Keep this language; again for more.")
-    ] = None,
-    near: Annotated[
-        float | None, typer.Option("--near", help="Jaccard index from which rows are near duplicates.")
-    ] = None,
-    min_quality: Annotated[float | None, typer.Option("--min-quality", help="Least quality by rules, 0 to 1.")] = None,
-    keep: Annotated[int | None, typer.Option("--keep", metavar="N", help="Choose so many rows, for diversity.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="Weigh answers by a model's perplexity; --low and --high say what stays."),
-    ] = None,
-    scorer: Annotated[str | None, typer.Option("--scorer", help="Judge answers by a scorer.")] = None,
-    low: Annotated[float | None, typer.Option("--low", help="Drop values below this quantile.")] = None,
-    high: Annotated[float | None, typer.Option("--high", help="Drop values above this quantile.")] = None,
-    max_bad_fraction: Annotated[
-        float, typer.Option("--max-bad-fraction", min=0, max=1, help="Share of rows that may be unreadable.")
-    ] = 1.0,
+    column: ColumnOption = None,
+    against_column: AgainstColumnOption = None,
+    language: LanguageOption = None,
+    near: NearOption = None,
+    min_quality: QualityOption = None,
+    keep: KeepOption = None,
+    model: ModelOption = None,
+    scorer: ScorerOption = None,
+    low: LowOption = None,
+    high: HighOption = None,
+    max_bad_fraction: BadOption = 1.0,
     annotate: Annotated[bool, typer.Option("--annotate", help="Add a column 'curation' to each row.")] = False,
-    report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write the account as JSON.")] = None,
-    page: Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Write the account as a page.")] = None,
+    report: ReportOption = None,
+    page: PageOption = None,
     json: JsonOption = False,
 ) -> None:
     """Keep the rows that are worth training on: no copies, no faults of form, no evaluation items.
@@ -71,7 +87,6 @@ def curate(
     """
     from posttrain.cli.console import build_progress
     from posttrain.cli.output import print_json
-    from posttrain.core.durable import write_json
     from posttrain.pipeline.contamination import RowsChoice
     from posttrain.pipeline.curation import CurationRequest, read_settings
     from posttrain.pipeline.curation import curate as curate_rows
@@ -90,16 +105,22 @@ def curate(
         scorer,
     )
     found = curate_rows(request, out, build_progress(json), annotate=annotate)
-    if report is not None:
-        write_json(report, found.to_json())
-    if page is not None:
-        from posttrain.reports.curation import write_curation_page
-
-        write_curation_page(page, found.to_json(), found.lengths_in, found.lengths_kept)
+    write_account(found, report, page)
     if json:
         print_json(found.to_json())
     else:
         show_account(found, out)
+
+
+def write_account(found: Curated, report: Path | None, page: Path | None) -> None:
+    """Write the account of a curation where it is asked for."""
+    from posttrain.core.durable import write_json
+    from posttrain.reports.curation import write_curation_page
+
+    if report is not None:
+        write_json(report, found.to_json())
+    if page is not None:
+        write_curation_page(page, found.to_json(), found.lengths_in, found.lengths_kept)
 
 
 def show_account(found: Curated, out: Path) -> None:

@@ -111,6 +111,7 @@ class NothingTrainedError(DataError):
     ledger: Ledger
 
 
+# many parameters: what is read, what makes tokens of it, where both lie, and what is left out
 def load_token_rows(
     sources: Sequence[DataSource],
     renderer: SampleRenderer,
