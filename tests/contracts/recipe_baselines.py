@@ -103,6 +103,20 @@ def watched(**monitor: Any) -> dict[str, Any]:
     return recipe_values(stage(), evaluate=[task(name=name) for name in WATCHED], monitors=[monitor])
 
 
+SHARED = "read all of this with care and say one word"
+LONG = (
+    "amber boats carry dried eels from green harbours in June keeping lamps lit many nights over quiet rough seas today"
+)
+STORY = "Ida has 12 red hens and sells their eggs to the baker of her town for 3 coins each"
+ITEMS = ["how deep is the sea", LONG, STORY, *(f"{SHARED} {end}" for end in ("apples", "pears", "plums"))]
+HOLDING = [
+    "how deep is the sea",
+    " ".join(LONG.split()[:12]),
+    STORY.replace("red", "brown").replace("the baker of her town", "the one baker of her small town"),
+    SHARED,
+]
+"""Questions that hold an item each: word for word, by n-grams, nearly, and by what several items share alone."""
+
 BASELINES: dict[str, dict[str, Any]] = {
     "plain": recipe_values(stage()),
     "epochs": recipe_values(stage(steps=None, epochs=1.0)),
@@ -126,6 +140,11 @@ BASELINES: dict[str, dict[str, Any]] = {
     "documents": recipe_values(stage(data=[{"source": "documents.jsonl"}], max_length=64, max_affected_fraction=1.0)),
     "alpaca": recipe_values(stage(data=[{"source": "alpaca.jsonl"}])),
     "renamed": recipe_values(stage(data=[{"source": "renamed.jsonl", "columns": {"prompt": "a", "completion": "b"}}])),
+    "contaminated": recipe_values(
+        stage(data=[{"source": "holding.jsonl"}], steps=1),
+        evaluate=[{"name": "held_out", "data": {"source": "items.jsonl"}, "max_new_tokens": 4}],
+        decontaminate={"max_fraction": 1.0},
+    ),
     "lab": recipe_values(stage(data=[{"source": "lab:conversations", "rows": 10}])),
     "bad": recipe_values(stage(data=[{"source": "bad.jsonl", "max_bad_fraction": 0.5}])),
     "long": long_rows(),
@@ -187,6 +206,8 @@ def make_workshop(folder: Path) -> Workshop:
     write("documents.jsonl", [{"text": f"the ant met the bee {n} times. " * (1 + 3 * (n > 2))} for n in range(4)])
     write("alpaca.jsonl", [{"instruction": f"say {n}", "input": "", "output": f"{n}"} for n in range(4)])
     write("renamed.jsonl", [{"a": f"say {n}", "b": f"{n}", "c": f"say {n}?"} for n in range(4)])
+    write("items.jsonl", [{"prompt": text} for text in ITEMS])
+    write("holding.jsonl", [{"prompt": text, "completion": "a"} for text in [*HOLDING, "b", "c", "d"]])
     write("choices.jsonl", [{"prompt": f"{n}?", "choices": ["a", "bcdefgh", "ijk"], "answer": n % 3} for n in range(6)])
     both = {"prompt": "{n}?", "question": "what is {n}?", "answer": "it is {n}.\n#### {n}"}
     write(

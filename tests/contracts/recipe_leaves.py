@@ -24,7 +24,7 @@ from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.preflight.override_names import list_override_names
 from posttrain.pipeline.recipe import Recipe, read_recipe
 from posttrain.pipeline.run import run_recipe
-from posttrain.pipeline.wiring import load_stage_data, preview_rows
+from posttrain.pipeline.wiring import find_contaminated_rows, load_stage_data, preview_rows
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks
 from tests.contracts.recipe_baselines import BASELINES, KEEP, LORA, SAMPLED, WATCHED, long_rows
@@ -96,6 +96,23 @@ def see_refusal(trial: Trial) -> Any:
 def see_ledger(trial: Trial) -> Any:
     """What becomes of the rows."""
     return trial.run().record["stages"][0]["ledger"]
+
+
+def see_left_out(trial: Trial) -> Any:
+    """The training rows that hold evaluation items, and how."""
+    recipe = trial.read()
+    config = recipe.stages[0].config
+    assert isinstance(config, SftConfig)
+    return find_contaminated_rows(recipe, config.data)
+
+
+def see_start(trial: Trial) -> Any:
+    """Why the run is refused; None if it is not."""
+    try:
+        trial.run()
+    except RefusedError as error:
+        return error.found
+    return None
 
 
 def see_base(trial: Trial) -> Any:
@@ -252,6 +269,16 @@ LEAVES: dict[str, Leaf] = {
     "RecipeHead.folder": Leaf("plain", "folder", "elsewhere", see_folders),
     "RecipeHead.loggers": Leaf("plain", "loggers", ["tensorboard"], see_folders),
     "RecipeHead.evaluate": Leaf("plain", "evaluate", [task()], see_items),
+    "RecipeHead.decontaminate": Leaf("contaminated", "decontaminate", False, see_left_out),
+    "DecontaminationSettings.ngram": Leaf("contaminated", "decontaminate.ngram", 13, see_left_out),
+    "DecontaminationSettings.threshold": Leaf("contaminated", "decontaminate.threshold", 0.9, see_left_out),
+    "DecontaminationSettings.min_words": Leaf("contaminated", "decontaminate.min_words", 6, see_left_out),
+    "DecontaminationSettings.boilerplate_fraction": Leaf(
+        "contaminated", "decontaminate.boilerplate_fraction", 1.0, see_left_out
+    ),
+    "DecontaminationSettings.near": Leaf("contaminated", "decontaminate.near", None, see_left_out),
+    "DecontaminationSettings.kinds": Leaf("contaminated", "decontaminate.kinds", ["whole"], see_left_out),
+    "DecontaminationSettings.max_fraction": Leaf("contaminated", "decontaminate.max_fraction", 0.4, see_start),
     "ModelSource.source": Leaf("plain", "model", "other", see_base),
     "ModelSource.revision": Leaf("plain", "model", {"source": "base", "revision": "main"}, see_refusal),
     "ChatSettings.template": Leaf("plain", "chat", {"template": "own.jinja"}, see_rows),

@@ -15,7 +15,7 @@ from posttrain.data.schemas import read_example
 from posttrain.data.sources import DataSource, open_rows
 from posttrain.evaluation.benchmark import Benchmark, PublishedFile
 from posttrain.pipeline.scorers import ScorerContext, build_scorer
-from posttrain.pipeline.wiring import build_problem
+from posttrain.pipeline.task_rows import build_problem
 
 _IDS = np.zeros(1, dtype=np.int32)
 

@@ -19,7 +19,7 @@ from posttrain.evaluation.task import ChoiceTask, EvaluationTask, GenerationTask
 from posttrain.pipeline.benchmark_files import list_parts
 from posttrain.pipeline.roots import declare_roots
 from posttrain.pipeline.suites import list_listed, read_suites
-from posttrain.pipeline.wiring import read_problems
+from posttrain.pipeline.task_rows import read_problems
 from tests.pipeline.test_measure import Bench, bench, write
 from tests.pipeline.tiny_runs import Workshop
 

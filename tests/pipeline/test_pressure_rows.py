@@ -12,7 +12,7 @@ import pytest
 from posttrain.core.config import parse_config
 from posttrain.data.sources import DataSource
 from posttrain.pipeline.roots import declare_roots
-from posttrain.pipeline.wiring import read_problems
+from posttrain.pipeline.task_rows import read_problems
 from tests.cli.commands import run_here
 from tests.pipeline.tiny_runs import Workshop
 

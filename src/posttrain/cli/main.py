@@ -14,6 +14,7 @@ from posttrain.cli import (
     chat,
     compare,
     contamination,
+    curate,
     data,
     eval,
     export,
@@ -76,6 +77,7 @@ data_verbs.command("check", epilog=data.CHECK_EXAMPLE)(data.check)
 data_verbs.command("contamination", epilog=contamination.EXAMPLE)(contamination.contamination)
 data_verbs.command("pressure", epilog=pressure.EXAMPLE)(pressure.pressure)
 data_verbs.command("behaviours", epilog=behaviours.EXAMPLE)(behaviours.behaviours)
+data_verbs.command("curate", epilog=curate.EXAMPLE)(curate.curate)
 app.add_typer(data_verbs, name="data")
 app.command("sample", epilog=sample.EXAMPLE)(sample.sample)
 app.command("chat", epilog=chat.EXAMPLE)(chat.chat)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, Self
 
@@ -33,6 +33,7 @@ from posttrain.data.columnar_rows import (
 )
 from posttrain.data.csv_rows import read_csv, read_tsv
 from posttrain.data.json_rows import read_json_lines, read_json_values
+from posttrain.data.kept_rows import KeptRows, RowKeeper
 from posttrain.data.rows import BadRow, RawRow
 
 Format = Literal["auto", "trl", "alpaca", "sharegpt", "verl", "open_instruct", "sgd"]
@@ -43,6 +44,7 @@ _TEXT_READERS: dict[str, Callable[[Path, str], Iterator[RawRow | BadRow]]] = {
 }  # fmt: skip
 _COLUMN_READERS = {".parquet": read_parquet, ".arrow": read_arrow}
 SUFFIXES = (*_TEXT_READERS, ".txt", *_COLUMN_READERS)
+_KEPT = RowKeeper()
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
 
 
@@ -116,10 +118,11 @@ def open_rows(
     """
     stop = None if source.rows is None else source.skip + source.rows
     is_empty = True
-    found = _open_all(source, root, row_source)
-    if reader is not None:
-        found = _read_published(found, reader)
-    for row in itertools.islice(found, source.skip, stop):
+    kept = _KEPT.find(_ask_lab(source, row_source)) if reader is None else None
+    if kept is None:
+        found = _open_all(source, root, row_source)
+        chosen = itertools.islice(found if reader is None else _read_published(found, reader), source.skip, stop)
+    for row in chosen if kept is None else kept:
         is_empty = False
         yield row
     if is_empty:
@@ -227,8 +230,7 @@ def fingerprint(source: DataSource, *, root: Path, row_source: RowSource | None 
         name, content = where, str(load_hub_dataset(where.removeprefix("hub:"), source.split)._fingerprint)
     else:
         # Lab rows are made by a program, the same ones all through a process: hashing them needs no promise.
-        question = ("lab", row_source, where, source.split, source.skip, source.rows)
-        name, content = where, find_once(question, [], lambda: _hash_lab(source, row_source))
+        name, content = where, find_once(_ask_lab(source, row_source), [], lambda: _hash_lab(source, row_source))
     how = source.model_dump(include={"split", "format", "columns", "skip", "rows"})
     return hash_json({"content": content, "name": name, **how})
 
@@ -241,9 +243,17 @@ def _hash_path(source: DataSource, path: Path) -> str:
     return find_once(("folder", str(part)), files, lambda: hash_folder(part))
 
 
+def _ask_lab(source: DataSource, row_source: RowSource | None) -> Hashable:
+    """Return what names a range of rows of the lab in this process."""
+    return ("lab", row_source, source.source, source.split, source.skip, source.rows)
+
+
 def _hash_lab(source: DataSource, row_source: RowSource | None) -> str:
     content = ""
     stop = None if source.rows is None else source.skip + source.rows
+    kept = KeptRows()
     for row in itertools.islice(_open_lab(source, row_source), source.skip, stop):
         content = hash_text(content, canonical_json(row.values))
+        kept.add(row)
+    _KEPT.keep(_ask_lab(source, row_source), kept)
     return content

@@ -16,7 +16,7 @@ from posttrain.evaluation.perplexity import DOCUMENT
 from posttrain.evaluation.runner import choose_problems
 from posttrain.evaluation.task import DEVELOPMENT, ChoiceTask, EvaluationTask, find_development
 from posttrain.pipeline.roots import Roots
-from posttrain.pipeline.wiring import read_task_problems
+from posttrain.pipeline.task_rows import read_task_problems
 
 
 def require_development(task: EvaluationTask) -> DataSource:

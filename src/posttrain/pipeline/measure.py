@@ -51,8 +51,8 @@ from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.sampling import build_sampler
 from posttrain.pipeline.scorers import ScorerContext, build_context, build_scorer, find_tier, hash_scorer
 from posttrain.pipeline.store import WorkingFolders
+from posttrain.pipeline.task_rows import read_task_problems
 from posttrain.pipeline.weighers import build_weigher
-from posttrain.pipeline.wiring import read_task_problems
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import find_device
 

@@ -26,7 +26,7 @@ from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.run_record import RunRecord
-from posttrain.pipeline.wiring import read_task_problems
+from posttrain.pipeline.task_rows import read_task_problems
 
 Side = Mapping[str, Measured]
 """What a policy was measured on, by task."""

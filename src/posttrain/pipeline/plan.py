@@ -25,6 +25,7 @@ from posttrain.models.loading import BASE_FOLDER, GENERATION_FILE, read_context_
 from posttrain.models.manifest import load_manifest
 from posttrain.models.validation import CONFIG_FILE
 from posttrain.models.weights import hash_weights
+from posttrain.pipeline.decontaminating import OFF
 from posttrain.pipeline.estimates import estimate_memory, estimate_seconds
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.preflight.rounds import check_rounds
@@ -33,7 +34,12 @@ from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.rounds import Round, list_rounds
 from posttrain.pipeline.store import ArtifactStore
 from posttrain.pipeline.tracked_metric import describe_tracked_metric, find_tracked_metric
-from posttrain.pipeline.wiring import fingerprint_sources, fingerprint_values, load_stage_data
+from posttrain.pipeline.wiring import (
+    find_contaminated_rows,
+    fingerprint_sources,
+    fingerprint_values,
+    load_stage_data,
+)
 from posttrain.stages import sft
 from posttrain.training.distributed import Ranks, find_device
 from posttrain.training.optimizer import compute_learning_rate
@@ -96,6 +102,7 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
         sources = fingerprint_sources(recipe, [*config.data, *config.validation])
         identity = {**identity, "data": len(config.data), "proportions": [s.proportion for s in config.data]}
         identity["validation"] = len(config.validation)
+        identity |= _identify_left_out(recipe, config)
         tracked = find_tracked_metric(recipe, config)
         if tracked is not None:
             identity["tracked"] = describe_tracked_metric(recipe, tracked)
@@ -116,6 +123,14 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
             "version": sft.STAGE_VERSION,
         }
     )
+
+
+def _identify_left_out(recipe: Recipe, config: sft.SftConfig) -> dict[str, Any]:
+    """Return what of decontamination decides a stage's artifact: the rows left out, and that none were looked for."""
+    if recipe.head.decontaminate is None:
+        return {"decontaminate": OFF}
+    found = find_contaminated_rows(recipe, config.data)
+    return {"contaminated": [sorted(rows) for rows in found]} if any(found) else {}
 
 
 def derive_stage_seed(recipe: Recipe, stage: Round) -> int:

@@ -19,7 +19,7 @@ from posttrain.data.sources import DataSource
 from posttrain.evaluation.items import read_items
 from posttrain.evaluation.monitors.pressure import Reply, build_variants, choose_wrong, read_answer
 from posttrain.lab.source import lab_rows
-from posttrain.pipeline.wiring import build_problem
+from posttrain.pipeline.task_rows import build_problem
 
 _RIGHT = 1.0
 

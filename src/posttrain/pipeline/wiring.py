@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +12,21 @@ from posttrain.core.errors import DataError, RecipeError
 from posttrain.core.hashing import hash_file, hash_folder
 from posttrain.core.progress import SilentProgress
 from posttrain.core.protocols import Callback, Progress
-from posttrain.core.records import Example, Problem, TokenRows
+from posttrain.core.records import TokenRows
 from posttrain.core.run_folder import RunFolder
-from posttrain.data.examples import check_bad_fraction, iterate_examples
-from posttrain.data.ledger import Ledger
 from posttrain.data.sources import DataSource, fingerprint
 from posttrain.data.tokenized import TokenizedData, TokenizeSettings, load_token_rows
-from posttrain.evaluation.perplexity import DOCUMENT
-from posttrain.evaluation.problem_store import ProblemView, StoredProblems
-from posttrain.evaluation.shots import Shots, show_problem
-from posttrain.evaluation.task import ChoiceTask, GenerationTask, PerplexityTask
 from posttrain.lab.source import lab_rows
 from posttrain.models.loading import read_context_tokens
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
-from posttrain.pipeline.benchmark_rows import read_published
+from posttrain.pipeline.decontaminating import RowSearch, list_searched_tasks
 from posttrain.pipeline.plugins import Plugin, call_plugin, load_object
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.recipe import Recipe
-from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.stages.sft import SftConfig
 
 PREVIEW_ROWS = 8
-CLUSTER_COLUMN = "cluster_id"
-"""Rows that share this column's value are not independent."""
 _INCOMPLETE = "\ufffd"
 _MOST_TOKENS_OF_A_CHARACTER = 8
 
@@ -74,7 +65,7 @@ def load_stage_data(
         train_on=config.train_on,
     )
 
-    def load(sources: Sequence[DataSource]) -> TokenizedData:
+    def load(sources: Sequence[DataSource], contaminated: Sequence[Mapping[str, str]] = ()) -> TokenizedData:
         return load_token_rows(
             locate_sources(recipe, sources),
             renderer,
@@ -83,9 +74,11 @@ def load_stage_data(
             cache=RunFolder(recipe.folder).cache / "tokens",
             row_source=lab_rows,
             progress=progress,
+            contaminated=contaminated,
         )
 
-    return StageData(load(config.data), load(config.validation) if config.validation else None)
+    found = find_contaminated_rows(recipe, config.data, progress)
+    return StageData(load(config.data, found), load(config.validation) if config.validation else None)
 
 
 def locate_sources(recipe: Recipe, sources: Sequence[DataSource]) -> list[DataSource]:
@@ -101,6 +94,22 @@ def fingerprint_sources(recipe: Recipe, sources: Sequence[DataSource]) -> list[s
     """Return the content hashes of sources: part of the key of whatever is made from them."""
     located = locate_sources(recipe, sources)
     return [fingerprint(source, root=recipe.root, row_source=lab_rows) for source in located]
+
+
+def find_contaminated_rows(
+    recipe: Recipe, sources: Sequence[DataSource], progress: Progress | None = None
+) -> list[dict[str, str]]:
+    """Return for each training source the rows that hold an item of the recipe's tasks: id, and how.
+
+    Raises:
+        DataError: Rows of either side cannot be read.
+    """
+    settings, tasks = recipe.head.decontaminate, list_searched_tasks(recipe)
+    if settings is None or not tasks:
+        return [{} for _ in sources]
+    held_back = locate_sources(recipe, [task.data for task in tasks])
+    search = RowSearch(recipe, settings, list(zip(tasks, held_back, strict=True)), progress)
+    return [search.find(source) for source in locate_sources(recipe, sources)]
 
 
 def fingerprint_values(recipe: Recipe, values: Any) -> list[str]:
@@ -130,93 +139,6 @@ def _hash_path(path: Path | None) -> list[str]:
         raise DataError(
             f"it cannot be read: {error.strerror or error}", expected="a file or folder", place=str(path)
         ) from None
-
-
-def read_problems(
-    roots: Roots, source: DataSource, *, are_texts: bool = False, benchmark: str | None = None
-) -> StoredProblems:
-    """Return a source's rows as problems (`build_problem`), which are kept on disk; paths start at the roots.
-
-    Args:
-        roots: Where the source's path may lead.
-        source: The rows.
-        are_texts: Whether documents, which have no prompt, are asked for too.
-        benchmark: In whose published form the rows stand; None: in one of ours.
-
-    Raises:
-        DataError: The rows cannot be read, or have no prompt.
-    """
-    return StoredProblems(_iterate_problems(roots, source, are_texts, benchmark))
-
-
-def _iterate_problems(roots: Roots, source: DataSource, are_texts: bool, benchmark: str | None) -> Iterator[Problem]:
-    path = roots.locate(source.source, place=source.source)
-    located = source if path is None else source.model_copy(update={"source": str(path)})
-    located, reader = read_published(benchmark, located, roots)
-    ledger = Ledger()
-    for example in iterate_examples(located, ledger, root=roots.base, row_source=lab_rows, reader=reader):
-        ledger.train(samples=1, tokens=0, tokens_trained=0)
-        problem = build_problem(example)
-        if not problem.messages and not are_texts:
-            raise DataError(
-                "the row has no prompt",
-                expected="a prompt to answer: messages, or a prompt with a completion",
-                cure="choose another source for the task",
-                place=problem.problem_id,
-            )
-        yield problem
-    check_bad_fraction(located, ledger)
-    ledger.check_balance()
-
-
-def read_task_problems(
-    roots: Roots, task: GenerationTask | ChoiceTask | PerplexityTask, source: DataSource, *, are_shown: bool = True
-) -> Sequence[Problem]:
-    """Return the problems of a task in one of its sources, as they are asked.
-
-    Args:
-        roots: Where paths may lead.
-        task: Says in which form rows stand, and what is shown before and around a question.
-        source: The task's `data` or `development`.
-        are_shown: Whether examples stand before the questions and plain text is joined; else they are bare.
-
-    Raises:
-        DataError: The rows cannot be read or have no prompt, or there are too few examples.
-    """
-    problems = read_problems(roots, source, are_texts=isinstance(task, PerplexityTask), benchmark=task.benchmark)
-    if isinstance(task, PerplexityTask) or not are_shown or (not task.shots and task.form == "chat"):
-        return problems
-    shots = read_shots(roots, task)
-    return ProblemView(problems, show=lambda problem: show_problem(task, problem, shots))
-
-
-def read_shots(roots: Roots, task: GenerationTask | ChoiceTask) -> Shots | None:
-    """Return what gives a task's questions their examples, None where it has none.
-
-    Raises:
-        DataError: The rows cannot be read, or one has no answer to show.
-    """
-    if not task.shots or task.shots_from is None:
-        return None
-    return Shots(task, read_problems(roots, task.shots_from, benchmark=task.benchmark))
-
-
-def build_problem(example: Example) -> Problem:
-    """Return a row as a problem: its prompt, the columns for scorers, and the cluster that a column names.
-
-    The text it ends with is its reply, and the answer unless a column `answer` is there. A document is a problem
-    without messages, its text in the column `text`.
-    """
-    messages, columns = list(example.messages), dict(example.columns)
-    reply: str | None = None
-    while messages and messages[-1]["role"] == "assistant":
-        last = messages.pop()
-        if isinstance(last.get("content"), str):
-            reply = last["content"]
-            columns.setdefault("answer", reply)
-    if example.kind == "text":
-        columns[DOCUMENT] = example.text
-    return Problem(example.row_id, messages, columns, example.tools, str(columns.get(CLUSTER_COLUMN, "")), reply)
 
 
 def _make_object(plugin: Plugin, place: str) -> Any:
@@ -264,6 +186,8 @@ def _ignore(*arguments: Any) -> None:
 def preview_rows(recipe: Recipe, stage: str, count: int) -> list[dict[str, Any]]:
     """Return some rows of a stage as they are trained on: `{row_id, tokens: [[text, id, source, trainable]]}`.
 
+    Rows that hold evaluation items are shown too: a few rows are not worth the search.
+
     Raises:
         RecipeError: The stage is a plug-in, whose data is known to itself alone.
         DataError: The rows cannot be read.
@@ -284,8 +208,9 @@ def preview_rows(recipe: Recipe, stage: str, count: int) -> list[dict[str, Any]]
             "max_affected_fraction": 1.0,
         }
     )
+    shown = replace(recipe, head=recipe.head.model_copy(update={"decontaminate": None}))
     with open_renderer(recipe, base) as renderer:
-        data = load_stage_data(recipe, few, renderer, read_context_tokens(base), SilentProgress())
+        data = load_stage_data(shown, few, renderer, read_context_tokens(base), SilentProgress())
         tokenizer: Any = renderer.tokenizer
         return describe_rows(data.train.rows, tokenizer, count)
 

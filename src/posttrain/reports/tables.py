@@ -41,6 +41,7 @@ class LedgerTable:
     facts: list[tuple[str, str]]
     imbalance: str
     examples: list[tuple[str, list[str]]]
+    decontamination: str = ""
 
 
 _LEDGER_FACTS = ("samples", "tokens_in", "tokens_kept", "tokens_trained", "tokens_lost", "stops_cut")
@@ -69,6 +70,7 @@ def build_ledger(ledger: Mapping[str, Any]) -> LedgerTable:
         facts=[(label, format_count(number)) for label, number in facts + cut if number is not None],
         imbalance=imbalance,
         examples=[*map(_list_rows, dropped.items()), *map(_list_rows, shortened.items())],
+        decontamination=text_of(ledger.get("decontamination")),
     )
 
 

@@ -10,8 +10,9 @@ from posttrain.core.errors import RecipeError
 from posttrain.pipeline.recipe import Recipe
 
 MASK, TRUNCATION, MEMORY, STEP_ZERO, ROLLOUTS = "mask", "truncation", "memory", "step_zero", "rollouts"
+CONTAMINATION = "contamination"
 LENGTH_CAPS, SCORER = "length_caps", "scorer"
-STAGE_CHECKS = (MASK, TRUNCATION, MEMORY, STEP_ZERO, ROLLOUTS, LENGTH_CAPS)
+STAGE_CHECKS = (MASK, TRUNCATION, CONTAMINATION, MEMORY, STEP_ZERO, ROLLOUTS, LENGTH_CAPS)
 TASK_CHECKS = (LENGTH_CAPS, SCORER)
 GATE = "gate"
 MONITOR = "monitor"

@@ -17,7 +17,8 @@ from posttrain.data.sources import DataSource
 from posttrain.lab.source import lab_rows
 from posttrain.pipeline.benchmark_rows import read_published
 from posttrain.pipeline.recipe import Recipe
-from posttrain.pipeline.wiring import build_problem, locate_sources
+from posttrain.pipeline.task_rows import build_problem
+from posttrain.pipeline.wiring import locate_sources
 
 MAX_ROWS = 256
 """Rows of a task that are looked at."""
