@@ -69,7 +69,8 @@ def long_rows(**changes: Any) -> dict[str, Any]:
 
 
 SAMPLED = ("samples", "other_samples")
-WATCHED = ("pressure", "hazards", "look_alikes", "sums", "documents", "rewritten", *SAMPLED)
+ORDERED = ("orders", "other_orders")
+WATCHED = ("pressure", "hazards", "look_alikes", "sums", "documents", "rewritten", *SAMPLED, *ORDERED)
 KEEP = {"metric": "held_out", "margin": 0.05, "baseline": "base", "cumulative_margin": 0.1}
 
 
@@ -185,6 +186,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "calibration": watched(type="calibration", task="samples"),
     "over_optimisation": watched(type="over_optimisation", proxy="samples/correct", gold="samples"),
     "reward_audit": watched(type="reward_audit", task="samples"),
+    "position_bias": watched(type="position_bias", task="orders"),
     "auto": watched(type="auto"),
 }
 

@@ -27,7 +27,7 @@ from posttrain.pipeline.run import run_recipe
 from posttrain.pipeline.wiring import find_contaminated_rows, load_stage_data, preview_rows
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks
-from tests.contracts.recipe_baselines import BASELINES, KEEP, LORA, SAMPLED, WATCHED, long_rows
+from tests.contracts.recipe_baselines import BASELINES, KEEP, LORA, ORDERED, SAMPLED, WATCHED, long_rows
 from tests.evaluation.monitors.planted import make_item, make_items
 from tests.pipeline.tiny_runs import Finished, Workshop, task
 
@@ -153,7 +153,22 @@ def watched_items(shift: int, policy: str) -> dict[str, list[ItemResult]]:
     items = {name: make_items(turns, parts, policy_hash=policy) for name in WATCHED}
     weighed = {"nats": [20.0 + shift + index % 7 for index in range(90)], "tokens": [10.0] * 90}
     sampled = {name: sampled_items(shift + place, policy) for place, name in enumerate(SAMPLED)}
-    return {**items, "documents": make_items(turns, weighed, policy_hash=policy), **sampled}
+    ordered = {name: ordered_items(place, policy) for place, name in enumerate(ORDERED)}
+    return {**items, "documents": make_items(turns, weighed, policy_hash=policy), **sampled, **ordered}
+
+
+def ordered_items(shift: int, policy: str) -> list[ItemResult]:
+    """Thirty questions in both orders of two options, of which every third, or fewer, keeps its option."""
+    items = []
+    for number in range(30):
+        for place in (0.0, 1.0):
+            is_right = float(place == 0 or number % (3 + shift) == 0)
+            parts = {"right_place": place, "right_option": 0.0, "chosen_option": 1.0 - is_right}
+            name = f"rows:{number}:{place:g}"
+            items.append(
+                make_item(number, is_right, parts, item_id=name, cluster_id=f"rows:{number}", policy_hash=policy)
+            )
+    return items
 
 
 def sampled_items(shift: int, policy: str) -> list[ItemResult]:
@@ -260,6 +275,7 @@ LEAVES: dict[str, Leaf] = {
     **watch("collapse", task="other_samples", allowed_drop=0.1, allowed_drop_from_base=0.4),
     **watch("calibration", task="other_samples", confidence="sureness", allowed_rise=0.1, num_bins=3, sure_at=0.5),
     **watch("over_optimisation", proxy="samples/level", gold="samples/kept", allowed_drop=0.1),
+    **watch("position_bias", task="other_orders"),
     **watch("reward_audit", task="other_samples", reward="level", correct="kept", components=["level"]),
     **watch("reward_audit", allowed_length_correlation=0.1, least_gain=0.1),
     **watch("auto"),

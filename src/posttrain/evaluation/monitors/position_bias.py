@@ -24,9 +24,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from posttrain.core.config import Config
-from posttrain.core.metrics import METRIC_PATTERN
 from posttrain.core.records import ItemResult
+from posttrain.evaluation.monitors.keys import TASK_PATTERN, MonitorKeys
 from posttrain.evaluation.monitors.reading import Example, Figure, Items, Reading, Status
 from posttrain.evaluation.order_figures import (
     OrderPair,
@@ -45,12 +44,11 @@ _STATUS: dict[Decided, Status] = {"content": "silent", "position": "alarm", "und
 _MAX_EXAMPLES = 3
 
 
-class PositionBiasMonitor(Config):
-    """Reads the items of one choice task. `level` is that of the tests."""
+class PositionBiasMonitor(MonitorKeys):
+    """Reads the items of one choice task."""
 
     type: Literal["position_bias"]
-    task: str = Field(pattern=METRIC_PATTERN)
-    level: float = Field(0.05, gt=0, lt=0.5)
+    task: str = Field(pattern=TASK_PATTERN)
 
     @property
     def tasks_read(self) -> Sequence[str]:

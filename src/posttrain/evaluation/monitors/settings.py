@@ -26,6 +26,7 @@ from posttrain.evaluation.monitors.format import FormatMonitor
 from posttrain.evaluation.monitors.keys import AlarmKeys, MonitorKeys
 from posttrain.evaluation.monitors.over_optimisation import OverOptimisationMonitor
 from posttrain.evaluation.monitors.over_refusal import OverRefusalMonitor
+from posttrain.evaluation.monitors.position_bias import PositionBiasMonitor
 from posttrain.evaluation.monitors.reading import BaselineMonitor, Items, Monitor, Reading
 from posttrain.evaluation.monitors.reward_audit import RewardAuditMonitor
 from posttrain.evaluation.monitors.sycophancy import SycophancyMonitor
@@ -52,6 +53,7 @@ MONITORS: dict[str, type[AlarmKeys]] = {
     "calibration": CalibrationMonitor,
     "over_optimisation": OverOptimisationMonitor,
     "reward_audit": RewardAuditMonitor,
+    "position_bias": PositionBiasMonitor,
     AUTO: AutoMonitors,
 }
 
@@ -83,6 +85,7 @@ MonitorSettings = Annotated[
     | Annotated[CalibrationMonitor, Tag("calibration")]
     | Annotated[OverOptimisationMonitor, Tag("over_optimisation")]
     | Annotated[RewardAuditMonitor, Tag("reward_audit")]
+    | Annotated[PositionBiasMonitor, Tag("position_bias")]
     | Annotated[AutoMonitors, Tag(AUTO)],
     Discriminator(_read_type),
     BeforeValidator(_check_type),
