@@ -12,7 +12,7 @@ import pytest
 from posttrain.core.records import Problem
 from posttrain.evaluation.benchmark import Benchmark
 from posttrain.evaluation.choice_columns import split_contexts
-from posttrain.evaluation.multiple_choice import read_question
+from posttrain.evaluation.questions import read_question
 from posttrain.evaluation.suites.bfcl import KEYED
 from posttrain.evaluation.suites.reading import LETTERS
 from posttrain.evaluation.suites.registry import BENCHMARKS
@@ -61,9 +61,9 @@ def find_right(problem: Problem) -> list[str]:
         assert 0 < len(set(answer)) == len(answer) < len(texts) == len(set(texts)) <= 26
         return [texts[place] for place in answer]
     question = read_question(problem)
-    right = question.choices[question.right]
+    right = question.choices[question.rights[0]]
     lines = shown(problem).split("\n")
-    is_lettered = right == LETTERS[question.right]
+    is_lettered = right == LETTERS[question.rights[0]]
     return [line[3:].strip() for line in lines if line.startswith(f"{right}. ")] if is_lettered else [right]
 
 

@@ -114,4 +114,4 @@ def test_the_arguments_that_a_template_was_trained_with_are_there_when_its_artif
     (made,) = (path for path in (folder / "artifacts").iterdir() if (path / "manifest.json").is_file())
     with open_policy_renderer(load_policy(made, dtype="float32"), is_raw=False) as renderer:
         (ids,) = renderer.render_prompts([([{"role": "user", "content": "ant"}], None)])
-        assert renderer.tokenizer.decode(ids.tolist()).endswith("good day user: ant\nassistant: ")
+        assert renderer.tokenizer.decode(ids.tolist()).endswith("good day user: antassistant: ")
