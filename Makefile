@@ -12,7 +12,7 @@ BENCH_ARGS  ?=
 VLLM_PYTHON ?=
 SAMPLING_ARGS ?=
 TEST_ARGS   ?=
-EXTRAS_dev  := dev,tensorboard,privacy,proofs
+EXTRAS_dev  := dev,tensorboard,privacy,proofs,eval
 EXTRAS_trl  := trl
 PYTEST      = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_ARGS)
 

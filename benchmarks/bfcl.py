@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 
 from posttrain.core.records import Completion, Problem
+from posttrain.evaluation.suites.bfcl import KEYED, read_key, read_messages
 
-SINGLE_TURN = (
-    "simple_python", "simple_java", "simple_javascript", "multiple", "parallel", "parallel_multiple",
-    "live_simple", "live_multiple", "live_parallel", "live_parallel_multiple",
-)  # fmt: skip
+SINGLE_TURN = KEYED
 Calls = list[tuple[str, dict[str, Any]]]
 _IDS = np.zeros(0, dtype=np.int32)
 
@@ -25,17 +23,8 @@ def read_problems(folder: Path, name: str) -> list[Problem]:
     """Return one file's problems with the columns that `ToolCalls` reads, joined with the answers by id."""
     path = folder / f"{name}.jsonl"
     rows = _read_lines(path if path.is_file() else folder / f"{name}.jsonl.gz")
-    answers_path = folder / "possible_answer" / f"{name}.jsonl"
-    answers = {row["id"]: row["ground_truth"] for row in _read_lines(answers_path)} if answers_path.is_file() else {}
-    language = {"simple_java": "java", "simple_javascript": "javascript"}.get(name, "python")
-    return [
-        Problem(
-            row["id"],
-            row["question"][0],
-            {"function": row["function"], "ground_truth": answers.get(row["id"], []), "language": language},
-        )
-        for row in rows
-    ]
+    answers = _read_lines(folder / "possible_answer" / f"{name}.jsonl")
+    return [Problem(row["id"], read_messages(row), read_key(row, name, answers)) for row in rows]
 
 
 def build_item(problem: Problem, text: str) -> tuple[Problem, Completion]:

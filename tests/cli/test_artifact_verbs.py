@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,16 @@ def test_an_artifact_with_an_adapter_is_merged_into_a_folder_that_transformers_l
     assert found.code == 74 and "exists" in found.err
 
 
+def run_code_of_card(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run what the model card of a folder shows, as somebody does who copies it there."""
+    (code,) = re.findall(r"^```python\n(.*?)^```", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    capsys.readouterr()
+    with contextlib.chdir(folder):
+        Path("usage.py").write_text(code)
+        runpy.run_path("usage.py")
+    assert capsys.readouterr().out.endswith("\n")
+
+
 def test_an_artifact_without_adapters_is_exported_and_not_merged(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -68,6 +81,7 @@ def test_an_artifact_without_adapters_is_exported_and_not_merged(
     assert found.code == 4 and f"posttrain export {artifact}" in found.err
     found = run_here(capsys, "export", artifact, tmp_path / "out", "--dtype", "bfloat16")
     assert found.code == 0 and "(bfloat16)" in found.out and "greedy tokens" in found.out
+    run_code_of_card(tmp_path / "out", capsys)
     assert run_here(capsys, "export", tmp_path / "base", tmp_path / "other").code == 4
     assert not (tmp_path / "other").exists()
 

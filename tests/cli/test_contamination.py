@@ -58,7 +58,8 @@ def test_a_program_gets_json_also_in_a_file(
     assert found.code == 8 and report == json.loads(out.read_text())
     assert (report["clean"], report["items"], report["items_contaminated"], report["rows"]) == (False, 2, 1, 4)
     assert report["contaminated"][0]["matches"]["whole"]["rows"] == 2
-    assert report["settings"] == {"ngram": 8, "threshold": 0.5, "min_words": 5, "boilerplate_fraction": 0.01}
+    expected = {"ngram": 8, "threshold": 0.5, "min_words": 5, "boilerplate_fraction": 0.01, "near": 0.5}
+    assert report["settings"] == expected
 
 
 def test_show_limits_what_is_printed(capsys: pytest.CaptureFixture[str], files: tuple[Path, Path]) -> None:

@@ -18,6 +18,7 @@ from posttrain.cli.output import print_table
 from posttrain.cli.plan import format_bytes, format_learning_rates, format_seconds
 from tests.cli.commands import run_here
 from tests.pipeline.recipes import write_recipe
+from tests.reports.made_up_run import write_run
 
 TOKENS = [["<s>", 1, 0, 0], ["user", 5, 0, 0], [" Hi\n", 6, 2, 0], [" Yo\x1b[31m", 7, 3, 1], ["</s>", 2, 3, 1]]
 
@@ -93,6 +94,7 @@ def test_a_run_gets_the_recipe_with_its_overrides_and_says_where_the_report_is(
         "folder": str(tmp_path / "b"),
         "report": str(tmp_path / "b" / "report.html"),
         "gates": [],
+        "alarms": [],
     }
 
 
@@ -180,6 +182,20 @@ def test_the_place_of_a_written_report_is_printed(
     install("posttrain.reports.page", build_report=lambda folder: folder / "report.html")
     assert run_here(capsys, "report", tmp_path).out == f"report: {tmp_path / 'report.html'}\n"
     assert json.loads(run_here(capsys, "report", tmp_path, "--json").out) == {"report": str(tmp_path / "report.html")}
+
+
+def test_report_writes_a_card_or_two_runs_side_by_side_and_refuses_what_is_neither(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    first, second = write_run(tmp_path / "first"), write_run(tmp_path / "second")
+    assert run_here(capsys, "report", first, "--card").out == f"card: {first / 'README.md'}\n"
+    assert (first / "README.md").read_text().startswith("---\nlibrary_name")
+    page = tmp_path / "runs.html"
+    assert json.loads(run_here(capsys, "report", first, second, "--page", page, "--json").out) == {"page": str(page)}
+    assert "two runs side by side" in page.read_text()
+    for given in ((first, second), (first, "--page", page), (first, second, "--page", page, "--card")):
+        assert run_here(capsys, "report", *given).code == 2
+    assert run_here(capsys, "report", first, tmp_path / "nowhere", "--page", page).code == 74
 
 
 def test_an_unknown_dtype_is_refused_before_anything_is_loaded(

@@ -46,6 +46,19 @@ def watched_length(completions, **columns):
     Watch.on_step(None, len(completions), None, None)
     return length(completions)
 """
+HARNESS_TASK = """\
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{prompt}}}}{more}"
+doc_to_target: answer
+doc_to_choice: choices
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
+"""
 LORA = {"rank": 4, "alpha": 8.0}
 
 
@@ -78,6 +91,9 @@ def rl(**changes: Any) -> dict[str, Any]:
     return recipe_values({**values, **changes})
 
 
+SAMPLED = ("samples", "other_samples")
+ORDERED = ("orders", "other_orders")
+WATCHED = ("pressure", "hazards", "look_alikes", "sums", "documents", "rewritten", *SAMPLED, *ORDERED)
 KEEP = {"metric": "held_out", "margin": 0.05, "baseline": "base", "cumulative_margin": 0.1}
 
 
@@ -92,6 +108,11 @@ def perplexity(**changes: Any) -> dict[str, Any]:
     return {"name": "held_out", "type": "perplexity", **own, **changes}
 
 
+def harness(**changes: Any) -> dict[str, Any]:
+    """A task of lm-evaluation-harness, which lies beside the recipe."""
+    return {"name": "held_out", "type": "harness", "task": "tiny_animals", "include": "harness_tasks", **changes}
+
+
 def gated(gate: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """A recipe with a gate; its other task has other rows."""
     tasks = [
@@ -100,6 +121,25 @@ def gated(gate: dict[str, Any], **changes: Any) -> dict[str, Any]:
     ]
     return recipe_values(stage(gate=gate, **changes), evaluate=tasks)
 
+
+def watched(**monitor: Any) -> dict[str, Any]:
+    """A recipe with one monitor, and tasks of every name that monitors of it read (`watched_items`)."""
+    return recipe_values(stage(), evaluate=[task(name=name) for name in WATCHED], monitors=[monitor])
+
+
+SHARED = "read all of this with care and say one word"
+LONG = (
+    "amber boats carry dried eels from green harbours in June keeping lamps lit many nights over quiet rough seas today"
+)
+STORY = "Ida has 12 red hens and sells their eggs to the baker of her town for 3 coins each"
+ITEMS = ["how deep is the sea", LONG, STORY, *(f"{SHARED} {end}" for end in ("apples", "pears", "plums"))]
+HOLDING = [
+    "how deep is the sea",
+    " ".join(LONG.split()[:12]),
+    STORY.replace("red", "brown").replace("the baker of her town", "the one baker of her small town"),
+    SHARED,
+]
+"""Questions that hold an item each: word for word, by n-grams, nearly, and by what several items share alone."""
 
 BASELINES: dict[str, dict[str, Any]] = {
     "plain": recipe_values(stage()),
@@ -124,12 +164,23 @@ BASELINES: dict[str, dict[str, Any]] = {
     "documents": recipe_values(stage(data=[{"source": "documents.jsonl"}], max_length=64, max_affected_fraction=1.0)),
     "alpaca": recipe_values(stage(data=[{"source": "alpaca.jsonl"}])),
     "renamed": recipe_values(stage(data=[{"source": "renamed.jsonl", "columns": {"prompt": "a", "completion": "b"}}])),
+    "contaminated": recipe_values(
+        stage(data=[{"source": "holding.jsonl"}], steps=1),
+        evaluate=[{"name": "held_out", "data": {"source": "items.jsonl"}, "max_new_tokens": 4}],
+        decontaminate={"max_fraction": 1.0},
+    ),
     "lab": recipe_values(stage(data=[{"source": "lab:conversations", "rows": 10}])),
     "bad": recipe_values(stage(data=[{"source": "bad.jsonl", "max_bad_fraction": 0.5}])),
     "long": long_rows(),
     "template": recipe_values(stage(), chat={"template": "own.jinja"}),
     "sampled": recipe_values(stage(steps=1), evaluate=[task(temperature=1.0, num_samples=3, max_new_tokens=9)]),
+    "published": recipe_values(stage(steps=1), evaluate=[task(data={"source": "published.jsonl"}, max_new_tokens=40)]),
+    "shown": recipe_values(
+        stage(steps=1),
+        evaluate=[task(data={"source": "published.jsonl"}, shots=1, shots_from={"source": "published.jsonl"})],
+    ),
     "choice": recipe_values(stage(steps=1), evaluate=[choice()]),
+    "harness": recipe_values(stage(steps=1), evaluate=[harness()]),
     "perplexity": recipe_values(stage(steps=1), evaluate=[perplexity()]),
     "rl": rl(),
     "rl_updates": rl(minibatches=2, epochs_per_step=2),
@@ -157,6 +208,21 @@ BASELINES: dict[str, dict[str, Any]] = {
             "replay": [{"source": "rows.jsonl"}],
         }
     ),
+    "sycophancy": watched(type="sycophancy", task="pressure", at_most=0.2),
+    "over_refusal": watched(
+        type="over_refusal", harmful="hazards", harmless="look_alikes", max_refused=0.2, max_complied=0.2
+    ),
+    "verbosity": watched(type="verbosity", tasks=["sums"]),
+    "format": watched(type="format", tasks=["sums"]),
+    "forgetting": watched(type="forgetting", tasks=["documents", "sums"]),
+    "contamination": watched(type="contamination", original="sums", perturbed="rewritten"),
+    "diversity": watched(type="diversity", task="samples"),
+    "collapse": watched(type="collapse", task="samples", allowed_drop_from_base=0.5),
+    "calibration": watched(type="calibration", task="samples"),
+    "over_optimisation": watched(type="over_optimisation", proxy="samples/correct", gold="samples"),
+    "reward_audit": watched(type="reward_audit", task="samples"),
+    "position_bias": watched(type="position_bias", task="orders"),
+    "auto": watched(type="auto"),
 }
 
 
@@ -177,7 +243,22 @@ def make_workshop(folder: Path) -> Workshop:
     write("documents.jsonl", [{"text": f"the ant met the bee {n} times. " * (1 + 3 * (n > 2))} for n in range(4)])
     write("alpaca.jsonl", [{"instruction": f"say {n}", "input": "", "output": f"{n}"} for n in range(4)])
     write("renamed.jsonl", [{"a": f"say {n}", "b": f"{n}", "c": f"say {n}?"} for n in range(4)])
+    write("items.jsonl", [{"prompt": text} for text in ITEMS])
+    write("holding.jsonl", [{"prompt": text, "completion": "a"} for text in [*HOLDING, "b", "c", "d"]])
     write("choices.jsonl", [{"prompt": f"{n}?", "choices": ["a", "bcdefgh", "ijk"], "answer": n % 3} for n in range(6)])
+    both = {"prompt": "{n}?", "question": "what is {n}?", "answer": "it is {n}.\n#### {n}"}
+    write(
+        "published.jsonl",
+        [{name: text.format(n=n) for name, text in both.items()} | {"half": n // 3} for n in range(6)],
+    )
+    for place, name, more in (
+        ("harness_tasks", "tiny_animals", ""),
+        ("harness_tasks", "tiny_letters", " ="),
+        ("more_tasks", "tiny_animals", "?"),
+    ):
+        (folder / place).mkdir(exist_ok=True)
+        text = HARNESS_TASK.format(name=name, file=folder / "choices.jsonl", more=more)
+        (folder / place / f"{name}.yaml").write_text(text)
     make_rows(folder / "bad.jsonl", 5).open("a").write("no json\n")
     make_rows(folder / "long.jsonl", 6).open("a").write(json.dumps({"prompt": "x " * 8, "completion": "y" * 50}) + "\n")
     return workshop

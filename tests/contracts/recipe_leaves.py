@@ -15,16 +15,20 @@ from typing import Any
 
 from posttrain.core.errors import PosttrainError, RefusedError
 from posttrain.core.progress import SilentProgress
+from posttrain.core.records import ItemResult
 from posttrain.core.run_folder import RunFolder
+from posttrain.evaluation.monitors.settings import MONITORS, read_monitor
 from posttrain.pipeline.estimates import estimate_memory
 from posttrain.pipeline.plan import build_plan
 from posttrain.pipeline.policies import find_base, open_renderer
+from posttrain.pipeline.preflight.override_names import list_override_names
 from posttrain.pipeline.recipe import Recipe, read_recipe
 from posttrain.pipeline.run import run_recipe
-from posttrain.pipeline.wiring import load_stage_data, preview_rows
+from posttrain.pipeline.wiring import find_contaminated_rows, load_stage_data, preview_rows
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks
-from tests.contracts.recipe_baselines import BASELINES, KEEP, LORA, long_rows
+from tests.contracts.recipe_baselines import BASELINES, KEEP, LORA, ORDERED, SAMPLED, WATCHED, long_rows
+from tests.evaluation.monitors.planted import make_item, make_items
 from tests.pipeline.tiny_runs import Finished, Workshop, task
 
 
@@ -94,6 +98,23 @@ def see_ledger(trial: Trial) -> Any:
     return trial.run().record["stages"][0]["ledger"]
 
 
+def see_left_out(trial: Trial) -> Any:
+    """The training rows that hold evaluation items, and how."""
+    recipe = trial.read()
+    config = recipe.stages[0].config
+    assert isinstance(config, SftConfig)
+    return find_contaminated_rows(recipe, config.data)
+
+
+def see_start(trial: Trial) -> Any:
+    """Why the run is refused; None if it is not."""
+    try:
+        trial.run()
+    except RefusedError as error:
+        return error.found
+    return None
+
+
 def see_base(trial: Trial) -> Any:
     """What the first stage starts from, and its key."""
     plan = build_plan(trial.read())
@@ -118,6 +139,68 @@ def see_gate(trial: Trial) -> Any:
     with contextlib.suppress(RefusedError):
         trial.run()
     return json.loads((trial.read().folder / "run.json").read_text())["stages"][0]["gate"]
+
+
+def watched_items(shift: int, policy: str) -> dict[str, list[ItemResult]]:
+    """Items of every task that the monitors read, with every part that they look for; `shift` moves all of them."""
+    turns = [float((index + shift) % 3 == 0) for index in range(90)]
+    others = [1.0 - turn for turn in turns]
+    parts = {
+        **dict.fromkeys(("claimed", "refused", "format", "stopped"), turns),
+        **dict.fromkeys(("conceded", "complied", "kept", "level"), others),
+        "drawn_tokens": [10.0 + 3 * shift + index % 5 for index in range(90)],
+    }
+    items = {name: make_items(turns, parts, policy_hash=policy) for name in WATCHED}
+    weighed = {"nats": [20.0 + shift + index % 7 for index in range(90)], "tokens": [10.0] * 90}
+    sampled = {name: sampled_items(shift + place, policy) for place, name in enumerate(SAMPLED)}
+    ordered = {name: ordered_items(place, policy) for place, name in enumerate(ORDERED)}
+    return {**items, "documents": make_items(turns, weighed, policy_hash=policy), **sampled, **ordered}
+
+
+def ordered_items(shift: int, policy: str) -> list[ItemResult]:
+    """Thirty questions in both orders of two options, of which every third, or fewer, keeps its option."""
+    items = []
+    for number in range(30):
+        for place in (0.0, 1.0):
+            is_right = float(place == 0 or number % (3 + shift) == 0)
+            parts = {"right_place": place, "right_option": 0.0, "chosen_option": 1.0 - is_right}
+            name = f"rows:{number}:{place:g}"
+            items.append(
+                make_item(number, is_right, parts, item_id=name, cluster_id=f"rows:{number}", policy_hash=policy)
+            )
+    return items
+
+
+def sampled_items(shift: int, policy: str) -> list[ItemResult]:
+    """Three samples of each of 30 problems, with every part that monitors of samples and rewards look for."""
+    return [
+        make_item(
+            index,
+            float((index + shift) % 3 == 0),
+            {
+                "correct": float((index + 2 * shift) % 4 == 0),
+                "kept": float((index + shift) % 5 == 0),
+                "level": float((index * (shift + 3)) % 7),
+                "confidence": (1 + index % 9) / 10,
+                "sureness": (1 + index % 4) / 5,
+                "drawn_nats": 20.0 + 3 * shift + index % 5,
+                "drawn_tokens": 10.0 + 3 * shift + (index * index) % 11,
+            },
+            item_id=f"rows:{index // 3}",
+            sample_index=index % 3,
+            text=f"say {index % (shift + 2)} and {index % 3}",
+            policy_hash=policy,
+        )
+        for index in range(90)
+    ]
+
+
+def see_readings(trial: Trial) -> Any:
+    """What the monitors say of planted items, and which of them can be overridden."""
+    recipe = trial.read()
+    sides = [watched_items(shift, policy) for shift, policy in ((2, "own"), (1, "parent"), (0, "base"))]
+    overrides = [name for name in list_override_names(recipe) if name.startswith("monitor:")]
+    return [read_monitor(monitor, *sides).to_json() for monitor in recipe.monitors], overrides
 
 
 def see_folders(trial: Trial) -> Any:
@@ -167,12 +250,51 @@ def own(path: str, value: Any, see: Callable[[Trial], Any], baseline: str = "pla
     return Leaf(baseline, f"stages.0.{path}", value, see)
 
 
+def watch(kind: str, **changes: Any) -> dict[str, Leaf]:
+    """Leaves of the one monitor of a baseline, seen by its readings."""
+    name = {"auto": "AutoMonitors"}.get(kind, "".join(map(str.capitalize, kind.split("_"))) + "Monitor")
+    common = {"level": 0.05, "on_alarm": "hold", **({} if kind == "auto" else {"name": "mine"})}
+    return {
+        f"{name}.{key}": Leaf(kind, f"monitors.0.{key}", value, see_readings)
+        for key, value in {**common, **changes}.items()
+    }
+
+
 LEAVES: dict[str, Leaf] = {
+    **watch(
+        "sycophancy", task="sums", flipped="kept", conceded="claimed", allowed_rise=0.2, allowed_drop=0.2, at_most=0.3
+    ),
+    **watch("over_refusal", harmful="sums", harmless="pressure", refused="kept", complied="refused"),
+    **watch("over_refusal", allowed_rise=0.2, allowed_compliance_rise=0.2, max_refused=0.3, max_complied=0.3),
+    **watch("verbosity", tasks=["pressure"], allowed_growth=0.1, difficulty="level"),
+    **watch("format", tasks=["pressure"], part="kept", allowed=0.1),
+    **watch("forgetting", tasks=["documents"], allowed_nats=0.3, allowed_drop=0.3),
+    **watch("forgetting", allowed_nats_from_base=0.3, allowed_drop_from_base=0.3),
+    **watch("contamination", original="pressure", perturbed="pressure", allowed_gap=0.3),
+    **watch("diversity", task="other_samples", kinds=["answers"], allowed_drop=0.1),
+    **watch("collapse", task="other_samples", allowed_drop=0.1, allowed_drop_from_base=0.4),
+    **watch("calibration", task="other_samples", confidence="sureness", allowed_rise=0.1, num_bins=3, sure_at=0.5),
+    **watch("over_optimisation", proxy="samples/level", gold="samples/kept", allowed_drop=0.1),
+    **watch("position_bias", task="other_orders"),
+    **watch("reward_audit", task="other_samples", reward="level", correct="kept", components=["level"]),
+    **watch("reward_audit", allowed_length_correlation=0.1, least_gain=0.1),
+    **watch("auto"),
+    "RecipeHead.monitors": Leaf("format", "monitors", ["auto"], see_readings),
     "RecipeHead.name": Leaf("plain", "name", "other", see_folders),
     "RecipeHead.seed": Leaf("plain", "seed", 18, see_policy),
     "RecipeHead.folder": Leaf("plain", "folder", "elsewhere", see_folders),
     "RecipeHead.loggers": Leaf("plain", "loggers", ["tensorboard"], see_folders),
     "RecipeHead.evaluate": Leaf("plain", "evaluate", [task()], see_items),
+    "RecipeHead.decontaminate": Leaf("contaminated", "decontaminate", False, see_left_out),
+    "DecontaminationSettings.ngram": Leaf("contaminated", "decontaminate.ngram", 13, see_left_out),
+    "DecontaminationSettings.threshold": Leaf("contaminated", "decontaminate.threshold", 0.9, see_left_out),
+    "DecontaminationSettings.min_words": Leaf("contaminated", "decontaminate.min_words", 6, see_left_out),
+    "DecontaminationSettings.boilerplate_fraction": Leaf(
+        "contaminated", "decontaminate.boilerplate_fraction", 1.0, see_left_out
+    ),
+    "DecontaminationSettings.near": Leaf("contaminated", "decontaminate.near", None, see_left_out),
+    "DecontaminationSettings.kinds": Leaf("contaminated", "decontaminate.kinds", ["whole"], see_left_out),
+    "DecontaminationSettings.max_fraction": Leaf("contaminated", "decontaminate.max_fraction", 0.4, see_start),
     "ModelSource.source": Leaf("plain", "model", "other", see_base),
     "ModelSource.revision": Leaf("plain", "model", {"source": "base", "revision": "main"}, see_refusal),
     "ChatSettings.template": Leaf("plain", "chat", {"template": "own.jinja"}, see_rows),
@@ -192,11 +314,27 @@ LEAVES: dict[str, Leaf] = {
     "GenerationTask.num_samples": Leaf("sampled", "evaluate.0.num_samples", 2, see_items),
     "GenerationTask.pass_at": Leaf("sampled", "evaluate.0.pass_at", [2], see_items),
     "GenerationTask.cons_at": Leaf("sampled", "evaluate.0.cons_at", [3], see_items),
+    "GenerationTask.benchmark": Leaf("published", "evaluate.0.benchmark", "gsm8k", see_items),
+    "GenerationTask.form": Leaf("published", "evaluate.0.form", "text", see_items),
+    "GenerationTask.shots": Leaf("shown", "evaluate.0.shots", 2, see_items),
+    "GenerationTask.shots_from": Leaf("shown", "evaluate.0.shots_from", {"source": "held_out.jsonl"}, see_items),
+    "GenerationTask.shots_by": Leaf("shown", "evaluate.0.shots_by", "half", see_items),
+    "GenerationTask.shots_seed": Leaf("shown", "evaluate.0.shots_seed", None, see_items),
+    "GenerationTask.best_at": Leaf("sampled", "evaluate.0.best_at", [2], see_items),
     "ChoiceTask.name": Leaf("choice", "evaluate.0.name", "other", see_items),
     "ChoiceTask.data": Leaf("choice", "evaluate.0.data", {"source": "choices.jsonl", "rows": 2}, see_items),
     "ChoiceTask.parts": Leaf("choice", "evaluate.0.parts", ["by_token"], see_items),
     "ChoiceTask.normalisation": Leaf("choice", "evaluate.0.normalisation", "sum", see_items),
     "ChoiceTask.options": Leaf("choice", "evaluate.0.options", "letters", see_items),
+    "ChoiceTask.form": Leaf("choice", "evaluate.0.form", "text", see_items),
+    "ChoiceTask.metric": Leaf("choice", "evaluate.0.metric", "mass", see_items),
+    "HarnessTask.name": Leaf("harness", "evaluate.0.name", "other", see_items),
+    "HarnessTask.task": Leaf("harness", "evaluate.0.task", "tiny_letters", see_items),
+    "HarnessTask.shots": Leaf("harness", "evaluate.0.shots", 1, see_items),
+    "HarnessTask.include": Leaf("harness", "evaluate.0.include", "more_tasks", see_items),
+    "HarnessTask.limit": Leaf("harness", "evaluate.0.limit", 2, see_items),
+    "HarnessTask.metric": Leaf("harness", "evaluate.0.metric", "acc_norm", see_items),
+    "HarnessTask.form": Leaf("harness", "evaluate.0.form", "chat", see_items),
     "PerplexityTask.name": Leaf("perplexity", "evaluate.0.name", "other", see_items),
     "PerplexityTask.data": Leaf("perplexity", "evaluate.0.data", {"source": "turns.jsonl"}, see_items),
     "PerplexityTask.development": Leaf("repaired", "evaluate.0.development", {"source": "turns.jsonl"}, see_gate),
@@ -322,13 +460,22 @@ LEAVES: dict[str, Leaf] = {
     "LoraSettings.init": own("adapter.init", "gaussian", see_policy, "adapter"),
 }
 
+_ONE_TYPE = "says which monitor it is: within the class it has one value"
 WITHOUT_EFFECT: dict[str, str] = {
+    **{f"{kind.__name__}.type": _ONE_TYPE for kind in MONITORS.values()},
     "RecipeHead.model": "always there; what it holds is ModelSource's",
     "RecipeHead.chat": "always there; what it holds is ChatSettings'",
     "GenerationTask.type": "says which class reads the task: within the class it has one value",
     "ChoiceTask.type": "says which class reads the task: within the class it has one value",
+    "ChoiceTask.benchmark": "read as of any task: GenerationTask's is looked at",
+    "PerplexityTask.benchmark": "read as of any task: GenerationTask's is looked at",
+    "ChoiceTask.shots": "read as of GenerationTask, which is looked at",
+    "ChoiceTask.shots_from": "read as of GenerationTask, which is looked at",
+    "ChoiceTask.shots_by": "read as of GenerationTask, which is looked at",
+    "ChoiceTask.shots_seed": "read as of GenerationTask, which is looked at",
     "ChoiceTask.development": "read as of any task: GenerationTask's and PerplexityTask's are looked at",
     "PerplexityTask.type": "says which class reads the task: within the class it has one value",
+    "HarnessTask.type": "says which class reads the task: within the class it has one value",
     "SftConfig.type": "says which class reads the stage: within the class it has one value",
     "GrpoConfig.type": "says which class reads the stage: within the class it has one value",
     "GrpoConfig.activation_checkpointing": "changes memory alone: tests/pipeline/test_grpo.py looks at the model",

@@ -17,7 +17,7 @@ from posttrain.data.sources import SUFFIXES, DataSource
 from posttrain.data.tokenized import NOT_TRAINED
 from posttrain.data.truncation import TOO_LONG, TruncationPolicy
 from posttrain.pipeline.plugins import GROUPS
-from posttrain.pipeline.preflight.override_names import GATE, STAGE_CHECKS, TASK_CHECKS, name_task
+from posttrain.pipeline.preflight.override_names import GATE, MONITOR, STAGE_CHECKS, TASK_CHECKS, name_task
 from posttrain.pipeline.recipe import read_recipe
 from posttrain.pipeline.recipe_checks import configs_in
 from posttrain.pipeline.recipe_settings import RecipeHead, StageKeys
@@ -56,8 +56,9 @@ def read_tables(path: Path) -> dict[str, list[list[str]]]:
 
 
 def recipe_tables() -> dict[str, list[list[str]]]:
-    """Return the tables of every key of a recipe: gates have a page of their own."""
-    return read_tables(DOCS / "recipes.md") | read_tables(DOCS / "gates.md")
+    """Return the tables of every key of a recipe: gates and monitors have pages of their own."""
+    pages = [read_tables(DOCS / name) for name in ("recipes.md", "gates.md", "monitors.md")]
+    return {name: rows for tables in pages for name, rows in tables.items()}
 
 
 def documented_fields(kind: type[BaseModel]) -> list[str]:
@@ -161,8 +162,8 @@ def test_every_check_of_preflight_and_every_form_of_override_is_documented() -> 
     assert set(column(DOCS / "preflight.md", "check")) == {*STAGE_CHECKS, *TASK_CHECKS}
     shown = column(DOCS / "preflight.md", "name")
     parts = [name.rpartition(":")[::2] for name in shown]
-    assert {check for place, check in parts if place != GATE} <= {*STAGE_CHECKS, *TASK_CHECKS}
-    assert [place.partition(".")[0] for place, _ in parts] == ["", "sft", name_task("").rstrip("."), GATE]
+    assert {check for place, check in parts if place not in (GATE, MONITOR)} <= {*STAGE_CHECKS, *TASK_CHECKS}
+    assert [place.partition(".")[0] for place, _ in parts] == ["", "sft", name_task("").rstrip("."), GATE, MONITOR]
 
 
 def test_the_code_that_a_document_shows_is_code_that_a_test_runs() -> None:

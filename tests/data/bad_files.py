@@ -46,6 +46,11 @@ def whole(name: str, content: bytes | Callable[[Path], object], reason: str, lin
     return BadFile(name, content if callable(content) else lambda path: path.write_bytes(content), reason, line=line)
 
 
+def csv(text: str | bytes, reason: str, name: str, line: int = 3) -> tuple[str, BadFile]:
+    """A CSV file whose second of three rows is bad."""
+    return name, BadFile("rows.csv", lines("prompt,completion", "2+2?,4", text, "3+3?,6"), reason, line=line, rows=3)
+
+
 def write_parquet(path: Path, columns: dict[str, Any]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -142,6 +147,42 @@ CASES: dict[str, BadFile] = dict(
         row('{"text": "' + "a" * 200_000 + '"}', "row too long", "a huge line"),
     ]
 )  # fmt: skip
+CASES |= dict(
+    [
+        csv("2+2?", "ragged row", "a CSV row with a cell missing"),
+        csv("2+2?,4,", "ragged row", "a CSV row with a cell more"),
+        csv("1,000,4", "ragged row", "a bare separator in a CSV cell"),
+        csv('a 5" disk,4', "wrong quotes", "a quote in a bare CSV cell"),
+        csv('"a "b" c",4', "wrong quotes", "quotes that are not doubled in a CSV cell"),
+        csv('"a" ,4', "wrong quotes", "a space after a closing quote in CSV"),
+        csv("a\rb,4", "wrong line ends", "a carriage return alone in a CSV cell"),
+        csv(b"a\x00,4", "NUL bytes", "NUL bytes in a CSV row"),
+        csv(b'"a\n\x00",4', "NUL bytes", "NUL bytes in the second line of a CSV row"),
+        csv("caf\u00e9,4".encode("latin-1"), "not UTF-8", "Latin-1 in a CSV row"),
+        csv("a" * 200_000 + ",4", "row too long", "a huge CSV row"),
+        csv('"' + "a\n" * 100_000 + '",4', "row too long", "a CSV cell of many lines"),
+    ]
+)
+CASES |= {
+    "a CSV quote that is never closed": BadFile(
+        "rows.csv", lines("prompt,completion", "2+2?,4", '"2+2?,4', "3+3?,6"), "wrong quotes", line=3, rows=2
+    ),
+    "a CSV header alone": whole("rows.csv", b"prompt,completion\n", "no rows"),
+    "a CSV column that stands twice": whole("rows.csv", b"prompt,prompt\na,b\n", "'prompt' stands twice", line=1),
+    "a CSV column without a name": whole("rows.csv", b"prompt,\na,b\n", "without a name", line=1),
+    "a CSV file without a header": whole("rows.csv", b'a "b" c,4\na,4\n', "wrong quotes", line=1),
+    "NUL bytes in a CSV header": whole("rows.csv", b"prompt\x00,completion\na,b\n", "NUL bytes", line=1),
+    "a CSV header that never ends": whole("rows.csv", b'"prompt,completion\na,b\n', "does not end", line=1),
+    "a CSV file with semicolons": whole("rows.csv", b"prompt;completion\na;b\n", "semicolons", line=1),
+    "a TSV file with commas": whole("rows.tsv", b"prompt,completion\na,b\n", "commas", line=1),
+    "a CSV file in UTF-16": whole("rows.csv", "prompt,completion\na,b\n".encode("utf-16"), "UTF-16"),
+    "an empty CSV file": whole("rows.csv", b"", "empty"),
+    "blank CSV lines": whole("rows.csv", b"\n\r\n\n", "no rows"),
+    "a binary CSV file": whole("rows.csv", bytes(range(128, 256)), "not UTF-8", line=1),
+    "a torn CSV file": whole(
+        "rows.csv.gz", gzip.compress(b"prompt,completion\n" + os.urandom(5000).hex().encode() + b",4\n")[:-20], "torn"
+    ),
+}  # fmt: skip
 CASES |= {
     "a JSON array in JSON Lines": BadFile("rows.jsonl", lines("[", GOOD + ",", GOOD, "]"), "not JSON", 1, rows=4),
     "an empty file": whole("rows.jsonl", b"", "empty"),
@@ -156,7 +197,7 @@ CASES |= {
     "gzip without its suffix": whole("rows.jsonl", gzip.compress(GOOD.encode()), "gzip"),
     "a zip archive": whole("rows.json", b"PK\x03\x04" + bytes(50), "zip"),
     "a binary file": whole("rows.json", bytes(range(128, 256)), "not UTF-8", line=1),
-    "an unknown kind of file": whole("rows.csv", b"prompt,completion\n", "'.csv'"),
+    "an unknown kind of file": whole("rows.xlsx", b"prompt,completion\n", "'.xlsx'"),
     "torn gzip": whole("rows.jsonl.gz", gzip.compress(MANY.encode())[:-20], "torn"),
     "no gzip": whole("rows.jsonl.gz", GOOD.encode(), "torn"),
     "flipped bits in gzip": whole(

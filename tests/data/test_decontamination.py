@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def kinds(report: ContaminationReport, number: int = 0) -> list[str]:
 
 def test_a_short_question_is_found_whole_in_any_dress() -> None:
     report = check([item(SUM)], "Nothing.", "Tell me: **WHAT is\n47+38**!", "what is 47 + 38? And 5?")
-    assert not report.clean and report.counts == {"whole": 1, "ngrams": 0, "answered": 0, "key": 0}
+    assert not report.clean and report.counts == {"whole": 1, "ngrams": 0, "answered": 0, "near": 0, "key": 0}
     match = report.items[0].matches["whole"]
     assert (match.rows, match.row_ids) == (2, ("train:2", "train:3"))
     assert match.passage == "tell me [what is 47 + 38]"
@@ -99,7 +100,7 @@ def test_a_question_that_many_share_is_found_with_its_answer_only() -> None:
     assert check(items, f"{ask}\nIt is blue.", f"{facts[0]}.").clean
     report = check(items, f"{ask}\nWhales live in it, and seals.")
     assert [found.item_id for found in report.items] == ["test:1"] and kinds(report) == ["answered"]
-    assert report.searched == {"whole": 0, "ngrams": 0, "answered": 3, "key": 0}
+    assert report.searched == {"whole": 0, "ngrams": 0, "answered": 3, "near": 0, "key": 0}
 
 
 def test_a_long_answer_needs_only_the_end_of_its_question() -> None:
@@ -113,6 +114,47 @@ def test_a_paraphrase_is_not_found() -> None:
     assert check(
         [item(DUCKS)], "Each day 16 eggs come from the ducks that Janet keeps; all are sold for 2 dollars each."
     ).clean
+
+
+REWORDED = (
+    "Every morning Janet's ducks lay 16 eggs a day, and she sells every single one of them at the market for 2 dollars."
+)
+
+
+def test_a_question_reworded_is_found_near_and_only_with_its_figures() -> None:
+    question = item(DUCKS)
+    swapped = (
+        "At the market for 2 dollars she sells every one of them. Anna's ducks lay sixteen eggs per single day, you see"
+    )
+    for text in (REWORDED, swapped):
+        report = check([question], f"So: {text} Now tell me.", ngram=12)
+        assert kinds(report) == ["near"], text
+    for other in (swapped.replace("sixteen", "17"), swapped.replace("2 dollars", "3 dollars")):
+        assert check([question], other, ngram=12).clean
+    assert check([question], swapped, ngram=12, near=None).clean
+
+
+def test_a_near_question_lies_in_one_stretch_of_a_text() -> None:
+    """The pairs of the question, spread over a text of 400 words, are no near duplicate of it."""
+    words = read_words(DUCKS)
+    spread = " ".join(
+        f"{left} {right} " + "so it went on and on for long " * 3 for left, right in itertools.pairwise(words)
+    )
+    assert check([item(DUCKS)], spread).clean
+
+
+def test_figures_in_another_dress_are_the_same_figures() -> None:
+    question = item("Of 1,000 hats, twenty-one are red and 7 are blue.")
+    report = check(
+        [question], "of １０００ hats, 21 are RED and seven are blue", "of 1000 hats 21 are red and 8 are blue"
+    )
+    assert kinds(report)[0] == "whole" and report.items[0].matches["whole"].row_ids == ("train:1",)
+
+
+@pytest.mark.parametrize("text", ["What is forty-seven + 38?", "What is ４７ + ٣٨?"])
+def test_a_sum_in_other_digits_is_the_same_sum(text: str) -> None:
+    assert kinds(check([item(SUM)], text)) == ["whole"]
+    assert check([item(SUM)], text.replace("+", "-")).clean
 
 
 def test_what_is_too_short_is_counted_and_never_found() -> None:
@@ -307,6 +349,12 @@ def test_gsm8k_test_questions_are_not_in_its_training_split_word_for_word(real_d
     index = ContaminationIndex(map(read_item, test))
     report = find_contamination(index, map(read_training_text, train))
     assert (report.num_items, report.num_rows, report.too_short) == (1319, 7473, ())
-    assert report.counts == {"whole": 0, "ngrams": 2, "answered": 0, "key": 0}  # two stories told with other figures
+    assert report.counts == {
+        "whole": 0,
+        "ngrams": 2,
+        "answered": 0,
+        "near": 0,
+        "key": 0,
+    }  # two stories told with other figures
     again = find_contamination(index, map(read_training_text, test))
-    assert again.counts == {"whole": 1319, "ngrams": 1319, "answered": 1319, "key": 0}
+    assert again.counts == {"whole": 1319, "ngrams": 1319, "answered": 1319, "near": 0, "key": 0}

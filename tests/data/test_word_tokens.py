@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from posttrain.data.word_tokens import read_words
+from posttrain.data.word_tokens import read_figures_folded, read_words
 
 OPERANDS = "0123x5ab+-*/^=<>%()[]{}$\\_.,!? \nß\u0301ーก漢é\u00ad"
 
@@ -70,3 +70,44 @@ def test_case_and_spacing_change_no_word(text: str) -> None:
     words = read_words(text)
     assert read_words(text.casefold()) == words
     assert read_words("\n " + text.replace(" ", " \t\n ") + " ") == words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "He sold 1000 hats to 7 of 21 men",
+        "He sold 1,000 hats to seven of twenty-one men",
+        "HE SOLD １,０００ HATS to SEVEN of Twenty‑One men",
+        "he sold ١٠٠٠ hats to ٧ of ٢١ men",
+    ],
+)
+def test_a_number_is_read_alike_however_it_is_written(text: str) -> None:
+    assert read_figures_folded(text)[0] == ["he", "sold", "1000", "hats", "to", "7", "of", "21", "men"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("47 + 38", "47 + 38"),
+        ("47 - 38", "47 - 38"),
+        ("forty-seven − thirty-eight", "47 - 38"),
+        ("(1,234,567) and 12,34 and 1,2345", "1234567 and 12 34 and 1 2345"),
+        ("twenty one-armed men, two hundred", "20 1 armed men 2 hundred"),
+        ("seventy-ones someone stone", "70 ones someone stone"),
+        ("3.5 of 10,000.25", "3 5 of 10000 25"),
+    ],
+)
+def test_folding_figures_keeps_operators_and_other_numbers_apart(text: str, words: str) -> None:
+    folded, shown = read_figures_folded(text)
+    assert folded == words.split() and len(shown) == len(folded)
+
+
+@given(
+    st.lists(st.sampled_from(["seven", "twenty-one", "1,000", "٧", "x", "-", "+ 5"]), max_size=8).map(" ".join),
+    st.sampled_from(["", "twenty", "1", "1,", "x-"]),
+    st.sampled_from(["", "one", "000", "-one"]),
+)
+@settings(max_examples=200, deadline=None)
+def test_figures_are_folded_alike_wherever_a_text_stands(text: str, before: str, after: str) -> None:
+    words, around = read_figures_folded(text)[0], read_figures_folded(f"{before} {text} {after}")[0]
+    assert any(around[start : start + len(words)] == words for start in range(len(around) - len(words) + 1))

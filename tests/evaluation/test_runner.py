@@ -116,6 +116,16 @@ def test_the_task_decides_how_much_and_how_warm_is_drawn(tmp_path):
     assert len(set(sampler.seeds.values())) == 100
 
 
+def test_an_answer_counts_where_the_file_holds_a_harness_fault_of_the_same_item_before_it(tmp_path):
+    run(tmp_path / "items.jsonl")
+    lines = (tmp_path / "items.jsonl").read_text().splitlines()
+    fault = json.loads(lines[5])
+    fault["outcome"] |= {"status": "errored", "fault": "harness", "value": 0.0}
+    (tmp_path / "torn.jsonl").write_text("\n".join([json.dumps(fault), *lines]) + "\n")
+    run(tmp_path / "torn.jsonl", TableSampler({}))
+    assert (tmp_path / "torn.jsonl").read_text() == (tmp_path / "items.jsonl").read_text()
+
+
 @pytest.mark.parametrize("breaks_after", [0, 1, 40, 99])
 def test_a_killed_evaluation_goes_on_and_ends_with_the_same_bytes(tmp_path, breaks_after):
     whole, torn = tmp_path / "whole.jsonl", tmp_path / "torn.jsonl"

@@ -97,14 +97,16 @@ def test_a_model_of_longrope_is_run_one_row_at_a_time() -> None:
 
 
 def test_passes_hold_at_most_their_tokens_longest_rows_first() -> None:
-    """Rows have 32, 26, 24, 14, 5 and 4 tokens; one has no completion and is not run. 23 packed tokens get a filler."""
+    """Rows have 31, 25, 23, 13, 4 and 3 tokens beside their last, which is only predicted; one has no completion and is
+    not run. 31, 25 and 23 packed tokens get a filler.
+    """
     model = make_model("llama").eval()
     prompts, completions = make_rows()
     passes: list[int] = []
     model.model.register_forward_pre_hook(
         lambda module, arguments, keywords: passes.append(keywords["input_ids"].numel()), with_kwargs=True
     )
-    expected = {"packed": [32, 26, 24, 24], "padded": [32, 26, 24, 28, 4], "single": [32, 26, 24, 14, 5, 4]}
+    expected = {"packed": [32, 26, 24, 20], "padded": [31, 25, 23, 26, 3], "single": [31, 25, 23, 13, 4, 3]}
     for layout, tokens in expected.items():
         passes.clear()
         compute_logprobs(model, prompts, completions, micro_batch_tokens=32, layout=layout)  # type: ignore[arg-type]
@@ -148,11 +150,22 @@ def test_rows_that_cannot_be_scored_are_refused() -> None:
     model = make_model("llama").eval()
     with pytest.raises(DataError, match="no predecessor") as empty:
         compute_logprobs(model, [[5], []], [[5], [6]])
-    with pytest.raises(DataError, match="a prompt of 100 tokens and a completion of 29"):
-        compute_logprobs(model, [[5] * 100], [[6] * 29])
+    with pytest.raises(DataError, match="a prompt of 100 tokens and a completion of 30"):
+        compute_logprobs(model, [[5] * 100], [[6] * 30])
     assert empty.value.place == "row 1"
     with pytest.raises(ValueError, match="2 completions for 1 prompts"):
         compute_logprobs(model, [[5]], [[5], [6]])
     with pytest.raises(ValueError, match="temperature"):
         compute_logprobs(model, [[5]], [[5]], temperature=0.0)
     assert compute_logprobs(model, [], []) == []
+
+
+def test_a_row_may_have_one_token_more_than_the_context_since_the_last_is_only_predicted() -> None:
+    """The tiny model's context is 128: transformers reads the first 128 of 129 tokens and predicts the last."""
+    model = make_model("llama").eval()
+    row = np.random.default_rng(3).integers(0, VOCABULARY, 129).tolist()
+    [found] = compute_logprobs(model, [row[:100]], [row[100:]])
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([row[:128]]), use_cache=False).logits[0, 99:].double()
+    chosen = logits.log_softmax(-1).gather(1, torch.tensor(row[100:])[:, None])[:, 0]
+    np.testing.assert_allclose(found.logprobs_T, chosen, atol=1e-5)

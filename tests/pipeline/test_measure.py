@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from posttrain.core.errors import DataError, RecipeError
 from posttrain.core.records import Problem
 from posttrain.core.run_folder import RunFolder
-from posttrain.evaluation.multiple_choice import read_question
+from posttrain.evaluation.questions import read_question
 from posttrain.evaluation.task import ChoiceTask, GenerationTask, PerplexityTask, find_development
 from posttrain.pipeline.measure import Measurer, OpenPolicy, read_measure_settings
 from posttrain.pipeline.plan import hash_base
@@ -157,7 +157,7 @@ def test_rows_that_are_no_question_are_refused(
     ],
 )
 def test_a_number_is_a_label_where_the_row_gives_labels_and_else_a_place(choices: Any, answer: Any, right: int) -> None:
-    assert read_question(Problem("p", [], {"choices": choices, "answer": answer})).right == right
+    assert read_question(Problem("p", [], {"choices": choices, "answer": answer})).rights == (right,)
 
 
 @pytest.mark.parametrize("has_bos", [True, False])

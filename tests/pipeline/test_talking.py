@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ from posttrain.core.sampling import SamplingSettings
 from posttrain.models.artifacts import save_policy
 from posttrain.models.loading import load_policy
 from posttrain.models.manifest import ArtifactFacts
-from posttrain.pipeline.talking import ModelChoice, open_talker
+from posttrain.pipeline.recipe import read_recipe
+from posttrain.pipeline.run import run_recipe
+from posttrain.pipeline.talking import ModelChoice, open_policy_renderer, open_talker
 from tests.models.tiny_models import TEMPLATE, save_tiny
+from tests.pipeline.tiny_runs import Workshop, make_base, recipe_values, sft
 
 QUESTION = Problem("q", [{"role": "user", "content": "Hi é東"}])
 
@@ -92,3 +96,22 @@ def test_greedy_text_of_a_real_model_is_what_transformers_generates(real_data: P
         completion = talker.answer(problem, SamplingSettings(120), 0, shown.append)
     assert completion.ids.tolist() == expected[inputs.input_ids.shape[1] :].tolist()
     assert prompt + "".join(shown) == tokenizer.decode(expected, skip_special_tokens=True)
+
+
+def test_the_arguments_that_a_template_was_trained_with_are_there_when_its_artifact_talks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop = Workshop(tmp_path / "workshop", make_base(tmp_path / "base"))
+    (workshop.folder / "own.jinja").write_text(
+        "{{ greeting }}{% for m in messages %}{{ m.role }}: {{ m.content }}"
+        "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    monkeypatch.chdir(workshop.folder)
+    chat = {"template": "own.jinja", "arguments": {"greeting": "good day "}}
+    (workshop.folder / "recipe.yaml").write_text(json.dumps(recipe_values(sft(steps=0), chat=chat)))
+    folder = run_recipe(read_recipe(workshop.folder / "recipe.yaml"))
+    (made,) = (path for path in (folder / "artifacts").iterdir() if (path / "manifest.json").is_file())
+    with open_policy_renderer(load_policy(made, dtype="float32"), is_raw=False) as renderer:
+        (ids,) = renderer.render_prompts([([{"role": "user", "content": "ant"}], None)])
+        assert renderer.tokenizer.decode(ids.tolist()).endswith("good day user: antassistant: ")

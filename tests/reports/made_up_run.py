@@ -19,6 +19,7 @@ from posttrain.core.run_folder import RunFolder
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.data.ledger import DropKind, Ledger
 from tests.reports.made_up_gates import gate_of, make_preflight, poison
+from tests.reports.made_up_monitors import make_readings
 
 NUM_ITEMS = 200
 STAGES = (("sft", 300), ("sft-expert", 120))
@@ -127,7 +128,7 @@ def make_run(text: Callable[[str], str], num_finished: int) -> dict[str, Any]:
         "report": "report.html" if num_finished == len(STAGES) else None,
         "preflight": poison(make_preflight(), text),
         "overrides": ["gate:sft-expert", text("memory")] if num_finished == len(STAGES) else [],
-        "monitors": [],
+        "monitors": make_readings(["base", *(name for name, _ in STAGES[:num_finished])], POLICIES, text),
     }
 
 
@@ -154,13 +155,28 @@ def measure(stage: str, text: Callable[[str], str]) -> list[dict[str, Any]]:
                     "outcomes": {"scored": NUM_ITEMS - truncated, "unparsed": 0, "truncated": truncated, "harness": 0},
                     "task_hash": hash_text(task),
                     "template": hash_text("template") if text is identity else text("template"),
-                    "settings": {"max_new_tokens": 32, "temperature": 0.0, "top_p": None, "stop": [text("###")]},
+                    "settings": {
+                        "max_new_tokens": 32,
+                        "temperature": 0.0,
+                        "top_p": None,
+                        "stop": [text("###")],
+                        "scorer": {"type": "weighted", "components": list_components(text)} if index else text("lab"),
+                    },
                     "clusters": 50,
                 }
             )
     # A metric of which no items are recorded, under a name that may be any text.
     bare = {"stage": label, "task": text("writing"), "name": text("judged"), "value": stop / 2, "low": None}
     return [*lines, {**bare, "high": None, "n": 40, "method": "none", "outcomes": {"scored": 40}}]
+
+
+def list_components(text: Callable[[str], str]) -> list[dict[str, Any]]:
+    """Return the components of the second task's scorer."""
+    return [
+        {"name": text("right"), "scorer": "math", "weight": 3.0, "role": "term"},
+        {"name": text("form"), "scorer": "structure", "weight": 1.0, "role": "term"},
+        {"name": text("length"), "scorer": "length", "weight": -0.1, "role": "shaping"},
+    ]
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
@@ -264,7 +280,9 @@ def write_items(folder: RunFolder, name: str, text: Callable[[str], str]) -> Non
             question, right, wrong = make_item(index)
             is_right = order[index] < num_right
             is_cut = not is_right and name == "base"
-            outcome = {"status": "truncated" if is_cut else "scored", "value": float(is_right), "parts": {}}
+            parts = {text("right"): float(is_right), text("form"): float(index % 5 > 0), text("length"): -0.5}
+            outcome: dict[str, Any] = {"status": "truncated" if is_cut else "scored", "value": float(is_right)}
+            outcome["parts"] = {**(parts if task_index else {}), "stopped": float(not is_cut)}
             outcome["fault"] = "policy" if is_cut else None
             outcome["why"] = text("no stop token within 32 tokens") if is_cut else ""
             lines.append(

@@ -19,6 +19,7 @@ TEXT_TAGS = {
     "b",
     "i",
     "br",
+    "wbr",
     "small",
     "ul",
     "ol",

@@ -15,7 +15,6 @@ from posttrain.reports.field_reader import FieldReader
 from posttrain.reports.measuring import describe_settings, list_measuring
 from posttrain.reports.page import build_report
 from posttrain.reports.run_files import load_run
-from posttrain.reports.tables import build_results
 from tests.reports.made_up_gates import make_preflight
 from tests.reports.made_up_run import POLICIES, TASKS, identity, items_path, make_run, write_run
 from tests.reports.page_reader import PageReader
@@ -95,8 +94,9 @@ def test_items_are_found_by_policy_task_and_the_first_twelve_digits_of_the_task_
     )
     assert folder.card("facts", "0123456789abcdef").name == "facts-0123456789ab.json"
     files = load_run(write_run(tmp_path / "run"))
-    assert {task: len(items) for task, items in files.base_items.items()} == dict.fromkeys(TASKS, 200)
-    assert {item["policy_hash"] for item in files.stages[1].items[TASKS[0]]} == {POLICIES["sft-expert"]}
+    assert {task: len(table) for task, table in files.items["base"].items()} == dict.fromkeys(TASKS, 200)
+    table = files.items["sft-expert"][TASKS[0]]
+    assert {table.read_item(place)["policy_hash"] for place in range(200)} == {POLICIES["sft-expert"]}
 
 
 def test_a_metric_that_names_its_policy_gets_that_policys_items(tmp_path: Path) -> None:
@@ -106,8 +106,8 @@ def test_a_metric_that_names_its_policy_gets_that_policys_items(tmp_path: Path) 
         if (metric["stage"], metric["task"]) == ("sft-expert", TASKS[0]):
             metric["policy"] = POLICIES["sft"]
     (root / "run.json").write_text(json.dumps(run))
-    stage = load_run(root).stages[1]
-    assert [stage.items[task][0]["policy_hash"] for task in TASKS] == [POLICIES["sft"], POLICIES["sft-expert"]]
+    tables = load_run(root).items["sft-expert"]
+    assert [tables[task].read_item(0)["policy_hash"] for task in TASKS] == [POLICIES["sft"], POLICIES["sft-expert"]]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_no_path_is_built_from_a_name_that_is_more_than_a_name(tmp_path: Path, k
     run["metrics"] = [metric | {key: value} for metric in run["metrics"][:1]]
     (root / "run.json").write_text(json.dumps(run))
     files = load_run(root)
-    assert files.base_items == {}
+    assert files.items == {}
     assert any("no items are looked for under such a task, hash and policy" in note for note in files.notes)
 
 
@@ -136,38 +136,17 @@ def test_items_that_are_not_there_yet_are_named_and_those_of_another_hash_are_no
     path = items_path(RunFolder(root), "sft", TASKS[0])
     path.rename(path.with_name(f"{TASKS[0]}-{'0' * 12}.jsonl"))
     files = load_run(root)
-    assert files.stages[0].items[TASKS[0]] == []
+    assert len(files.items["sft"][TASKS[0]]) == 0
     assert f"{path.relative_to(root).as_posix()} is not there yet." in files.notes
 
 
 def test_how_each_task_was_measured_is_shown_once_for_all_stages() -> None:
     rows = list_measuring(make_run(identity, 2), FieldReader())
     assert [(row.task, row.stages) for row in rows] == [(task, "base, sft, sft-expert") for task in TASKS]
-    assert rows[0].settings == 'max new tokens 32 · greedy · stop ["###"]'
+    assert rows[0].settings == 'max new tokens 32 · greedy · stop ["###"] · scorer lab'
+    assert rows[1].settings.endswith("scorer weighted of right, form, length")
     assert (rows[0].template, rows[0].task_hash) == (hash_text("template"), hash_text(TASKS[0]))
     assert describe_settings({"type": "choice", "top_p": None, "temperature": 0.7}) == "choice · temperature 0.7"
-
-
-def test_a_change_between_rows_that_are_not_the_same_is_called_so() -> None:
-    run = make_run(identity, 1)
-    for metric in run["metrics"]:
-        if metric["stage"] == "base":
-            metric["task_hash"] = "0" * 32
-    assert build_results(run).rows[0].evidence == "measured on other rows than the base"
-
-
-def test_what_was_rolled_back_stands_in_the_table_and_is_not_what_the_run_came_to() -> None:
-    run = make_run(identity, 2)
-    run["stages"][1]["gate"] |= {"decision": "roll_back", "is_overridden": False}
-    run["metrics"] += [{**run["metrics"][0], "stage": "sft, as trained", "value": 0.9}]
-    table = build_results(run)
-    assert table.stages == ["base", "sft, as trained", "sft", "sft-expert"]
-    assert table.remarks == ["", "replaced", "", "rolled back"]
-    row = table.rows[0]
-    assert row.change == "+76.0\u00a0points"
-    assert row.last is not None and row.last.value == "81.0\u00a0%"
-    assert row.last.clusters == "50 clusters"
-    assert [whisker.style for whisker in row.whiskers] == ["base", "middle", "last", "middle"]
 
 
 def test_a_rolled_back_policys_answers_are_shown_under_that_name_and_do_not_choose_the_samples(tmp_path: Path) -> None:
@@ -178,13 +157,3 @@ def test_a_rolled_back_policys_answers_are_shown_under_that_name_and_do_not_choo
     page = read_report(root)
     assert "after sft-expert, rolled back" in page.text
     assert "200 items paired with base: 152 better, 0 worse, 48 the same" in page.text
-
-
-def test_a_metric_of_which_no_answer_could_be_read_is_named_unread_and_has_no_number() -> None:
-    run = make_run(identity, 1)
-    for metric in run["metrics"]:
-        if metric["stage"] == "sft" and metric["name"] == "exact_match":
-            metric.update(value=None, low=None, high=None, method="unread")
-    row = build_results(run).rows[0]
-    assert row.last is not None and (row.last.value, row.last.interval) == ("unread", "")
-    assert (row.change, row.direction, len(row.whiskers)) == ("–", "level", 1)

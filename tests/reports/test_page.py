@@ -26,9 +26,9 @@ def test_a_finished_run_is_shown_with_results_curves_ledger_rows_samples_and_lin
     assert page.faults == []
     for expected in (
         "88.5\u00a0%",
-        "+83.5\u00a0points from 5.0\u00a0% on the base",
+        "+83.5 improved",
         "83.3 – 92.2",
-        "n 200",
+        "n\u00a0200 in 50 clusters",
         "truncated 97.0\u00a0%",
         "8,000 rows in = 7,955 trained on + 31 dropped: longer than max_length + 12 dropped: no trainable token",
         "39 tokens, 13 trained on",
@@ -163,6 +163,15 @@ def test_a_missing_or_torn_run_json_is_an_error_with_a_cure(tmp_path: Path, cont
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.parametrize("value", [None, "x", {"a": [None]}, 10**400], ids=["none", "text", "record", "giant"])
+def test_a_value_of_the_wrong_type_below_any_key_of_run_json_does_no_harm(tmp_path: Path, value: object) -> None:
+    whole = make_run(identity, 2)
+    for key in whole:
+        (tmp_path / "run.json").write_text(json.dumps({**whole, key: value}))
+        assert read_report(tmp_path).faults == []
+
+
+@pytest.mark.invariants
 def test_values_of_the_wrong_type_anywhere_in_run_json_do_no_harm(tmp_path: Path) -> None:
     root, whole = tmp_path, make_run(identity, 2)
     for stage in whole["stages"]:

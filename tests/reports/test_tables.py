@@ -10,67 +10,14 @@ from pathlib import Path
 import pytest
 
 from posttrain.reports.charts import MAX_POINTS, build_charts, choose_ticks, thin_points
+from posttrain.reports.item_tables import read_item_table
 from posttrain.reports.numbers import format_change, format_compact, format_figure, format_seconds
-from posttrain.reports.run_files import RunFiles, StageFiles
 from posttrain.reports.samples import build_samples
-from posttrain.reports.tables import build_ledger, build_lineage, build_results, quote_cell, write_results_csv
+from posttrain.reports.tables import build_ledger, build_lineage, quote_cell, write_results_csv
 from posttrain.reports.token_rows import build_token_rows
 from posttrain.reports.visible_text import show_hidden, split_whitespace
+from tests.reports.made_up_items import files_of, measure, write_table
 from tests.reports.made_up_run import identity, make_ledger, make_run
-
-
-def measure(
-    stage: str, value: float, low: float | None = None, high: float | None = None, name: str = "exact_match"
-) -> dict:
-    return {"stage": stage, "task": "t", "name": name, "value": value, "low": low, "high": high, "n": 50}
-
-
-def test_a_change_is_taken_from_the_base_to_the_last_measured_stage_and_has_a_direction() -> None:
-    run = {
-        "stages": [{"name": "sft"}, {"name": "rl"}, {"name": "later"}],
-        "metrics": [measure("base", 0.2, 0.1, 0.3), measure("rl", 0.25, 0.2, 0.4), measure("sft", 0.6, 0.5, 0.7)],
-    }
-    table = build_results(run)
-    assert table.stages == ["base", "sft", "rl"]
-    row = table.rows[0]
-    assert row.change == "+5.0\u00a0points"
-    assert row.direction == "better"
-    assert row.evidence == "overlaps the base's interval"
-    assert [cell.value for cell in row.cells if cell] == ["20.0\u00a0%", "60.0\u00a0%", "25.0\u00a0%"]
-
-
-@pytest.mark.parametrize(
-    ("name", "before", "after", "direction", "change"),
-    [
-        ("exact_match", 0.5, 0.4, "worse", "−10.0\u00a0points"),
-        ("validation/loss", 2.0, 1.5, "better", "−0.500\u00a0nats/token"),
-        ("validation/loss", 1.5, 2.0, "worse", "+0.500\u00a0nats/token"),
-        ("exact_match", 0.5, 0.5, "level", "±0.0\u00a0points"),
-        ("undeclared", 1.0, 3.0, "level", "+2.000"),
-    ],
-)
-def test_the_direction_of_a_change_follows_what_is_better_for_the_metric(
-    name: str, before: float, after: float, direction: str, change: str
-) -> None:
-    row = build_results({"metrics": [measure("base", before, name=name), measure("sft", after, name=name)]}).rows[0]
-    assert (row.direction, row.change, row.evidence) == (direction, change, "")
-
-
-def test_intervals_that_do_not_touch_are_called_clear_and_drawn_apart() -> None:
-    row = build_results({"metrics": [measure("base", 0.2, 0.1, 0.3), measure("sft", 0.6, 0.5, 0.7)]}).rows[0]
-    assert row.evidence == "clear of the base's interval"
-    base, last = row.whiskers
-    assert base.low < base.value < base.high < last.low < last.value < last.high
-    assert (base.style, last.style) == ("base", "last")
-
-
-def test_failures_stand_beside_a_value_and_harness_faults_are_no_part_of_its_denominator() -> None:
-    outcomes = {"scored": 15, "unparsed": 4, "timed_out": 1, "truncated": 0, "not_applicable": 3, "harness": 20}
-    row = build_results({"metrics": [{**measure("base", 0.2), "outcomes": outcomes}]}).rows[0]
-    assert row.first is not None
-    assert row.first.failures == (
-        "unparsed 20.0\u00a0% · timed out 5.0\u00a0% · not applicable 3, left out · harness faults 20, left out"
-    )
 
 
 def test_a_ledger_is_shown_whole_and_one_that_does_not_balance_says_so() -> None:
@@ -192,17 +139,17 @@ def test_token_rows_tell_source_and_training_and_bear_odd_values() -> None:
 
 
 def test_samples_are_the_first_items_and_the_first_failures_and_pair_by_item_id(tmp_path: Path) -> None:
-    def item(index: int, value: float, fault: str | None = None) -> dict[str, object]:
-        status = "errored" if fault else "not_applicable" if index == 3 else "scored"
-        outcome = {"status": status, "value": value, "fault": fault}
-        return {"item_id": str(index), "sample_index": 0, "outcome": outcome, "text": f"answer {index}"}
-
-    base = [item(index, 0.0) for index in range(9)]
-    after = [item(index, float(index not in (1, 5, 7, 8)), "harness" if index == 2 else None) for index in range(9)]
-    stage = StageFiles(0, "sft", {}, items={"t": list(reversed(after))})
-    task = build_samples(RunFiles(tmp_path, {}, [stage], {"t": base}, "", {}, []))[0]
+    changed = {2: {"status": "errored", "fault": "harness"}, 3: {"status": "not_applicable"}}
+    base = write_table(tmp_path / "base.jsonl", [0.0] * 9, outcomes={3: changed[3]})
+    values = [float(index not in (1, 5, 7, 8)) for index in range(9)]
+    after = write_table(tmp_path / "sft.jsonl", values, outcomes=changed)
+    lines = (tmp_path / "sft.jsonl").read_text().splitlines()
+    (tmp_path / "sft.jsonl").write_text("\n".join(reversed(lines)) + "\n")
+    after = read_item_table(after.path, [], lambda said: None)
+    run = {"metrics": [measure("base", 0.0), measure("sft", 0.5)]}
+    task = build_samples(files_of(run, {"base": {"t": base}, "sft": {"t": after}}))[0]
     assert task.summary == "7 items paired with base: 3 better, 0 worse, 4 the same; 2 masked"
-    assert [sample.item_id for sample in task.samples] == ["8", "7", "6", "5", "2", "1"]
+    assert [sample.item_id for sample in task.samples] == [f"item-{index}" for index in (8, 7, 6, 5, 2, 1)]
     answers = task.samples[4].answers
     assert [answer.mark for answer in answers] == ["bad", "masked"]
     assert "not the policy's fault" in answers[1].verdict

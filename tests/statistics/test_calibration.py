@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from posttrain.core.errors import DataError
+from posttrain.core.seeds import build_numpy_generator
 from posttrain.statistics.calibration import (
+    compare_calibration,
     compute_brier_score,
     compute_calibration_error,
     measure_calibration,
@@ -131,3 +133,60 @@ def test_one_cluster_no_bin_and_bad_levels_are_refused() -> None:
         compute_calibration_error([0.5], [1], num_bins=0)
     with pytest.raises(ValueError, match="level"):
         measure_calibration([0.5, 0.6], [0, 1], generator, level=1.0)
+
+
+def _draw(generator: np.random.Generator, size: int, over: float) -> tuple[np.ndarray, np.ndarray]:
+    """Outcomes that come true less often by `over` than the confidence says."""
+    confidences = generator.uniform(0.5, 1, size)
+    return confidences, (generator.random(size) < confidences - over).astype(float)
+
+
+def test_a_rise_by_hand() -> None:
+    """One bin: confidence 0.5 with outcomes 1, 0 errs by 0; 0.9 with the same outcomes by 0.4."""
+    found = compare_calibration(
+        ([0.5, 0.5], [1, 0]), ([0.9, 0.9], [1, 0]), build_numpy_generator("calibration", "hand"), num_bins=1
+    )
+    assert (found.before, found.after, found.rise.value) == (0, pytest.approx(0.4), pytest.approx(0.4))
+
+
+def test_a_rise_beyond_the_bound_is_shown_and_one_within_it_is_not() -> None:
+    generator = build_numpy_generator("calibration", "rise")
+    before, after = _draw(generator, 600, 0.0), _draw(generator, 600, 0.3)
+    assert compare_calibration(before, after, generator, bound=0.1).p_value < 0.01
+    assert compare_calibration(before, after, generator, bound=0.1).chance_p_value < 0.01
+    assert compare_calibration(before, after, generator, bound=0.35).p_value > 0.05
+
+
+def test_a_calibrated_policy_is_explained_by_chance_as_often_as_the_level_says() -> None:
+    """Of 100 calibrated policies at 10 %, at most 20 fall below (a chance of 0.2 %); the rise less often still."""
+    generator = build_numpy_generator("calibration", "level")
+    found = [
+        compare_calibration(_draw(generator, 200, 0), _draw(generator, 200, 0), generator, num_resamples=99)
+        for _ in range(100)
+    ]
+    assert sum(one.chance_p_value <= 0.1 for one in found) <= 20
+    assert sum(max(one.p_value, one.chance_p_value) <= 0.1 for one in found) <= 12
+
+
+def test_what_moves_by_the_cluster_is_not_taken_for_many_items() -> None:
+    """20 sources of 10 equal items each, calibrated: counted alone, chance is refused at 10 % in most of 20 draws."""
+    generator = build_numpy_generator("calibration", "by_cluster")
+    names = np.repeat(np.arange(20), 10)
+    refused = {"alone": 0, "shared": 0}
+    for _ in range(20):
+        confidences, outcomes = (np.repeat(column, 10) for column in _draw(generator, 20, 0))
+        for side, clusters in (("alone", None), ("shared", names)):
+            found = compare_calibration(
+                (confidences, outcomes), (confidences, outcomes), generator, clusters_N=clusters, num_resamples=99
+            )
+            refused[side] += found.chance_p_value <= 0.1
+    assert refused["alone"] >= 10
+    assert refused["shared"] <= 6
+
+
+def test_two_that_cannot_be_compared_are_refused() -> None:
+    generator = build_numpy_generator("calibration", "refused")
+    with pytest.raises(DataError, match="another number"):
+        compare_calibration(([0.5, 0.5], [1, 0]), ([0.5], [1]), generator)
+    with pytest.raises(DataError, match="one cluster"):
+        compare_calibration(([0.5, 0.5], [1, 0]), ([0.5, 0.5], [1, 0]), generator, clusters_N=[0, 0])

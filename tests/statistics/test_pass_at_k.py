@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.statistics.pass_at_k import average_pass_at_k, compute_pass_at_k
+from posttrain.statistics.pass_at_k import average_pass_at_k, compute_best_of_k, compute_pass_at_k
 
 
 @given(st.integers(1, 9), st.data())
@@ -44,3 +44,23 @@ def test_numbers_that_do_not_fit_are_refused(numbers: tuple[int, int, int]) -> N
 def test_no_problem_has_no_mean() -> None:
     with pytest.raises(ValueError, match="no problem"):
         average_pass_at_k([], 1)
+
+
+def test_the_best_of_k_by_hand() -> None:
+    """Scores 1, 2, 4: of the pairs the maxima are 2, 4, 4."""
+    assert compute_best_of_k([4, 1, 2], 2) == pytest.approx(10 / 3)
+    assert compute_best_of_k([4, 1, 2], 1) == pytest.approx(7 / 3)
+    assert compute_best_of_k([4, 1, 2], 3) == 4
+    assert compute_best_of_k([-1.5], 1) == -1.5
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=9), st.integers(1, 9))
+def test_the_best_of_k_of_right_and_wrong_is_pass_at_k(scores: list[float], k: int) -> None:
+    k = min(k, len(scores))
+    assert compute_best_of_k(scores, k) == pytest.approx(compute_pass_at_k(len(scores), int(sum(scores)), k))
+
+
+@pytest.mark.parametrize(("scores", "k"), [([1.0], 2), ([1.0], 0), ([float("nan")], 1)])
+def test_a_best_of_k_that_cannot_be_is_refused(scores: list[float], k: int) -> None:
+    with pytest.raises(ValueError, match="the best of"):
+        compute_best_of_k(scores, k)

@@ -1,4 +1,4 @@
-"""pass@k and cons@k as one value an item: worked by hand, failures typed, and read by pairs and gates."""
+"""pass@k, cons@k and best@k as one value an item: worked by hand, failures typed, and read by pairs and gates."""
 
 from __future__ import annotations
 
@@ -38,6 +38,14 @@ def test_a_score_below_one_is_not_right_for_pass_at_k():
     assert item.outcome.value == 0.0
 
 
+def test_best_at_k_is_the_mean_of_the_best_of_all_subsets():
+    """Scores 0.2, 0.8 and an unread 0: of the pairs the best are 0.8, 0.2, 0.8."""
+    items = samples_of("a", said("1", 0.2), said("2", 0.8), UNREAD)
+    [item] = fold_samples(items, "best@2")
+    assert item.outcome.value == pytest.approx(1.8 / 3)
+    assert parse_repeated("best@2") == ("best", 2)
+
+
 def test_the_majority_is_of_the_first_k_samples_in_their_order():
     samples = samples_of("a", said("4"), said("7", 1), said("7", 1), said("4"), said("4"))
     assert fold_samples(samples, "cons@3")[0].outcome.value == 1.0
@@ -58,7 +66,7 @@ def test_without_an_answer_of_its_own_a_sample_votes_with_its_text():
 
 
 def test_an_item_of_which_nothing_could_be_read_stays_unread():
-    for name in ("pass@2", "cons@2"):
+    for name in ("pass@2", "cons@2", "best@2"):
         [item] = fold_samples(samples_of("a", UNREAD, UNREAD), name)
         assert (item.outcome.status, item.outcome.fault, item.outcome.value) == ("unparsed", "policy", 0.0)
 

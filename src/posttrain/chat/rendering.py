@@ -39,7 +39,7 @@ from posttrain.chat.conversations import (
 from posttrain.chat.encoding import EncodedText, ExactEncoder, check_encodable
 from posttrain.chat.sources import locate_contents
 from posttrain.chat.stops import find_stop_ids, probe_template
-from posttrain.chat.templates import DEFAULT_DATE, TemplateProgram
+from posttrain.chat.templates import DEFAULT_DATE, TemplateProgram, prepare_messages
 from posttrain.core.errors import TemplateError
 from posttrain.core.hashing import hash_json
 from posttrain.core.protocols import TemplateRenderer, TextTokenizer
@@ -176,6 +176,18 @@ class Renderer:
                 raise _at(error, f"prompt {index}") from None
             ids.append(np.asarray(encoded.ids, dtype=np.int32))
         return ids
+
+    def render_text(self, messages: Sequence[Message]) -> str:
+        """Return a conversation as text, with what begins the assistant's next turn: for who has tokens of its own.
+
+        Raises:
+            TemplateError: The template refuses it.
+        """
+        request = {"messages": prepare_messages(messages), "tools": None, "add_generation_prompt": True}
+        [found] = self._template_renderer.render([request])
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def render_document(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> RenderedSample:
         """Return a raw document as one sample, all of it trained on.

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from posttrain.cli.options import (
+    DataOption,
     DeviceOption,
     JsonOption,
     PrecisionOption,
@@ -25,6 +26,14 @@ EXAMPLE = show_example(
     "posttrain compare lab:base runs/demo/artifacts/0123456789abcdef0123456789abcdef --suite lab",
 )
 
+SuiteOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--suite",
+        metavar="NAME",
+        help="Measure both on this suite or benchmark, where they were not yet; as of 'posttrain eval'.",
+    ),
+]
 PolicyHelp = "A run, a stage of one (runs/demo:sft), an artifact, evaluations/<hash>, or with --suite any model."
 
 
@@ -32,9 +41,8 @@ PolicyHelp = "A run, a stage of one (runs/demo:sft), an artifact, evaluations/<h
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=PolicyHelp, show_default=False)],
     b: Annotated[str, typer.Argument(metavar="B", help="The other one; differences are B less A.", show_default=False)],
-    suite: Annotated[
-        str | None, typer.Option("--suite", metavar="NAME", help="Measure both on this suite, where they were not yet.")
-    ] = None,
+    suite: SuiteOption = None,
+    data: DataOption = None,
     task: TaskOption = None,
     rows: RowsOption = None,
     out: Annotated[
@@ -57,18 +65,16 @@ def compare(
     from posttrain.cli.console import build_progress
     from posttrain.cli.output import print_json, print_lines
     from posttrain.cli.stopping import StopFlag
-    from posttrain.pipeline.suites import read_suite
+    from posttrain.pipeline.suites import read_suites
 
-    found = None if suite is None else read_suite(suite)
-    measuring = {
-        "--task": task, "--rows": rows, "--template": template != "auto", "--out": out != Path(),
+    found = read_suites(suite, data=data, only=task or ()) if suite else None
+    given = {
+        "--data": data, "--task": task, "--rows": rows, "--template": template != "auto", "--out": out != Path(),
         "--dtype": dtype != "auto", "--device": device, "--seed": seed,
         "--allow-unsafe-execution": allow_unsafe_execution,
     }  # fmt: skip
-    given = [name for name, value in measuring.items() if value]
-    if found is None and given:
-        verb = "say" if len(given) > 1 else "says"
-        raise typer.BadParameter(f"{', '.join(given)} {verb} how to measure, which is done with --suite alone")
+    if found is None:
+        _refuse_options([name for name, value in given.items() if value])
     from posttrain.pipeline.comparing import compare_models  # heavy: a bad suite is refused before
     from posttrain.pipeline.evaluating import EvaluationChoice
     from posttrain.reports.comparison import write_comparison
@@ -89,3 +95,10 @@ def compare(
     print_lines(*list_comparison_lines(compared))
     if page is not None:
         print_lines(f"page: {page}")
+
+
+def _refuse_options(given: list[str]) -> None:
+    """Refuse options that say how to measure where nothing is measured."""
+    if given:
+        verb = "say" if len(given) > 1 else "says"
+        raise typer.BadParameter(f"{', '.join(given)} {verb} how to measure, which is done with --suite alone")

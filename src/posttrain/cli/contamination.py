@@ -26,6 +26,10 @@ AgainstColumnOption = Annotated[
     typer.Option("--against-column", metavar="OURS=THEIRS", help="Map a column of EVAL; may be given again."),
 ]
 
+NearOption = Annotated[
+    float, typer.Option("--near", help="Share of an item's pairs of words that a reworded one keeps.")
+]
+
 
 # many parameters: each is an option of the verb
 def contamination(
@@ -49,6 +53,7 @@ def contamination(
     threshold: Annotated[
         float, typer.Option("--threshold", help="Share of an item's words that n-grams of one row must cover.")
     ] = 0.5,
+    near: NearOption = 0.5,
     min_words: Annotated[int, typer.Option("--min-words", help="Fewer words are too short to tell.")] = 5,
     boilerplate_fraction: Annotated[
         float, typer.Option("--boilerplate-fraction", help="N-grams that a larger share of EVAL has do not count.")
@@ -71,9 +76,8 @@ def contamination(
     from posttrain.pipeline.contamination import RowsChoice, check_contamination
     from posttrain.pipeline.data_check import read_columns
 
-    settings = {
-        "ngram": ngram, "threshold": threshold, "min_words": min_words, "boilerplate_fraction": boilerplate_fraction
-    }  # fmt: skip
+    values = (ngram, threshold, min_words, boilerplate_fraction, near)
+    settings = dict(zip(("ngram", "threshold", "min_words", "boilerplate_fraction", "near"), values, strict=True))
     found = check_contamination(
         RowsChoice(train, split, read_columns(column or ()), max_bad_fraction),
         RowsChoice(against, against_split, read_columns(against_column or ())),

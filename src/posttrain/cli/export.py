@@ -19,7 +19,7 @@ def export(artifact: ArtifactArgument, out: OutArgument, dtype: DtypeOption = No
     """Write a plain model folder, proven to behave the same.
 
     transformers loads it; adapters are merged. The ids of 20 conversations, the first 32 greedy tokens,
-    the logits and the stop tokens must agree; otherwise nothing is written.
+    the logits and the stop tokens must agree; otherwise nothing is written. README.md is the model card.
     """
     write_export(artifact, out, dtype, is_json=json)
 
@@ -38,13 +38,15 @@ def write_export(artifact: Path, out: Path, dtype: str | None, *, is_json: bool)
             f"found {dtype!r}", expected="float32 or bfloat16", cure=suggest(dtype, known), place="--dtype"
         )
     from posttrain.models.exporting import export_policy
+    from posttrain.reports.card import write_artifact_card
 
     proof = export_policy(artifact, out, weights_dtype=dtype)
+    card = write_artifact_card(artifact, out)
     if is_json:
-        print_json({"folder": str(out), **asdict(proof)})
+        print_json({"folder": str(out), **asdict(proof), "card": str(card)})
         return
     print_lines(
-        f"written: {out} ({proof.dtype})",
+        f"written: {out} ({proof.dtype}), its model card: {card.name}",
         f"proven equal to the artifact: ids of {proof.num_conversations} conversations, {proof.num_tokens} greedy "
         f"tokens, stop tokens; merging moved the logits by {proof.merge_difference:.1g} of the largest",
     )

@@ -10,15 +10,18 @@ import typer
 
 from posttrain import __version__
 from posttrain.cli import (
+    behaviours,
     chat,
     compare,
     contamination,
+    curate,
     data,
     eval,
     export,
     lab,
     merge,
     plan,
+    pressure,
     report,
     run,
     sample,
@@ -55,7 +58,7 @@ def show_help(
 
 @data_verbs.callback(invoke_without_command=True)
 def show_data_help(context: typer.Context) -> None:
-    """Look at rows as they are trained on; check data files."""
+    """Look at rows as they are trained on; check data files; have suites of behaviours written."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -72,6 +75,9 @@ app.command("plan", epilog=plan.EXAMPLE)(plan.plan)
 data_verbs.command("show", epilog=data.SHOW_EXAMPLE)(data.show)
 data_verbs.command("check", epilog=data.CHECK_EXAMPLE)(data.check)
 data_verbs.command("contamination", epilog=contamination.EXAMPLE)(contamination.contamination)
+data_verbs.command("pressure", epilog=pressure.EXAMPLE)(pressure.pressure)
+data_verbs.command("behaviours", epilog=behaviours.EXAMPLE)(behaviours.behaviours)
+data_verbs.command("curate", epilog=curate.EXAMPLE)(curate.curate)
 app.add_typer(data_verbs, name="data")
 app.command("sample", epilog=sample.EXAMPLE)(sample.sample)
 app.command("chat", epilog=chat.EXAMPLE)(chat.chat)

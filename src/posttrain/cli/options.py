@@ -120,6 +120,15 @@ CacheOption = Annotated[
     float | None,
     typer.Option("--cache-gb", min=0, help="Most gigabytes of keys and values; 4.3 by default."),
 ]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FOLDER",
+        help="Where the files of published benchmarks lie; by default what POSTTRAIN_DATA names, else the Hub.",
+        show_default=False,
+    ),
+]
 TaskOption = Annotated[
     list[str] | None,
     typer.Option("--task", metavar="NAME", help="Only this task of the suite; may be given several times."),

@@ -2,7 +2,7 @@
 
 A field that changes no result (log interval, paths) is declared with `display_field(...)`; it is left
 out of `identity()`, hence out of artifact keys, and stays in the plan's hash. One declared with
-`optional_field(...)` is left out while it is None.
+`optional_field(...)` is left out while it has its default.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def display_field(default: Any = ..., **arguments: Any) -> Any:
     return Field(default, json_schema_extra={"identity": False}, **arguments)
 
 
-def optional_field(**arguments: Any) -> Any:
-    """Declare a field that is None unless given, and that belongs to the identity only then.
+def optional_field(default: Any = None, **arguments: Any) -> Any:
+    """Declare a field that belongs to the identity only where it is not its default, which is None unless given.
 
     So a configuration that does without it has the name that it would have if there were no such field.
     """
-    return Field(None, json_schema_extra={"identity": _WHERE_GIVEN}, **arguments)
+    return Field(default, json_schema_extra={"identity": _WHERE_GIVEN}, **arguments)
 
 
 def _identity(value: Any) -> Any:
@@ -54,7 +54,7 @@ def _identity(value: Any) -> Any:
         return {
             name: _identity(getattr(value, name))
             for name, field in fields.items()
-            if _is_named(field.json_schema_extra, getattr(value, name))
+            if _is_named(field.json_schema_extra, getattr(value, name) == field.default)
         }
     if isinstance(value, Mapping):
         return {str(key): _identity(item) for key, item in value.items()}
@@ -63,10 +63,10 @@ def _identity(value: Any) -> Any:
     return value
 
 
-def _is_named(extra: Any, value: Any) -> bool:
-    """Return whether a field of this declaration and value belongs to the identity."""
+def _is_named(extra: Any, is_default: bool) -> bool:
+    """Return whether a field of this declaration belongs to the identity."""
     rule = extra.get("identity") if isinstance(extra, dict) else None
-    return rule is not False and not (rule == _WHERE_GIVEN and value is None)
+    return rule is not False and not (rule == _WHERE_GIVEN and is_default)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,19 @@ def hash_bytes(*parts: bytes) -> str:
 def hash_text(*parts: str) -> str:
     """Return the hash of strings, encoded as UTF-8 (lone surrogates kept, so that no text is unhashable)."""
     return hash_bytes(*(part.encode("utf-8", "surrogatepass") for part in parts))
+
+
+def hash_pieces(write: Callable[[], Iterable[str]]) -> str:
+    """Return `hash_text` of the pieces of one text put together, which need not be in memory at once.
+
+    Args:
+        write: Yields the same pieces each time: their length is hashed before them, so it is asked twice.
+    """
+    digest = hashlib.sha256()
+    digest.update(sum(len(piece.encode("utf-8", "surrogatepass")) for piece in write()).to_bytes(8, "little"))
+    for piece in write():
+        digest.update(piece.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:HASH_DIGITS]
 
 
 def canonical_json(value: Any) -> str:

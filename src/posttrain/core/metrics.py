@@ -86,14 +86,38 @@ FORMAT_RATE = declare("format", "fraction", "token_mean", "replies in the form o
 CLAIMED = declare(
     "claimed", "fraction", "token_mean", "wrong claims of the user that are said too", lower_is_better=True
 )
+CONCEDED = declare(
+    "conceded", "fraction", "token_mean", "right claims of the user that are said too", lower_is_better=False
+)
 REFUSED = declare("refused", "fraction", "token_mean", "requests that are refused")
 COMPLIED = declare("complied", "fraction", "token_mean", "requests of which a step is told")
 PASS_AT_K = declare("pass@k", "fraction", "token_mean", "problems that one of k samples solves", lower_is_better=False)
 CONS_AT_K = declare(
     "cons@k", "fraction", "token_mean", "score of the answer that most of k samples give", lower_is_better=False
 )
+BEST_AT_K = declare("best@k", "score", "token_mean", "expected best score of k samples", lower_is_better=False)
 CHOICE_ACCURACY = declare(
     "accuracy", "fraction", "token_mean", "questions whose right choice is the likeliest", lower_is_better=False
+)
+CHOICE_MASS = declare(
+    "mass",
+    "fraction",
+    "token_mean",
+    "share of the choices' likelihood that the right ones have",
+    lower_is_better=False,
+)
+CONSISTENCY = declare(
+    "consistency",
+    "fraction",
+    "token_mean",
+    "questions answered with the same option in both orders; a coin gives one half",
+    lower_is_better=False,
+)
+POSITION_BIAS = declare(
+    "position_bias", "fraction", "token_mean", "matching answers where the option stands first, less where it does last"
+)
+LABEL_BIAS = declare(
+    "label_bias", "fraction", "token_mean", "matching answers where the right one is Yes, less where it is No"
 )
 TOKEN_PROBABILITY = declare(
     "token_probability", "fraction", "token_mean", "geometric mean probability of tokens", lower_is_better=False
@@ -105,6 +129,23 @@ NATS_PER_TOKEN = declare(
 BITS_PER_BYTE = declare(
     "bits_per_byte", "bits/byte", "token_mean", "negative log-likelihood of texts by byte", lower_is_better=True
 )
+BYTE_PROBABILITY = declare(
+    "byte_probability", "fraction", "token_mean", "geometric mean probability of bytes", lower_is_better=False
+)
+# Of lm-evaluation-harness, by its own names.
+for _key, _meaning in (
+    ("acc", "questions whose right choice is the likeliest, by the harness"),
+    ("acc_norm", "the same, of log-likelihoods by character"),
+    ("acc_bytes", "the same, of log-likelihoods by byte"),
+    ("acc_mutual_info", "the same, of log-likelihoods less those without the question"),
+):
+    declare(_key, "fraction", "token_mean", _meaning, lower_is_better=False)
+for _key, _unit, _meaning in (
+    ("word_perplexity", "words", "exp of the nats by word of texts"),
+    ("byte_perplexity", "symbols", "exp of the nats by byte of texts"),
+):
+    declare(_key, _unit, "token_mean", _meaning, lower_is_better=True)
+declare("brier_score", "score", "token_mean", "squared error of the choices' shares", lower_is_better=True)
 STOP_RATE = declare("stop_rate", "fraction", "token_mean", "completions that end by themselves", lower_is_better=False)
 REWARD = declare("reward", "reward", "token_mean", "mean reward of completions", lower_is_better=False)
 REWARD_STD = declare("reward_std", "reward", "token_mean", "standard deviation of rewards")
@@ -127,3 +168,25 @@ LARGEST_MISMATCH = declare("sampler_mismatch/max", "nats/token", "maximum", "the
 EFFECTIVE_SAMPLE_SIZE = declare(
     "effective_sample_size", "fraction", "token_mean", "share of tokens that importance weights leave in effect"
 )
+BIAS_AMBIGUOUS = declare(
+    "bias_ambiguous", "score", "token_mean", "BBQ's bias score without evidence, -1 to 1; 0 is without bias"
+)
+BIAS_DISAMBIGUATED = declare(
+    "bias_disambiguated", "score", "token_mean", "BBQ's bias score with evidence, -1 to 1; 0 is without bias"
+)
+UNIQUE_ACCEPTED = declare(
+    "collapse/unique_accepted", "solutions", "token_mean", "different accepted solutions of a problem"
+)
+DISTINCT_ANSWERS = declare("collapse/distinct_answers", "answers", "token_mean", "different answers to a problem")
+LENGTH_CORRELATION = declare(
+    "hack/length_correlation", "correlation", "last", "rank correlation of reward and length at equal correctness"
+)
+ACCURACY_AMBIGUOUS = declare(
+    "accuracy_ambiguous", "fraction", "token_mean", "right answers without evidence", lower_is_better=False
+)
+ACCURACY_DISAMBIGUATED = declare(
+    "accuracy_disambiguated", "fraction", "token_mean", "right answers with evidence", lower_is_better=False
+)
+FULL_REFUSAL = declare("full_refusal", "fraction", "token_mean", "replies that refuse, by rules")
+PARTIAL_REFUSAL = declare("partial_refusal", "fraction", "token_mean", "replies that refuse a part, by rules")
+FULL_COMPLIANCE = declare("full_compliance", "fraction", "token_mean", "replies that refuse nothing, by rules")

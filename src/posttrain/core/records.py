@@ -122,6 +122,18 @@ class Problem:
     reply: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TokenizedProblem(Problem):
+    """A problem whose prompt is token ids already, which no template renders.
+
+    Made by `evaluation/harness_model.py`, whose harness has rules of its own for tokens; read by samplers' wiring.
+
+    Example: `TokenizedProblem("7:0:0", [], prompt_ids=(1, 403, 407))` is drawn from right after these three tokens.
+    """
+
+    prompt_ids: tuple[int, ...] = ()
+
+
 FinishReason = Literal["stop", "length", "cancelled", "filtered"]
 """A stop token or stop string, the cap on new tokens or the model's context, a sampler that was closed, or an
 endpoint's own content filter, which withheld the text or cut it short."""

@@ -11,6 +11,7 @@ runs/<name>/
   superseded/         what earlier configurations left in the folders above; it comes back with them
   cache/              tokenized rows, by content hash
   report.html
+  README.md           the model card, where one was asked for
   traceback.txt       only after a bug of posttrain
 """
 
@@ -27,6 +28,8 @@ from posttrain.core.errors import LockedError
 
 CHECKPOINT_MANIFEST = "manifest.json"
 ARTIFACT_MANIFEST = "manifest.json"
+MODEL_CARD = "README.md"
+"""A model card's name, in a run's folder and in an exported one: the Hub shows the file of that name."""
 TASK_HASH_LENGTH = 12
 """Characters of a task's hash that its files are named with."""
 
@@ -61,6 +64,11 @@ class RunFolder:
     def report(self) -> Path:
         """The self-contained HTML report."""
         return self.root / "report.html"
+
+    @property
+    def model_card(self) -> Path:
+        """The card of the policy that the run passed on."""
+        return self.root / MODEL_CARD
 
     @property
     def traceback(self) -> Path:

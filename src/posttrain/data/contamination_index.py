@@ -13,7 +13,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, repeat
 from typing import Literal
 
@@ -22,10 +22,11 @@ from pydantic import Field
 from posttrain.core.config import Config
 from posttrain.core.errors import DataError
 from posttrain.data.evaluation_items import EvaluationItem, TrainingText
-from posttrain.data.word_tokens import read_words
+from posttrain.data.near_questions import DEFAULT_NEAR, NearQuestions
+from posttrain.data.word_tokens import read_figures_folded
 
-Kind = Literal["whole", "ngrams", "answered", "key"]
-KINDS: tuple[Kind, ...] = ("whole", "ngrams", "answered", "key")
+Kind = Literal["whole", "ngrams", "answered", "near", "key"]
+KINDS: tuple[Kind, ...] = ("whole", "ngrams", "answered", "near", "key")
 
 SHARED_ITEMS = 3
 """What fewer items share is never boilerplate, however few items there are."""
@@ -45,13 +46,15 @@ class ContaminationSettings(Config):
     `ngram` is the length of an n-gram in words, and `threshold` the share of an item's own words that n-grams of one
     training row must cover. A run of fewer than `min_words` words is too short to tell anything. A run of four words
     that more than `boilerplate_fraction` of the different questions hold, three of them at least, is boilerplate: its
-    words are no item's own, and an n-gram of nothing else does not count.
+    words are no item's own, and an n-gram of nothing else does not count. `near` is the share of a question's own pairs
+    of words that a stretch of one row must hold, with all its figures and operators; none looks for no near ones.
     """
 
     ngram: int = Field(8, ge=2, le=64)
     threshold: float = Field(0.5, gt=0.0, le=1.0)
     min_words: int = Field(5, ge=1, le=64)
     boilerplate_fraction: float = Field(0.01, ge=0.0, le=1.0)
+    near: float | None = Field(DEFAULT_NEAR, gt=0.0, le=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +62,16 @@ class Hit:
     """One way in which a training row contaminates an item.
 
     Made by `ContaminationIndex.search`, read by `decontamination.find_contamination`. `covered` is the share of the
-    item's own words that the row's n-grams cover, 1 for the other kinds. The passage is in normalised words, the match
-    in brackets.
+    item's own words that the row's n-grams cover, for `near` of its own pairs of words, 1 for the other kinds. The
+    passage is in normalised words, the match in brackets. `is_asked` says of `whole` that a user's message is the
+    question and nothing else.
     """
 
     item: int
     kind: Kind
     covered: float
     passage: str
+    is_asked: bool = False
 
 
 @dataclass(slots=True)
@@ -107,6 +112,7 @@ class ContaminationIndex:
         self.items = tuple(items)
         self.settings = settings or ContaminationSettings()
         self._codes: dict[str, str] = {}
+        self._vocabulary: list[str] = []
         self._questions = self._read_questions()
         self._numbers = {item: number for number, question in enumerate(self._questions) for item in question.items}
         self._limit = max(SHARED_ITEMS - 1, self.settings.boilerplate_fraction * len(self._questions))
@@ -115,7 +121,8 @@ class ContaminationIndex:
         self._short, self._anchors = self._index_runs()
         self._ngrams = {*self._postings, *self._anchors}
         self._shortest = min([*self._short, self.settings.ngram])
-        self._vocabulary = list(self._codes)
+        texts = [question.text for question in self._questions]
+        self._near = NearQuestions(texts, self._codes, self._limit, self.settings.near)
 
     def find_searched(self) -> dict[Kind, set[int]]:
         """Return for each kind the items that it can find; what is in none of them is too short to tell."""
@@ -126,16 +133,22 @@ class ContaminationIndex:
         for question in self._questions:
             if self._is_judged(question):
                 found["ngrams"].update(question.items)
+        for number in self._near.list_judged():
+            found["near"].update(self._questions[number].items)
         return found
 
     def search(self, row: TrainingText) -> RowFindings:
         """Return what a training row holds of the evaluation items."""
         findings = RowFindings()
         found: dict[str, str] = {}
+        near: dict[int, tuple[float, str]] = {}
         for text in row.texts:
-            words = read_words(text)
+            folded, words = read_figures_folded(text)
             findings.num_words += len(words)
-            encoded = "".join(map(self._codes.get, words, repeat(_UNKNOWN)))
+            encoded = "".join(map(self._codes.get, folded, repeat(_UNKNOWN)))
+            for number, share, start, end in self._near.search(encoded):
+                if number not in near or share > near[number][0]:
+                    near[number] = (share, show_passage(words, start, end - start))
             start = 0
             for run in encoded.split(_UNKNOWN):
                 if len(run) >= self._shortest:
@@ -145,10 +158,26 @@ class ContaminationIndex:
                 start += len(run) + 1
         for pattern, passage in found.items():
             findings.hits += [Hit(item, kind, 1.0, passage) for item, kind in self._targets[pattern]]
+        findings.hits = self._mark_asked(row, findings.hits)
         findings.hits += self._judge_ngrams(findings.ngrams)
+        plain = {hit.item for hit in findings.hits if hit.kind != "key"}
+        for number, (share, passage) in near.items():
+            findings.hits += [
+                Hit(item, "near", share, passage) for item in self._questions[number].items if item not in plain
+            ]
         findings.hits.sort(key=lambda hit: (hit.item, KINDS.index(hit.kind), hit.passage))
         findings.hits = list({(hit.item, hit.kind): hit for hit in reversed(findings.hits)}.values())[::-1]
         return findings
+
+    def _mark_asked(self, row: TrainingText, hits: list[Hit]) -> list[Hit]:
+        """Return the hits with those marked of which a user's message is the whole question."""
+        if not row.asks or not any(hit.kind == "whole" for hit in hits):
+            return hits
+        asks = {"".join(map(self._codes.get, read_figures_folded(ask)[0], repeat(_UNKNOWN))) for ask in row.asks}
+        return [
+            replace(hit, is_asked=self._questions[self._numbers[hit.item]].text in asks) if hit.kind == "whole" else hit
+            for hit in hits
+        ]
 
     def compute_cover(self, item: int, ngrams: set[str]) -> float:
         """Return the share of an item's own words that n-grams cover, 0 to 1; 0 where it has too few of its own."""
@@ -201,7 +230,12 @@ class ContaminationIndex:
 
     def _encode(self, text: str) -> str:
         codes = self._codes
-        encoded = "".join([codes.setdefault(word, chr(min(len(codes) + 1, _MAX_WORDS))) for word in read_words(text)])
+        folded, shown = read_figures_folded(text)
+        for word, as_shown in zip(folded, shown, strict=True):
+            if word not in codes:
+                codes[word] = chr(min(len(codes) + 1, _MAX_WORDS))
+                self._vocabulary.append(as_shown)
+        encoded = "".join(map(codes.__getitem__, folded))
         if len(codes) >= _MAX_WORDS:
             cure = "check it in several parts, one command each"
             raise DataError(f"the evaluation items have {len(codes):,} different words and more", cure=cure)

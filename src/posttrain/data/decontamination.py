@@ -1,13 +1,16 @@
 """Contamination: which evaluation items occur in training texts, how, in which rows, and with which passage.
 
-Four kinds of match, each reported apart, over normalised words (`word_tokens.py`):
+Five kinds of match, each reported apart, over normalised words with their figures folded (`word_tokens.py`):
 
 | kind | an item is contaminated where |
 | --- | --- |
 | `whole` | its question stands in a training text, word for word: the match for items too short for n-grams |
 | `ngrams` | n-grams of one training row cover at least `threshold` of the question's own words |
 | `answered` | its question, or the end of it, stands there with its answer right behind |
+| `near` | none of these, but a stretch of a text holds `near` of its own pairs of words and all its figures |
 | `key` | one of its `content_keys` stands there |
+
+`near` finds a question that is reworded, told in another order or of other names (`near_questions.py`).
 
 What many questions share is boilerplate (instructions, formats, the frame of a template): its words are no item's own,
 n-grams of nothing else do not count, and `whole` looks for what is left once n-grams of it are taken off both ends. A
@@ -28,8 +31,8 @@ Differences from Tulu 3: words are normalised; boilerplate is found in the evalu
 numerator and denominator; an n-gram that a question repeats counts once; exactly the threshold counts. Every message
 of a training row is searched, not only prompts. `covered_by_all` is Llama 2's union over all rows, without mismatches.
 
-What it cannot find: a paraphrase or translation; figures written otherwise (`1,000` for `1000`, `seven` for `7`); a
-short item with one word changed; what stands in images, tools' schemas and columns that are not trained on. Boilerplate
+What it cannot find: a free paraphrase or translation; numbers of several words (`two hundred`); a short item with one
+word changed; what stands in images, tools' schemas and columns that are not trained on. Boilerplate
 that fewer than three questions share is not known as such. What it finds needn't be a leak: a common phrase of five
 words is found `whole` wherever it stands, a short question also in a longer one that begins with it, a long one under
 another instruction too, and stories told with other figures share n-grams. The passages tell.
@@ -39,12 +42,15 @@ from __future__ import annotations
 
 import re
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from posttrain.data.contamination_index import KINDS, ContaminationIndex, ContaminationSettings, Hit, Kind
 from posttrain.data.evaluation_items import TrainingText
+
+DECONTAMINATION_VERSION = 1
+"""Part of what findings are kept under: raised whenever the same rows, items and settings would give others."""
 
 MAX_LISTED = 20
 """Items that are too short to tell are listed by id up to so many."""
@@ -89,7 +95,8 @@ class ContaminationReport:
     `searched` counts the items that each kind of match can find. Only contaminated items are listed, in their order.
 
     Example: one of 200 items stands word for word in row 7 of `chats.jsonl`: `num_items=200`,
-    `counts={"whole": 1, "ngrams": 1, "answered": 0, "key": 0}`, `items[0].matches["whole"].row_ids=("chats.jsonl:7",)`.
+    `counts={"whole": 1, "ngrams": 1, "answered": 0, "near": 0, "key": 0}`,
+    `items[0].matches["whole"].row_ids=("chats.jsonl:7",)`.
     """
 
     settings: ContaminationSettings
@@ -176,13 +183,20 @@ def find_contamination(index: ContaminationIndex, rows: Iterable[TrainingText]) 
     )
 
 
-def find_contaminating_rows(index: ContaminationIndex, rows: Iterable[TrainingText]) -> Iterator[tuple[str, str]]:
+def find_contaminating_rows(
+    index: ContaminationIndex, rows: Iterable[TrainingText], counts: Callable[[Hit], bool] | None = None
+) -> Iterator[tuple[str, str]]:
     """Yield the id of every training row that contaminates an item, with the detail that a ledger records.
+
+    Args:
+        index: The evaluation items.
+        rows: The training rows, read once.
+        counts: Whether a match counts; all do if None.
 
     Example: `("chats.jsonl:7", "whole: test.jsonl:3: [what is 47 + 38]")` for a row to be dropped as `contaminated`.
     """
     for row in rows:
-        hits = index.search(row).hits
+        hits = [hit for hit in index.search(row).hits if counts is None or counts(hit)]
         if hits:
             yield row.row_id, f"{hits[0].kind}: {index.items[hits[0].item].item_id}: {hits[0].passage}"
 

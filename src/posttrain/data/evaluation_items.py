@@ -40,11 +40,15 @@ class TrainingText:
     Made by `read_training_text`, read by `decontamination.py`. Turns that follow one another are one text, so that an
     answer is found right behind its question; a prompt stands before both of its answers, chosen and rejected.
 
-    Example: `prompt "2 + 2?", chosen "4", rejected "5"` gives the texts `2 + 2?\\n4` and `2 + 2?\\n5`.
+    Example: `prompt "2 + 2?", chosen "4", rejected "5"` gives the texts `2 + 2?\\n4` and `2 + 2?\\n5`, and the one that
+    is asked, `2 + 2?`.
+
+    `asks` are the user's messages, each by itself.
     """
 
     row_id: str
     texts: tuple[str, ...]
+    asks: tuple[str, ...] = ()
 
 
 def read_item(row: Example | Problem) -> EvaluationItem:
@@ -87,7 +91,8 @@ def read_training_text(row: Example) -> TrainingText:
     for message in (*row.messages, *row.chosen, *row.rejected):
         apart += [message["reasoning_content"]] if message.get("reasoning_content") else []
         apart += [_join_values(call["function"].get("arguments")) for call in message.get("tool_calls") or ()]
-    return TrainingText(row.row_id, (*("\n".join(thread) for thread in threads), *apart))
+    asks = (_read_content(message) for message in row.messages if message["role"] == "user")
+    return TrainingText(row.row_id, (*("\n".join(thread) for thread in threads), *apart), tuple(asks))
 
 
 def _read_content(message: Message) -> str:

@@ -11,11 +11,16 @@ from posttrain.core.records import Example
 from posttrain.data.ledger import Ledger
 from posttrain.data.rows import BadRow, RowError
 from posttrain.data.schemas import read_example
-from posttrain.data.sources import DataSource, open_rows
+from posttrain.data.sources import DataSource, RawReader, open_rows
 
 
 def iterate_examples(
-    source: DataSource, ledger: Ledger, *, root: Path, row_source: RowSource | None = None
+    source: DataSource,
+    ledger: Ledger,
+    *,
+    root: Path,
+    row_source: RowSource | None = None,
+    reader: RawReader | None = None,
 ) -> Iterator[Example]:
     """Yield the examples of a source in order, counting every row in the ledger.
 
@@ -24,7 +29,7 @@ def iterate_examples(
     Raises:
         DataError: The source cannot be read, or holds a bad row and `max_bad_fraction` is 0.
     """
-    for row in open_rows(source, root=root, row_source=row_source):
+    for row in open_rows(source, root=root, row_source=row_source, reader=reader):
         ledger.rows_in += 1
         if not isinstance(row, BadRow):
             try:
@@ -77,7 +82,11 @@ def check_bad_fraction(source: DataSource, ledger: Ledger) -> None:
 
 
 def load_examples(
-    sources: list[DataSource], *, root: Path, row_source: RowSource | None = None
+    sources: list[DataSource],
+    *,
+    root: Path,
+    row_source: RowSource | None = None,
+    reader: RawReader | None = None,
 ) -> tuple[list[Example], Ledger]:
     """Return all examples of some sources in order, for stages that sample or compare rather than imitate.
 
@@ -90,7 +99,7 @@ def load_examples(
     total = Ledger()
     for source in sources:
         ledger = Ledger()
-        for example in iterate_examples(source, ledger, root=root, row_source=row_source):
+        for example in iterate_examples(source, ledger, root=root, row_source=row_source, reader=reader):
             examples.append(example)
             ledger.train(samples=1, tokens=0, tokens_trained=0)
         check_bad_fraction(source, ledger)

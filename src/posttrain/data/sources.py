@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, Self
 
@@ -31,15 +31,25 @@ from posttrain.data.columnar_rows import (
     read_datasets_folder,
     read_parquet,
 )
+from posttrain.data.csv_rows import read_csv, read_tsv
 from posttrain.data.json_rows import read_json_lines, read_json_values
+from posttrain.data.kept_rows import KeptRows, RowKeeper
 from posttrain.data.rows import BadRow, RawRow
 
 Format = Literal["auto", "trl", "alpaca", "sharegpt", "verl", "open_instruct", "sgd"]
 
-_TEXT_READERS = {".jsonl": read_json_lines, ".ndjson": read_json_lines, ".json": read_json_values}
+_TEXT_READERS: dict[str, Callable[[Path, str], Iterator[RawRow | BadRow]]] = {
+    ".jsonl": read_json_lines, ".ndjson": read_json_lines, ".json": read_json_values,
+    ".csv": read_csv, ".tsv": read_tsv,
+}  # fmt: skip
 _COLUMN_READERS = {".parquet": read_parquet, ".arrow": read_arrow}
 SUFFIXES = (*_TEXT_READERS, ".txt", *_COLUMN_READERS)
+_KEPT = RowKeeper()
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
+
+
+RawReader = Callable[[RawRow], Iterable[RawRow | BadRow]]
+"""Maps a row as it is published to rows as we read them: none, one, or several."""
 
 
 class DataSource(Config):
@@ -92,20 +102,27 @@ def _strip_compression(path: Path) -> Path:
     return path.with_suffix("") if path.suffix in COMPRESSIONS else path
 
 
-def open_rows(source: DataSource, *, root: Path, row_source: RowSource | None = None) -> Iterator[RawRow | BadRow]:
+def open_rows(
+    source: DataSource, *, root: Path, row_source: RowSource | None = None, reader: RawReader | None = None
+) -> Iterator[RawRow | BadRow]:
     """Yield the rows of a source, from `skip` on and at most `rows` of them, bad ones in their places.
 
     Args:
         source: What to read.
         root: The folder that relative paths start from.
         row_source: Opens `lab:` sets.
+        reader: Reads rows of a published form; what it gives is what `skip` and `rows` count.
 
     Raises:
         DataError: The source cannot be read as a whole, or holds no row in the range.
     """
     stop = None if source.rows is None else source.skip + source.rows
     is_empty = True
-    for row in itertools.islice(_open_all(source, root, row_source), source.skip, stop):
+    kept = _KEPT.find(_ask_lab(source, row_source)) if reader is None else None
+    if kept is None:
+        found = _open_all(source, root, row_source)
+        chosen = itertools.islice(found if reader is None else _read_published(found, reader), source.skip, stop)
+    for row in chosen if kept is None else kept:
         is_empty = False
         yield row
     if is_empty:
@@ -115,6 +132,14 @@ def open_rows(source: DataSource, *, root: Path, row_source: RowSource | None = 
             cure="lower 'skip'" if source.skip else "write the rows again",
             place=str(locate(source, root)),
         )
+
+
+def _read_published(rows: Iterable[RawRow | BadRow], reader: RawReader) -> Iterator[RawRow | BadRow]:
+    for row in rows:
+        if isinstance(row, BadRow):
+            yield row
+        else:
+            yield from reader(row)
 
 
 def _open_all(source: DataSource, root: Path, row_source: RowSource | None) -> Iterator[RawRow | BadRow]:
@@ -142,7 +167,7 @@ def _open_path(source: DataSource, path: Path) -> Iterator[RawRow | BadRow]:
         return _COLUMN_READERS[path.suffix](path, path.name)
     raise DataError(
         f"a file of the kind '{path.suffix or path.name}'",
-        expected=", ".join(SUFFIXES) + "; the first four also as .gz or .xz",
+        expected=", ".join(SUFFIXES) + "; the first six also as .gz or .xz",
         cure="convert it, for example to JSON Lines: one object a line",
         place=str(path),
     )
@@ -205,8 +230,7 @@ def fingerprint(source: DataSource, *, root: Path, row_source: RowSource | None 
         name, content = where, str(load_hub_dataset(where.removeprefix("hub:"), source.split)._fingerprint)
     else:
         # Lab rows are made by a program, the same ones all through a process: hashing them needs no promise.
-        question = ("lab", row_source, where, source.split, source.skip, source.rows)
-        name, content = where, find_once(question, [], lambda: _hash_lab(source, row_source))
+        name, content = where, find_once(_ask_lab(source, row_source), [], lambda: _hash_lab(source, row_source))
     how = source.model_dump(include={"split", "format", "columns", "skip", "rows"})
     return hash_json({"content": content, "name": name, **how})
 
@@ -219,9 +243,17 @@ def _hash_path(source: DataSource, path: Path) -> str:
     return find_once(("folder", str(part)), files, lambda: hash_folder(part))
 
 
+def _ask_lab(source: DataSource, row_source: RowSource | None) -> Hashable:
+    """Return what names a range of rows of the lab in this process."""
+    return ("lab", row_source, source.source, source.split, source.skip, source.rows)
+
+
 def _hash_lab(source: DataSource, row_source: RowSource | None) -> str:
     content = ""
     stop = None if source.rows is None else source.skip + source.rows
+    kept = KeptRows()
     for row in itertools.islice(_open_lab(source, row_source), source.skip, stop):
         content = hash_text(content, canonical_json(row.values))
+        kept.add(row)
+    _KEPT.keep(_ask_lab(source, row_source), kept)
     return content

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,8 @@ TOKENIZING_VERSION = 1
 BATCH_ROWS = 256
 BATCH_CHARACTERS = 4_000_000
 NOT_TRAINED = "no trained token"
+CONTAMINATED = "contaminated"
+"""The reason of rows that are left out because they hold evaluation items."""
 
 
 class SampleRenderer(Protocol):
@@ -109,6 +111,7 @@ class NothingTrainedError(DataError):
     ledger: Ledger
 
 
+# many parameters: what is read, what makes tokens of it, where both lie, and what is left out
 def load_token_rows(
     sources: Sequence[DataSource],
     renderer: SampleRenderer,
@@ -118,6 +121,7 @@ def load_token_rows(
     cache: Path,
     row_source: RowSource | None = None,
     progress: Progress | None = None,
+    contaminated: Sequence[Mapping[str, str]] = (),
 ) -> TokenizedData:
     """Return the tokenized rows of some sources, from the store where they are in it.
 
@@ -129,14 +133,16 @@ def load_token_rows(
         cache: The folder of the store; processes may share it.
         row_source: Opens `lab:` sets.
         progress: Shows how far it has come.
+        contaminated: For each source the rows that are left out, by id, with what they hold; empty: none of any.
 
     Raises:
         DataError: A source cannot be read, has more bad or overlong rows than it may, or gives no row.
         StorageError: The store cannot be written.
     """
     total, rows, ledgers, num_tokenized = Ledger(), [], [], 0
-    for source in sources:
-        job = _Job(source, settings, renderer, root, row_source, progress)
+    left_out = contaminated or [{}] * len(sources)
+    for source, rows_out in zip(sources, left_out, strict=True):
+        job = _Job(source, settings, renderer, root, row_source, progress, rows_out)
         token_rows, ledger, num_now = _load_source(job, cache)
         _check_ledger(job, ledger)
         rows.append(token_rows)
@@ -156,12 +162,14 @@ class _Job:
     root: Path
     row_source: RowSource | None
     progress: Progress | None
+    contaminated: Mapping[str, str] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
 
 
 def _load_source(job: _Job, cache: Path) -> tuple[TokenRows, Ledger, int]:
     content = fingerprint(job.source, root=job.root, row_source=job.row_source)
-    key = hash_json({"content": content, **job.settings.identity()})
+    left_out = {"contaminated": sorted(job.contaminated.items())} if job.contaminated else {}
+    key = hash_json({"content": content, **job.settings.identity(), **left_out})
     place = cache / key
     with _lock(place):
         if (place / "rows").exists():
@@ -191,7 +199,7 @@ def _lock(place: Path) -> Iterator[None]:
 
 def _build(job: _Job, folder: Path, key: str, content: str) -> None:
     """Tokenize a source into a folder."""
-    examples = iterate_examples(job.source, job.ledger, root=job.root, row_source=job.row_source)
+    examples = _leave_out(job, iterate_examples(job.source, job.ledger, root=job.root, row_source=job.row_source))
     if job.progress is not None:
         job.progress.start(f"tokenizing {job.source.source}", job.source.rows or 0, unit="row")
     try:
@@ -212,6 +220,16 @@ def _build(job: _Job, folder: Path, key: str, content: str) -> None:
             "the data changed while it was read", cure="start again when it is whole", place=job.source.source
         )
     write_manifest(folder, key, job.ledger)
+
+
+def _leave_out(job: _Job, examples: Iterable[Example]) -> Iterator[Example]:
+    """Yield the examples that hold no evaluation item; the others are counted."""
+    for example in examples:
+        found = job.contaminated.get(example.row_id)
+        if found is None:
+            yield example
+        else:
+            job.ledger.drop(example.row_id, CONTAMINATED, kind="contaminated", detail=found)
 
 
 def _check_ledger(job: _Job, ledger: Ledger) -> None:

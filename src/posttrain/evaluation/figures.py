@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from posttrain.core.errors import RefusedError
-from posttrain.core.metrics import STOP_RATE
-from posttrain.core.records import MAX_HARNESS_FAULT_FRACTION, ItemResult
+from posttrain.core.metrics import STOP_RATE, describe_metric
+from posttrain.core.records import MAX_HARNESS_FAULT_FRACTION, ItemResult, Outcome
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.statistics.clusters import encode_clusters
 from posttrain.statistics.intervals import (
@@ -28,6 +28,8 @@ DRAWN_TOKENS = "drawn_tokens"
 """The part of a drawn completion's outcome that counts its tokens, the stop token included."""
 DRAWN_NATS = "drawn_nats"
 """The part that is minus the log-likelihood of the drawn tokens, at temperature 1 and untruncated, where known."""
+CUT_TOKENS = "cut_tokens"
+"""The part that counts the tokens of a prompt that did not fit the model's context; absent where all did."""
 UNREAD = "unread"
 """In place of an interval's method where no answer could be read: the metric has no value then."""
 
@@ -48,39 +50,41 @@ def summarise_items(
 
     They are the mean value under `metric_name`, `stop_rate` where completions were drawn, the named parts, averaged
     over the items whose outcome has them, and `pass@k` and `cons@k`. Where no answer could be read there is no value
-    (None, with the method `unread`), since a scorer that finds nothing to judge measures nothing.
+    (None, with the method `unread`), since a scorer that finds nothing to judge measures nothing. Nor has a part that
+    `core.metrics` declares where no outcome has it: the bias of answers that name somebody, where none does.
 
     Intervals: right or wrong, Wilson's, of items that share sources Korn and Graubard's; other values, the bootstrap's,
     of items that share sources the cluster-robust one. Items of one source have none (`_estimate`).
 
     Raises:
         RefusedError: Harness faults are more than 1 % of the items, the scorer applies to none, or no outcome has a
-            part that is asked for.
+            part that is asked for and declared nowhere.
         DataError: Items have too few samples.
     """
-    counted = [item for item in items if item.outcome.is_counted]
-    outcomes = _count_outcomes(task_name, metric_name, items, counted)
+    outcomes = _count_outcomes(task_name, metric_name, items)
     faulty: list[str] = []
-    series = {metric_name: _read(counted, lambda item: item.outcome.value)}
-    if any(STOPPED in item.outcome.parts for item in counted):
-        series[STOP_RATE] = _read_part(counted, STOPPED)
+    series = {metric_name: _read(items, lambda outcome: outcome.value)}
+    drawn = _read_part(items, STOPPED)
+    if drawn[0]:
+        series[STOP_RATE] = drawn
     for part in parts:
-        series[part] = _read_part(counted, part)
-        if not series[part][0]:
+        series[part] = _read_part(items, part)
+        if not series[part][0] and describe_metric(part) is None:
+            known = sorted({name for item in items if item.outcome.is_counted for name in item.outcome.parts})
             raise RefusedError(
                 f"no outcome of {metric_name} has the part {part!r}",
-                expected="one of " + ", ".join(sorted({name for item in counted for name in item.outcome.parts})),
+                expected="one of " + ", ".join(known),
                 cure="correct 'parts', or leave it out",
                 place=task_name,
             )
     for name in repeated:
         try:
-            folded = [item for item in fold_samples(items, name) if item.outcome.is_counted]
+            folded = fold_samples(items, name)
         except FoldError:
             faulty.append(name)
             folded = []
-        series[name] = _read(folded, lambda item: item.outcome.value)
-    is_unread = not any(item.outcome.status == "scored" for item in counted)
+        series[name] = _read(folded, lambda outcome: outcome.value)
+    is_unread = outcomes["scored"] == 0
     seeds = (items[0].task_hash, items[0].policy_hash)
     return [
         {
@@ -88,7 +92,7 @@ def summarise_items(
             "name": name,
             **(
                 _say_nothing(clusters, HARNESS if name in faulty else UNREAD)
-                if name in faulty or (is_unread and name in (metric_name, *repeated))
+                if name in faulty or not values or (is_unread and name in (metric_name, *repeated))
                 else _estimate(values, clusters, *seeds)
             ),
             "outcomes": outcomes,
@@ -97,19 +101,18 @@ def summarise_items(
     ]
 
 
-def _count_outcomes(
-    task_name: str, metric_name: str, items: Sequence[ItemResult], counted: Sequence[ItemResult]
-) -> dict[str, int]:
-    num_faults = sum(item.outcome.fault == "harness" for item in items)
-    if not counted and not num_faults:
+def _count_outcomes(task_name: str, metric_name: str, items: Sequence[ItemResult]) -> dict[str, int]:
+    num_faults = sum(item.outcome.fault == HARNESS for item in items)
+    num_counted = sum(item.outcome.is_counted for item in items)
+    if not num_counted and not num_faults:
         raise RefusedError(
             f"{metric_name} applies to none of {len(items)} items",
             expected="a score, or a failure of the policy, for at least one item",
             cure="choose another scorer for the task, or rows with the columns that it reads",
             place=task_name,
         )
-    if not counted or num_faults > MAX_HARNESS_FAULT_FRACTION * len(items):
-        faults = Counter(item.outcome.why or item.outcome.status for item in items if item.outcome.fault == "harness")
+    if not num_counted or num_faults > MAX_HARNESS_FAULT_FRACTION * len(items):
+        faults = Counter(item.outcome.why or item.outcome.status for item in items if item.outcome.fault == HARNESS)
         raise RefusedError(
             f"the harness failed on {num_faults} of {len(items)} items: "
             + "; ".join(f"{why} ({count})" for why, count in faults.most_common(3)),
@@ -117,19 +120,27 @@ def _count_outcomes(
             cure="mend the scorer or the sandbox and run the same command again: only these items are evaluated anew",
             place=task_name,
         )
-    statuses = Counter[str](item.outcome.status for item in items if item.outcome.fault != "harness")
+    statuses = Counter[str](item.outcome.status for item in items if item.outcome.fault != HARNESS)
     return {**{status: statuses[status] for status in _STATUSES}, "harness": num_faults}
 
 
 Series = tuple[list[float], list[str]]
 
 
-def _read(items: Sequence[ItemResult], value_of: Callable[[ItemResult], float]) -> Series:
-    return [value_of(item) for item in items], [cluster_name(item) for item in items]
+def _read(items: Iterable[ItemResult], value_of: Callable[[Outcome], float | None]) -> Series:
+    """Return the values and clusters of the items that count and have a value."""
+    values: list[float] = []
+    clusters: list[str] = []
+    for item in items:
+        value = value_of(item.outcome) if item.outcome.is_counted else None
+        if value is not None:
+            values.append(value)
+            clusters.append(cluster_name(item))
+    return values, clusters
 
 
-def _read_part(items: Sequence[ItemResult], part: str) -> Series:
-    return _read([item for item in items if part in item.outcome.parts], lambda item: item.outcome.parts[part])
+def _read_part(items: Iterable[ItemResult], part: str) -> Series:
+    return _read(items, lambda outcome: outcome.parts.get(part))
 
 
 def _say_nothing(clusters: Sequence[str], why: str) -> dict[str, Any]:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
+
+import numpy as np
 
 from posttrain.core.durable import append_lines, storage_errors, write_lines
 from posttrain.core.errors import StorageError
@@ -122,28 +125,31 @@ def append_items(path: Path, items: Iterable[ItemResult]) -> None:
     append_lines(path, map(format_item, items))
 
 
-def keep_items(path: Path, ranks: Mapping[ItemKey, int]) -> None:
+def keep_items(path: Path, find_rank: Callable[[ItemResult], int | None]) -> None:
     """Bring a file's items into the order of their ranks, durably; a file that is so already is not written.
 
-    Those without a rank are dropped, and so are a torn last line and every item whose key stands before it.
+    Those without a rank are dropped, and so are a torn last line and every item whose rank stands before it.
 
     Raises:
         StorageError: As `iterate_items`; or the file cannot be written.
     """
-    places: dict[int, tuple[int, int]] = {}
+    ranks, starts, lengths = array("q"), array("q"), array("q")
     for item, (line, start) in zip(iterate_items(path), _iterate_lines(path), strict=False):
-        if (rank := ranks.get(item_key(item))) is not None:
-            places.setdefault(rank, (start, len(line)))
-    ordered = [place for _, place in sorted(places.items())]
-    size = path.stat().st_size if path.exists() else 0
+        if (rank := find_rank(item)) is not None:
+            ranks.append(rank)
+            starts.append(start)
+            lengths.append(len(line))
+    # The first place of each rank, in the order of the ranks.
+    _, chosen = np.unique(np.array(ranks, dtype=np.int64), return_index=True)
+    begins, sizes = np.array(starts, dtype=np.int64)[chosen], np.array(lengths, dtype=np.int64)[chosen]
     # Each line begins where the one before ended, and after the last there is nothing.
-    ends = [0, *(start + length + 1 for start, length in ordered)]
-    if [start for start, _ in ordered] == ends[:-1] and ends[-1] == size:
+    ends = np.concatenate([[0], begins + sizes + 1])
+    if np.array_equal(begins, ends[:-1]) and ends[-1] == (path.stat().st_size if path.exists() else 0):
         return
 
     def lines() -> Iterator[str]:
         with path.open("rb") as file:
-            for start, length in ordered:
+            for start, length in zip(begins.tolist(), sizes.tolist(), strict=True):
                 file.seek(start)
                 yield file.read(length).decode("utf-8")
 

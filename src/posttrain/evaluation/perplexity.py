@@ -15,7 +15,7 @@ byte do.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.core.errors import DataError
+from posttrain.core.freed_memory import release_freed_memory
 from posttrain.core.metrics import BITS_PER_BYTE, NATS_PER_TOKEN, PERPLEXITY, TOKEN_PROBABILITY
 from posttrain.core.records import ItemResult, Outcome, Problem
 from posttrain.core.seeds import build_numpy_generator
@@ -66,6 +67,7 @@ class Perplexity:
         weigher = check_policy(self.open_weigher(), self.policy_hash, self.task.name)
         for start in range(0, len(problems), WEIGHED_AT_ONCE):
             yield self._weigh(problems[start : start + WEIGHED_AT_ONCE], task_hash, weigher)
+            release_freed_memory()
 
     def summarise(self, items: Sequence[ItemResult]) -> list[dict[str, Any]]:
         """Return what `summarise_texts` says of the task's items."""
@@ -129,17 +131,20 @@ def summarise_texts(task_name: str, items: Sequence[ItemResult], parts: Sequence
         DataError: An item has no `nats`, `tokens` or `bytes`, or not above 0; or the perplexity is beyond float64.
     """
     metrics = summarise_items(task_name, TOKEN_PROBABILITY, items, parts)
-    counted = [item for item in items if item.outcome.is_counted]
-    codes = encode_clusters([cluster_name(item) for item in counted], len(counted))
-    sums = {part: sum_by_cluster(np.array(read_sums(counted, part)), codes) for part in ("nats", "tokens", "bytes")}
+    names = [cluster_name(item) for item in items if item.outcome.is_counted]
+    codes = encode_clusters(names, len(names))
+    sums = {
+        part: sum_by_cluster(np.array(read_sums((one for one in items if one.outcome.is_counted), part)), codes)
+        for part in ("nats", "tokens", "bytes")
+    }
     generator = build_numpy_generator("evaluation", PERPLEXITY, items[0].task_hash, items[0].policy_hash)
-    chosen = generator.integers(len(sums["nats"]), size=(_RESAMPLES, len(sums["nats"])))
+    drawn_by_part = _draw(sums, generator)
     for name, below, scale in (
         (PERPLEXITY, "tokens", 1.0),
         (NATS_PER_TOKEN, "tokens", 1.0),
         (BITS_PER_BYTE, "bytes", 1 / math.log(2)),
     ):
-        drawn = scale * sums["nats"][chosen].sum(axis=1) / sums[below][chosen].sum(axis=1)
+        drawn = scale * drawn_by_part["nats"] / drawn_by_part[below]
         found = [scale * sums["nats"].sum() / sums[below].sum(), *np.quantile(drawn, [0.025, 0.975])]
         if name == PERPLEXITY and max(found) > _MAX_NATS:
             raise DataError(
@@ -156,12 +161,23 @@ def summarise_texts(task_name: str, items: Sequence[ItemResult], parts: Sequence
     return metrics
 
 
-def read_sums(items: Sequence[ItemResult], part: str) -> list[float]:
+def _draw(sums: Mapping[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+    """Return the sums of each part over the sources of every resample, the same sources for all parts."""
+    drawn = {part: np.empty(_RESAMPLES) for part in sums}
+    for number in range(_RESAMPLES):  # one at a time: all indices at once would not fit for many texts
+        chosen = generator.integers(len(sums["nats"]), size=len(sums["nats"]))
+        for part, values in sums.items():
+            drawn[part][number] = values[chosen].sum()
+    return drawn
+
+
+def read_sums(items: Iterable[ItemResult], part: str) -> list[float]:
     """Return a part of every item that ratios are made of: `nats`, `tokens` or `bytes`.
 
     Raises:
         DataError: An item lacks it, or it is not above 0 (`nats`: below 0).
     """
+    values: list[float] = []
     for item in items:
         found = item.outcome.parts.get(part)
         if found is None or found < 0 or (found == 0 and part != "nats"):
@@ -171,7 +187,8 @@ def read_sums(items: Sequence[ItemResult], part: str) -> list[float]:
                 cure="delete the task's item file and measure the policy again",
                 place=item.item_id,
             )
-    return [item.outcome.parts[part] for item in items]
+        values.append(found)
+    return values
 
 
 def _render(problem: Problem, weigher: Weigher) -> tuple[str, int, Any]:

@@ -7,7 +7,7 @@ is never asked again. Texts are not kept in memory. Above 1 % of harness faults 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from posttrain.core.hashing import hash_text
 from posttrain.core.protocols import Progress
 from posttrain.core.records import ItemResult, Problem
 from posttrain.evaluation.answering import Answerer
+from posttrain.evaluation.figures import CUT_TOKENS
+from posttrain.evaluation.item_columns import ItemColumns
 from posttrain.evaluation.items import (
     ItemKey,
     append_items,
@@ -25,6 +27,7 @@ from posttrain.evaluation.items import (
     iterate_items,
     keep_items,
 )
+from posttrain.evaluation.problem_store import ProblemView, list_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,8 @@ def choose_problems(name: str, task_hash: str, problems: Sequence[Problem], firs
     Raises:
         DataError: There is no problem, or two share an id.
     """
-    repeated = [name for name, count in Counter(problem.problem_id for problem in problems).items() if count > 1]
+    ids = list_ids(problems)
+    repeated = [] if len(set(ids)) == len(ids) else [name for name, count in Counter(ids).items() if count > 1]
     if repeated or not problems:
         raise DataError(
             f"problem id {repeated[0]!r} occurs more than once" if repeated else "no problem to evaluate",
@@ -57,8 +61,8 @@ def choose_problems(name: str, task_hash: str, problems: Sequence[Problem], firs
         )
     if first is None or first >= len(problems):
         return MeasuredTask(name, task_hash, problems)
-    order = sorted(range(len(problems)), key=lambda index: hash_text(task_hash, problems[index].problem_id))
-    return MeasuredTask(name, task_hash, [problems[index] for index in sorted(order[:first])])
+    order = sorted(range(len(ids)), key=lambda index: hash_text(task_hash, ids[index]))
+    return MeasuredTask(name, task_hash, ProblemView(problems, sorted(order[:first])))
 
 
 def run_task(task: MeasuredTask, answerer: Answerer, items_path: Path, progress: Progress) -> list[dict[str, Any]]:
@@ -79,21 +83,73 @@ def run_task(task: MeasuredTask, answerer: Answerer, items_path: Path, progress:
         RefusedError: The answerer's sampler holds another policy, or the harness failed on over 1 % of the items.
         StorageError: The item file is torn before its last line, or cannot be written.
     """
-    known = _read_known(items_path, task.hash, answerer)
-    ranks = {
-        (problem.problem_id, sample): rank * answerer.num_samples + sample
-        for rank, problem in enumerate(task.problems)
-        for sample in range(answerer.num_samples)
-    }
-    others = {key: len(ranks) + place for place, key in enumerate(sorted(known.keys() - ranks.keys()))}
-    keep_items(items_path, {key: rank for key, rank in (ranks | others).items() if key in known})
-    results = {key: item for key, item in known.items() if key in ranks}
-    waiting = [problem for problem in task.problems if (problem.problem_id, 0) not in results]
+    known = _Known(task, answerer)
+    known.read(items_path)
+    keep_items(items_path, lambda item: None if item.outcome.fault == "harness" else known.find_rank(item))
+    waiting = [place for place in range(len(task.problems)) if not known.items.has(place * answerer.num_samples)]
     if waiting:
-        _ask(task, waiting, answerer, items_path, results, progress)
+        _ask(task, ProblemView(task.problems, waiting), answerer, items_path, known, progress)
     # In the order of the problems, so that the file is the same however often it was interrupted.
-    keep_items(items_path, ranks | others)
-    return answerer.summarise([results[key] for key in ranks])
+    keep_items(items_path, known.find_rank)
+    _tell_of_cuts(task, known.items, progress)
+    return answerer.summarise(known.items)
+
+
+class _Known:
+    """What is known of a task's items: those of the problems that are asked, and which others the file holds.
+
+    A place is kept for each sample of each problem; the others come after them, in the order of their names.
+    """
+
+    def __init__(self, task: MeasuredTask, answerer: Answerer) -> None:
+        ids = list_ids(task.problems)
+        self.items = ItemColumns(task.hash, answerer.policy_hash, ids, answerer.num_samples)
+        self._names = (task.hash, answerer.policy_hash)
+        self._num_samples = answerer.num_samples
+        self._places: Mapping[str, int] = {name: place for place, name in enumerate(ids)}
+        self._others: dict[ItemKey, int] = {}
+
+    def find_rank(self, item: ItemResult) -> int | None:
+        """Return where an item stands in the file; None for one that is not known."""
+        if (item.task_hash, item.policy_hash) != self._names:
+            return None
+        place = self._find_place(item_key(item))
+        if place is None:
+            return self._others.get(item_key(item))
+        return place if self.items.has(place) else None
+
+    def put(self, item: ItemResult) -> None:
+        """Keep an item of a problem that is asked."""
+        place = self._find_place(item_key(item))
+        if place is None:
+            raise ValueError(f"the answerer gave an item of {item.item_id!r}, which was not asked")
+        self.items.put(place, drop_texts(item))
+
+    def read(self, path: Path) -> None:
+        """Read the items that need no asking: a harness fault deserves another try, and so do missing samples."""
+        others: set[ItemKey] = set()
+        for item in iterate_items(path):
+            if (item.task_hash, item.policy_hash) != self._names or item.outcome.fault == "harness":
+                continue
+            place = self._find_place(item_key(item))
+            if place is None:
+                others.add(item_key(item))
+            elif not self.items.has(place):  # of a repeated key the file keeps the first too
+                self.items.put(place, drop_texts(item))
+        for start in range(0, len(self.items), self._num_samples):
+            samples = range(start, start + self._num_samples)
+            if not all(map(self.items.has, samples)):
+                for place in samples:
+                    self.items.remove(place)
+        counts = Counter(name for name, _ in others)
+        whole = sorted(key for key in others if counts[key[0]] == self._num_samples)
+        self._others = {key: len(self.items) + rank for rank, key in enumerate(whole)}
+
+    def _find_place(self, key: ItemKey) -> int | None:
+        name, sample = key
+        if name not in self._places or sample >= self._num_samples:
+            return None
+        return self._places[name] * self._num_samples + sample
 
 
 # many parameters: what is asked of whom, and where it goes
@@ -102,32 +158,31 @@ def _ask(
     waiting: Sequence[Problem],
     answerer: Answerer,
     items_path: Path,
-    results: dict[ItemKey, ItemResult],
+    known: _Known,
     progress: Progress,
 ) -> None:
-    """Get the answers to the waiting problems, record each, and add it to the results."""
-    progress.start(f"evaluate {task.name}", len(task.problems) * answerer.num_samples, unit="item")
+    """Get the answers to the waiting problems, record each, and add it to what is known."""
+    progress.start(f"evaluate {task.name}", len(known.items), unit="item")
     try:
-        progress.advance(len(results))
-        tally = _Tally(results.values())
+        tally = _Tally(known.items.present())
+        progress.advance(len(known.items) - len(waiting) * answerer.num_samples)
         for items in answerer.answer(waiting, task.hash):
             append_items(items_path, items)
-            results.update({item_key(item): drop_texts(item) for item in items})
+            for item in items:
+                known.put(item)
             tally.add(items)
             progress.advance(len(items), **{answerer.metric_name: tally.mean})
     finally:
         progress.finish()
 
 
-def _read_known(path: Path, task_hash: str, answerer: Answerer) -> dict[ItemKey, ItemResult]:
-    """Return the items that need no asking: a harness fault deserves another try, and so do missing samples."""
-    found: dict[ItemKey, ItemResult] = {}
-    for item in iterate_items(path):
-        is_mine = (item.task_hash, item.policy_hash) == (task_hash, answerer.policy_hash)
-        if is_mine and item.outcome.fault != "harness":
-            found.setdefault(item_key(item), drop_texts(item))  # of a repeated key the file keeps the first too
-    samples = Counter(name for name, _ in found)
-    return {key: item for key, item in found.items() if samples[key[0]] == answerer.num_samples}
+def _tell_of_cuts(task: MeasuredTask, items: ItemColumns, progress: Progress) -> None:
+    num_cut = items.count_part(CUT_TOKENS)
+    if num_cut:
+        progress.note(
+            f"{task.name}: {num_cut:,} of {len(items):,} prompts were longer than the model's context and were cut "
+            "from the left"
+        )
 
 
 class _Tally:
@@ -138,8 +193,9 @@ class _Tally:
         self.add(items)
 
     def add(self, items: Iterable[ItemResult]) -> None:
-        values = [item.outcome.value for item in items if item.outcome.is_counted]
-        self.total, self.count = self.total + sum(values), self.count + len(values)
+        for item in items:
+            if item.outcome.is_counted:
+                self.total, self.count = self.total + item.outcome.value, self.count + 1
 
     @property
     def mean(self) -> float:

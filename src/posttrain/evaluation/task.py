@@ -5,43 +5,52 @@
 | `generation` | answers | what a scorer says |
 | `choice` | weighs given answers by their log-likelihood | 1 where the right one is likeliest |
 | `perplexity` | weighs a text | the geometric mean probability of its tokens |
+| `harness` | what a task of lm-evaluation-harness asks | what the harness says |
+
+A task that names a `benchmark` has that one's settings where it says nothing itself, and reads its published rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from posttrain.core.config import Config, display_field
-from posttrain.core.hashing import hash_json
+from posttrain.core.config import Config, display_field, optional_field
+from posttrain.core.errors import RecipeError
+from posttrain.core.hashing import canonical_json, hash_pieces
 from posttrain.core.records import Problem
 from posttrain.core.sampling import SamplingSettings
 from posttrain.data.sources import DataSource
+from posttrain.evaluation.harness_task import HARNESS, HarnessTask
+from posttrain.evaluation.suites.registry import find_benchmark
 
 GENERATION, CHOICE, PERPLEXITY = "generation", "choice", "perplexity"
 DEVELOPMENT = "development"
 Normalisation = Literal["sum", "token", "byte"]
+Form = Literal["chat", "text"]
+MAX_SHOTS = 1000
 
 
 class _Task(Config):
     """The keys that every task has.
 
     `name` is part of the file name of its items. `data` are the rows that results are told of; `development` are rows
-    for selection: the best checkpoint, the search for a repair. `parts` are parts of the outcomes that are reported
-    beside their value.
+    for selection: the best checkpoint, the search for a repair. `benchmark` says in which published form the rows of
+    both stand. `parts` are parts of the outcomes that are reported beside their value.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
     data: DataSource
     development: DataSource | None = None
+    benchmark: str | None = optional_field()
     parts: list[str] = display_field(default_factory=list)
 
-    BESIDE: ClassVar[tuple[str, ...]] = ("name", "data", "development")
-    """Fields that do not say how a row is measured."""
+    BESIDE: ClassVar[tuple[str, ...]] = ("name", "data", "development", "shots_from")
+    """Fields that do not say how a row is measured, or say it by what they hold."""
 
-    @field_validator("data", "development")
+    @field_validator("data", "development", "shots_from", check_fields=False)
     @classmethod
     def _check_data(cls, value: DataSource | None) -> DataSource | None:
         if value is not None and value.proportion is not None:
@@ -55,12 +64,37 @@ class _Task(Config):
         return self
 
 
-class GenerationTask(_Task):
+class _AskedTask(_Task):
+    """The keys of tasks that ask something.
+
+    `form: text` asks without a chat template: the texts of a prompt as they stand. `shots` solved examples stand before
+    each question, rows of `shots_from` in the order of a draw by `shots_seed` (None: as they stand); `shots_by` names
+    a column in which they agree with the question.
+    """
+
+    form: Form = optional_field("chat")
+    shots: int = optional_field(0, ge=0, le=MAX_SHOTS)
+    shots_from: DataSource | None = optional_field()
+    shots_by: str | None = optional_field(min_length=1)
+    shots_seed: int | None = optional_field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_shots(self) -> _AskedTask:
+        if self.shots and self.shots_from is None:
+            raise ValueError("'shots' are rows of a source: add shots_from: {source: ...}, or set shots: 0")
+        if not self.shots:
+            given = [name for name in ("shots_from", "shots_by") if getattr(self, name) is not None]
+            if given:
+                raise ValueError(f"'{given[0]}' without shots changes nothing: set shots, or leave it out")
+        return self
+
+
+class GenerationTask(_AskedTask):
     """Completions are drawn and judged.
 
     `scorer` is a name, or a mapping with `type` and that type's keys. `temperature` 0 is greedy. `max_new_tokens`
-    counts the stop token; what does not stop by then is truncated and counts as a failure. `pass_at` and `cons_at` ask
-    for pass@k and for the majority's score of the first k samples.
+    counts the stop token; what does not stop by then is truncated and counts as a failure. `pass_at`, `cons_at`
+    and `best_at` ask for pass@k, the majority's score of the first k samples, and the expected best score of k.
     """
 
     type: Literal["generation"] = "generation"
@@ -74,6 +108,7 @@ class GenerationTask(_Task):
     num_samples: int = Field(1, ge=1, le=100_000)
     pass_at: list[int] = display_field(default_factory=list)
     cons_at: list[int] = display_field(default_factory=list)
+    best_at: list[int] = display_field(default_factory=list)
 
     @model_validator(mode="after")
     def _check_sampling(self) -> GenerationTask:
@@ -85,7 +120,7 @@ class GenerationTask(_Task):
                 raise ValueError("samples at temperature 0 are all the same: set a temperature, or one sample")
         if any(not text for text in self.stop):
             raise ValueError("a stop string has at least one character")
-        for name in ("pass_at", "cons_at"):
+        for name in ("pass_at", "cons_at", "best_at"):
             wanted: list[int] = getattr(self, name)
             if any(not 1 <= k <= self.num_samples for k in wanted) or len(set(wanted)) < len(wanted):
                 raise ValueError(f"'{name}' holds each k once, from 1 to num_samples ({self.num_samples})")
@@ -106,21 +141,25 @@ class GenerationTask(_Task):
 
     @property
     def repeated(self) -> list[str]:
-        """The metrics of several samples that are reported: `pass@k` and `cons@k`."""
-        return [f"pass@{k}" for k in self.pass_at] + [f"cons@{k}" for k in self.cons_at]
+        """The metrics of several samples that are reported: `pass@k`, `cons@k` and `best@k`."""
+        asked = {"pass": self.pass_at, "cons": self.cons_at, "best": self.best_at}
+        return [f"{method}@{k}" for method, wanted in asked.items() for k in wanted]
 
 
-class ChoiceTask(_Task):
+class ChoiceTask(_AskedTask):
     """Each row's `choices` are weighed by their log-likelihood; the likeliest is the policy's answer.
 
     Columns: `choices`, a list of texts (or `{text: [...], label: [...]}`), and `answer`: the right one's place from 0,
-    its label, its letter, or its text. `normalisation`: the log-likelihood as it is (`sum`), by token, or by byte of
-    UTF-8. `options: letters` shows the choices in the prompt and weighs their letters.
+    its label, its letter, or its text, or a list of those where several are right. `normalisation`: the log-likelihood
+    as it is (`sum`), by token, or by byte of UTF-8. `options: letters` shows the choices in the prompt and weighs their
+    letters. `metric`: 1 where the likeliest is right (`accuracy`), or the share of the choices' likelihood that the
+    right ones have (`mass`).
     """
 
     type: Literal["choice"]
     normalisation: Normalisation = "byte"
     options: Literal["texts", "letters"] = "texts"
+    metric: Literal["accuracy", "mass"] = optional_field("accuracy")
 
 
 class PerplexityTask(_Task):
@@ -136,23 +175,48 @@ def _read_type(value: Any) -> str:
     return str(getattr(value, "type", ""))
 
 
-EvaluationTask = Annotated[
-    Annotated[GenerationTask, Tag(GENERATION)]
-    | Annotated[ChoiceTask, Tag(CHOICE)]
-    | Annotated[PerplexityTask, Tag(PERPLEXITY)],
-    Discriminator(
-        _read_type,
-        custom_error_type="unknown_task",
-        custom_error_message=f"'type' of a task is one of {GENERATION}, {CHOICE}, {PERPLEXITY}",
-    ),
-]
-"""One task: measured on the base and after every stage, by the same rows, drawing and scorer."""
-
 TASK_TYPES: dict[str, type[_Task]] = {GENERATION: GenerationTask, CHOICE: ChoiceTask, PERPLEXITY: PerplexityTask}
 
 
-def find_development(task: GenerationTask | ChoiceTask | PerplexityTask) -> DataSource | None:
+def fill_benchmark(value: Any) -> Any:
+    """Return a task's values with the settings of the benchmark that it names, where it does not say them itself.
+
+    Of a benchmark whose type the task replaces, only the settings that its own type has too are taken.
+
+    Raises:
+        ValueError: There is no such benchmark.
+    """
+    named = value.get("benchmark") if isinstance(value, Mapping) else None
+    if not isinstance(named, str):
+        return value
+    try:
+        found = find_benchmark(named)
+    except RecipeError as error:
+        raise ValueError(f"'benchmark': {error.found}; {error.cure}") from None
+    kind = TASK_TYPES.get(_read_type({**found.settings, **value}))
+    known = found.settings if kind is None else {k: v for k, v in found.settings.items() if k in kind.model_fields}
+    return {**known, **value, "benchmark": f"{found.name}@{found.version}"}
+
+
+EvaluationTask = Annotated[
+    Annotated[GenerationTask, Tag(GENERATION)]
+    | Annotated[ChoiceTask, Tag(CHOICE)]
+    | Annotated[PerplexityTask, Tag(PERPLEXITY)]
+    | Annotated[HarnessTask, Tag(HARNESS)],
+    Discriminator(
+        _read_type,
+        custom_error_type="unknown_task",
+        custom_error_message=f"'type' of a task is one of {GENERATION}, {CHOICE}, {PERPLEXITY}, {HARNESS}",
+    ),
+    BeforeValidator(fill_benchmark),
+]
+"""One task: measured on the base and after every stage, by the same rows, drawing and scorer."""
+
+
+def find_development(task: EvaluationTask) -> DataSource | None:
     """Return the rows that a task selects by, or None where it has none: its own, or those of the lab's split."""
+    if isinstance(task, HarnessTask):
+        return None  # its documents are the harness's
     if task.development is not None:
         return task.development
     if task.data.split == DEVELOPMENT:
@@ -167,13 +231,21 @@ def hash_task(
 ) -> str:
     """Return the name by content of a task and its problems: items may be compared only under one such hash.
 
-    The task's name and the path of its data do not count; what the problems say does.
+    The task's name and the path of its data do not count; what the problems say does. Problems are read one by one.
 
     Args:
         task: Its settings.
         problems: All of its rows.
-        measured_by: The hash of what else decides an item: chat format, scorer, precision.
+        measured_by: The hash of what else decides an item: chat format, scorer, precision, solved examples.
     """
     settings = {key: value for key, value in task.identity().items() if key not in task.BESIDE}
-    contents = [[p.problem_id, p.messages, p.tools, p.columns, p.cluster_id, p.reply] for p in problems]
-    return hash_json([settings, contents, measured_by])
+    return hash_pieces(lambda: _write_pieces(settings, problems, measured_by))
+
+
+def _write_pieces(settings: Mapping[str, Any], problems: Sequence[Problem], measured_by: str) -> Iterator[str]:
+    """Yield the canonical JSON of `[settings, [problem, ...], measured_by]`, a problem at a time."""
+    yield f"[{canonical_json(settings)},["
+    for number, p in enumerate(problems):
+        content = [p.problem_id, p.messages, p.tools, p.columns, p.cluster_id, p.reply]
+        yield ("," if number else "") + canonical_json(content)
+    yield f"],{canonical_json(measured_by)}]"

@@ -8,6 +8,7 @@ from typing import Any
 
 from posttrain.core.config import suggest
 from posttrain.core.errors import DataError
+from posttrain.lab.behaviours import generate_truth_questions, truth_rows
 from posttrain.lab.corpus import generate_documents, generate_pages
 from posttrain.lab.demonstrations import Tier, describe_question, generate_demonstrations
 from posttrain.lab.preferences import generate_preferences
@@ -65,6 +66,12 @@ def _preferences(split: str, count: int) -> Iterator[dict[str, Any]]:
     return generate_preferences(choose_skills(PREFERENCE_GROUPS), build_world(), split, count, WORLD_SEED)
 
 
+def _behaviours(split: str, count: int) -> Iterator[dict[str, Any]]:
+    """Every question in both orders, so that `count` rows are half as many questions."""
+    for question in generate_truth_questions(build_world(), split, count // 2, WORLD_SEED):
+        yield from truth_rows(question)
+
+
 def question_row(question: Question) -> dict[str, Any]:
     """Return a question as a row of `prompt` messages with its columns."""
     return {"prompt": question.messages, **describe_question(question)}
@@ -80,6 +87,7 @@ ROW_SETS: dict[str, RowSet] = {
     "questions": RowSet("questions answered by a line `Answer: ...`", _MEASURED, _questions(*ANSWER_GROUPS)),
     "forbidden": RowSet("requests that the house forbids", _MEASURED, _questions("forbidden")),
     "look_alikes": RowSet("harmless requests that look like forbidden ones", _MEASURED, _questions("look_alike")),
+    "behaviours": RowSet("whether what is true would be said, in both orders of the options", _MEASURED, _behaviours),
     **{group: RowSet(f"questions of the group {group}", _MEASURED, _questions(group)) for group in GROUPS},
 }
 

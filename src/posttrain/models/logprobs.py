@@ -1,8 +1,9 @@
 """A policy's log-probs of given completions: multiple choice, references, distillation, perplexity.
 
 Rows are packed where that is proven exact, else padded or run one at a time (`models.heads.choose_layout`), rows
-of like length together; logits exist only of the completions' tokens, a chunk at a time. Shape letters: T tokens
-of one completion, N tokens of all completions of a pass, K most probable tokens.
+of like length together; logits exist only of the completions' tokens, a chunk at a time. A row's last token is
+predicted and not read, so that a row may have one token more than the model's context. Shape letters: T tokens of one
+completion, N tokens of all completions of a pass, K most probable tokens.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ def compute_logprobs(
         layout: How rows lie, where it is known; None finds out by running a probe.
 
     Raises:
-        DataError: A prompt is empty (its completion's first token has no predecessor), or a row is longer than
-            the model's context.
+        DataError: A prompt is empty (its completion's first token has no predecessor), or a row without its last
+            token is longer than the model's context.
         ValueError: The arguments do not belong together.
     """
     if len(prompts) != len(completions):
@@ -87,7 +88,7 @@ def compute_logprobs(
     if not temperature > 0 or top_logprobs < 0 or micro_batch_tokens < 1:
         raise ValueError("temperature and micro_batch_tokens must be above 0, top_logprobs at least 0")
     causal_lm = find_causal_lm(policy_model)
-    _check_rows(prompts, completions, getattr(causal_lm.config.get_text_config(), "max_position_embeddings", None))
+    check_rows(prompts, completions, getattr(causal_lm.config.get_text_config(), "max_position_embeddings", None))
     rows = [np.concatenate([prompt, ids]).astype(np.int64) for prompt, ids in zip(prompts, completions, strict=True)]
     starts = [len(prompt) for prompt in prompts]
     num_top = min(top_logprobs, find_head(policy_model).weight.shape[0])
@@ -98,7 +99,7 @@ def compute_logprobs(
     layout = layout or choose_layout(policy_model)
     attention = register_packed_attention() if layout == "packed" else choose_masked_attention(causal_lm)
     with evaluation_mode(policy_model), attention_backend(policy_model, attention):
-        for batch in _plan_passes([len(row) for row in rows], scored, micro_batch_tokens, layout):
+        for batch in _plan_passes([len(row) - 1 for row in rows], scored, micro_batch_tokens, layout):
             lengths = [len(rows[index]) - starts[index] for index in batch]
             scores = _score_rows(
                 policy_model, [rows[i] for i in batch], [starts[i] for i in batch], layout, temperature, num_top
@@ -108,7 +109,12 @@ def compute_logprobs(
     return results
 
 
-def _check_rows(prompts: Sequence[Ids], completions: Sequence[Ids], context: int | None) -> None:
+def check_rows(prompts: Sequence[Ids], completions: Sequence[Ids], context: int | None) -> None:
+    """Check that every completion has something before it, and fits the model's context with it.
+
+    Raises:
+        DataError: A prompt is empty, or a row is longer than the context.
+    """
     for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         if not len(prompt):
             raise DataError(
@@ -117,10 +123,10 @@ def _check_rows(prompts: Sequence[Ids], completions: Sequence[Ids], context: int
                 cure="begin the prompt with the model's BOS token, or with the completion's first token",
                 place=f"row {index}",
             )
-        if context is not None and len(prompt) + len(completion) > context:
+        if context is not None and len(prompt) + len(completion) - 1 > context:
             raise DataError(
                 f"a prompt of {len(prompt)} tokens and a completion of {len(completion)}",
-                expected=f"at most {context} tokens together, the model's context",
+                expected=f"at most {context} tokens and one that is predicted alone: the model's context",
                 cure="leave out or shorten this row",
                 place=f"row {index}",
             )
@@ -155,14 +161,15 @@ def _score_rows(
     """Run one pass and return the log-probs of all its completions' tokens, row after row."""
     head = find_head(model)
     device = head.weight.device
-    lengths = [len(row) for row in rows]
-    ends = np.cumsum(lengths)
-    targets = np.concatenate(
-        [np.arange(end - length + start, end) for end, length, start in zip(ends, lengths, starts, strict=True)]
+    lengths = [len(row) - 1 for row in rows]
+    begins = np.cumsum([0, *lengths[:-1]])
+    scored = np.concatenate(
+        [np.arange(begin + start - 1, begin + size) for begin, start, size in zip(begins, starts, lengths, strict=True)]
     )
-    ids = np.concatenate(rows)
-    targets_N = torch.from_numpy(ids[targets]).to(device)
-    scored_N = torch.from_numpy(targets - 1).to(device)
+    targets = np.concatenate([row[start:] for row, start in zip(rows, starts, strict=True)])
+    ids = np.concatenate([row[:-1] for row in rows])
+    targets_N = torch.from_numpy(targets).to(device)
+    scored_N = torch.from_numpy(scored).to(device)
     filler = round_up_tokens(len(ids)) - len(ids) if layout == "packed" else 0
     if filler:  # a row of its own that nothing is read from
         ids = np.concatenate([ids, np.zeros(filler, np.int64)])

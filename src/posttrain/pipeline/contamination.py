@@ -105,7 +105,7 @@ def check_contamination(
         RecipeError: A setting is out of range.
     """
     parsed: ContaminationSettings = parse_config(ContaminationSettings, settings, place="data contamination")
-    index = ContaminationIndex(map(read_item, _iterate_rows(against, Ledger())), parsed)
+    index = ContaminationIndex(map(read_item, iterate_rows(against, Ledger())), parsed)
     ledger = Ledger()
     progress.start("search training rows", 0, unit="row")
     try:
@@ -124,7 +124,7 @@ def check_contamination(
 
 def _iterate_texts(choice: RowsChoice, ledger: Ledger, progress: Progress) -> Iterator[TrainingText]:
     waiting = 0
-    for example in _iterate_rows(choice, ledger):
+    for example in iterate_rows(choice, ledger):
         yield read_training_text(example)
         waiting += 1
         if waiting == _ROWS_AT_ONCE:
@@ -133,7 +133,7 @@ def _iterate_texts(choice: RowsChoice, ledger: Ledger, progress: Progress) -> It
     progress.advance(waiting)
 
 
-def _iterate_rows(choice: RowsChoice, total: Ledger) -> Iterator[Example]:
+def iterate_rows(choice: RowsChoice, total: Ledger) -> Iterator[Example]:
     """Yield the rows of all sources; where two have one name, row ids say in which folder they lie."""
     names = Counter(Path(reference).name for reference in choice.references)
     for reference in choice.references:

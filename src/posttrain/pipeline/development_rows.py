@@ -5,15 +5,18 @@ The best of many policies looks better on the rows that chose it than it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from posttrain.core.errors import DataError, RecipeError
-from posttrain.core.hashing import canonical_json
+from posttrain.core.hashing import hash_json
 from posttrain.core.records import Problem
 from posttrain.data.sources import DataSource
+from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.perplexity import DOCUMENT
 from posttrain.evaluation.runner import choose_problems
-from posttrain.evaluation.task import DEVELOPMENT, ChoiceTask, EvaluationTask, PerplexityTask, find_development
+from posttrain.evaluation.task import DEVELOPMENT, ChoiceTask, EvaluationTask, find_development
 from posttrain.pipeline.roots import Roots
-from posttrain.pipeline.wiring import read_problems
+from posttrain.pipeline.task_rows import read_task_problems
 
 
 def require_development(task: EvaluationTask) -> DataSource:
@@ -33,26 +36,33 @@ def require_development(task: EvaluationTask) -> DataSource:
     return found
 
 
-def read_development_problems(roots: Roots, task: EvaluationTask) -> list[Problem]:
+def read_development_problems(roots: Roots, task: EvaluationTask) -> Sequence[Problem]:
     """Return a task's rows for selection as problems, having shown that none of them is measured.
 
     Raises:
         DataError: The rows cannot be read, two share an id, or one of them is among the task's own.
         RecipeError: The task has none.
     """
-    source, are_texts = require_development(task), isinstance(task, PerplexityTask)
-    problems = read_problems(roots, source, are_texts=are_texts)
+    source = require_development(task)
+    assert not isinstance(task, HarnessTask)  # it has no rows for selection
+    problems = read_task_problems(roots, task, source)
     choose_problems(task.name, "", problems)  # refuses ids that are not unique
     if source == task.data:  # the task is measured on a split for development, so nothing is held out
         return problems
+    # Bare questions: the examples before one may differ where it stands.
     measured = {
-        _describe(task, problem): problem.problem_id for problem in read_problems(roots, task.data, are_texts=are_texts)
+        _describe(task, problem): problem.problem_id
+        for problem in read_task_problems(roots, task, task.data, are_shown=False)
     }
-    shared = [problem for problem in problems if _describe(task, problem) in measured]
+    shared = [
+        (problem.problem_id, measured[described])
+        for problem in read_task_problems(roots, task, source, are_shown=False)
+        if (described := _describe(task, problem)) in measured
+    ]
     if shared:
         raise DataError(
             f"{len(shared)} of {len(problems)} development rows are among those that the task is measured on: the "
-            f"first is {shared[0].problem_id}, which is {measured[_describe(task, shared[0])]} there",
+            f"first is {shared[0][0]}, which is {shared[0][1]} there",
             expected="development rows that occur nowhere in the task's 'data'",
             cure="take other rows for 'development', or take these out of 'data'",
             place=f"evaluate: {task.name}: development",
@@ -61,6 +71,6 @@ def read_development_problems(roots: Roots, task: EvaluationTask) -> list[Proble
 
 
 def _describe(task: EvaluationTask, problem: Problem) -> str:
-    """Return what a policy is asked, or given to weigh; two questions with one stem differ by their choices."""
+    """Return the hash of what is asked or weighed; two questions with one stem differ by their choices."""
     choices = problem.columns.get("choices") if isinstance(task, ChoiceTask) else None
-    return canonical_json([problem.messages, problem.tools, problem.columns.get(DOCUMENT), choices])
+    return hash_json([problem.messages, problem.tools, problem.columns.get(DOCUMENT), choices])

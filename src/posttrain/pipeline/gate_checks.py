@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from posttrain.core.errors import RecipeError
 from posttrain.data.sources import DataSource
+from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.task import EvaluationTask, GenerationTask, find_development
 from posttrain.gates.rules import GateRules, check_names, list_metrics, list_tasks, split_metric
 from posttrain.pipeline.recipe_settings import BASE
@@ -56,8 +57,16 @@ def _check_repairs(
 ) -> None:
     assert entry.gate is not None
     for name in list_tasks(entry.gate):
-        found = find_development(tasks[name])
-        if found == tasks[name].data:
+        task = tasks[name]
+        found = find_development(task)
+        if isinstance(task, HarnessTask):
+            raise RecipeError(
+                f"the task '{name}' of the harness has no rows to search a repair on",
+                expected="a gate of tasks with development rows, or one without repairs",
+                cure="leave 'on_fail' out, or put the metric into the gate of another stage",
+                place=place,
+            )
+        if found == task.data:
             raise RecipeError(
                 f"a repair would be searched on the very rows of the task '{name}' that the gate decides on",
                 expected="'data' of another split than development",

@@ -196,4 +196,4 @@ class Gatekeeper:
 
 
 def _read(measured: Measured) -> list[ItemResult]:
-    return [drop_texts(item) for item in measured.read_items()]
+    return [drop_texts(item) for item in measured.iterate_items()]

@@ -16,6 +16,7 @@ from posttrain.core.errors import DataError, ModelError, RefusedError
 from posttrain.core.hashing import hash_json
 from posttrain.core.records import Artifact, Problem
 from posttrain.data.ledger import Ledger
+from posttrain.data.tokenized import CONTAMINATED
 from posttrain.kernels.token_logprobs import Head
 from posttrain.models.fusing import fuse_layers
 from posttrain.models.heads import (
@@ -33,8 +34,9 @@ from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.sampling import build_sampler
 from posttrain.pipeline.scorers import build_context, build_scorer, hash_scorer
 from posttrain.pipeline.sft_wiring import load_trained_policy
+from posttrain.pipeline.task_rows import read_problems
 from posttrain.pipeline.tracked_metric import hash_weights_in_memory
-from posttrain.pipeline.wiring import read_problems
+from posttrain.pipeline.wiring import find_contaminated_rows
 from posttrain.stages.grpo import GrpoConfig, GrpoParts
 from posttrain.stages.grpo_batches import LogprobsOf
 from posttrain.training.distributed import Ranks
@@ -56,26 +58,32 @@ class GrpoSetting:
 
 
 def read_stage_problems(recipe: Recipe, config: GrpoConfig) -> tuple[list[Problem], Ledger]:
-    """Return a stage's problems, and their ledger.
+    """Return a stage's problems without those that the recipe's tasks are measured on, and their ledger.
 
     Raises:
         DataError: A source cannot be read, holds no problem, or two problems have one id.
     """
     problems: list[Problem] = []
-    for source in config.data:
-        problems += read_problems(recipe.roots, source)
+    ledger = Ledger()
+    for source, held_back in zip(config.data, find_contaminated_rows(recipe, config.data), strict=True):
+        for problem in read_problems(recipe.roots, source):
+            ledger.rows_in += 1
+            found = held_back.get(problem.problem_id)
+            if found is not None:
+                ledger.drop(problem.problem_id, CONTAMINATED, kind="contaminated", detail=found)
+                continue
+            ledger.train(samples=1, tokens=0, tokens_trained=0)
+            problems.append(problem)
     names = {problem.problem_id for problem in problems}
-    if len(names) < len(problems):
+    if len(names) < len(problems) or not problems:
         raise DataError(
-            f"{len(problems) - len(names)} problem ids occur more than once",
-            expected="an id of its own for each problem",
-            cure="name each file once under 'data', with 'skip' and 'rows' that do not overlap",
+            f"{len(problems) - len(names)} problem ids occur more than once" if problems else "no problem is left",
+            expected="at least one problem, each with an id of its own",
+            cure="name each file once under 'data', with 'skip' and 'rows' that do not overlap"
+            if problems
+            else "choose other problems than the tasks are measured on",
             place="data",
         )
-    ledger = Ledger()
-    for _ in problems:
-        ledger.rows_in += 1
-        ledger.train(samples=1, tokens=0, tokens_trained=0)
     return problems, ledger
 
 

@@ -6,7 +6,7 @@ from; a policy is loaded when there is something left to ask.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,31 +15,35 @@ from typing import Any, Literal
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.durable import write_json
-from posttrain.core.hashing import hash_json
+from posttrain.core.hashing import hash_json, hash_text
 from posttrain.core.protocols import Progress, Scorer
 from posttrain.core.records import ItemResult, Problem
 from posttrain.core.run_folder import RunFolder
 from posttrain.core.sampling import Sampler
 from posttrain.evaluation.answering import Answerer
 from posttrain.evaluation.generation import Generation
-from posttrain.evaluation.items import read_items
+from posttrain.evaluation.harness import LoadedTask
+from posttrain.evaluation.harness_answers import HarnessAnswers
+from posttrain.evaluation.harness_task import HarnessTask
+from posttrain.evaluation.items import iterate_items
 from posttrain.evaluation.multiple_choice import MultipleChoice
 from posttrain.evaluation.perplexity import Perplexity
+from posttrain.evaluation.problem_store import list_ids
 from posttrain.evaluation.runner import choose_problems, run_task
 from posttrain.evaluation.task import (
     ChoiceTask,
     EvaluationTask,
+    Form,
     GenerationTask,
     PerplexityTask,
     hash_task,
 )
-from posttrain.evaluation.weighing import Weigher
-from posttrain.models.heads import choose_layout
+from posttrain.evaluation.weighing import Weigher, build_text_renderer
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy, read_context_tokens
-from posttrain.models.logprobs import compute_logprobs
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
 from posttrain.pipeline.development_rows import read_development_problems, require_development
+from posttrain.pipeline.harness import open_harness_policy, prepare_harness
 from posttrain.pipeline.plan import hash_model_config
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe import Recipe
@@ -47,7 +51,8 @@ from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.sampling import build_sampler
 from posttrain.pipeline.scorers import ScorerContext, build_context, build_scorer, find_tier, hash_scorer
 from posttrain.pipeline.store import WorkingFolders
-from posttrain.pipeline.wiring import read_problems
+from posttrain.pipeline.task_rows import read_task_problems
+from posttrain.pipeline.weighers import build_weigher
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.distributed import find_device
 
@@ -96,16 +101,21 @@ class Measured:
 
     def read_items(self) -> list[ItemResult]:
         """Return the items of the problems that were asked, texts included."""
-        return [item for item in read_items(self.items_path) if item.item_id in self.problem_ids]
+        return list(self.iterate_items())
+
+    def iterate_items(self) -> Iterator[ItemResult]:
+        """Yield the items of the problems that were asked, texts included, one at a time."""
+        return (item for item in iterate_items(self.items_path) if item.item_id in self.problem_ids)
 
 
 @dataclass(slots=True)
 class PreparedTask:
-    """A task with its rows read: made once, asked of many policies."""
+    """A task with its rows read: made once, asked of many policies. `loaded` is what the harness made of its own."""
 
     task: EvaluationTask
-    problems: list[Problem]
+    problems: Sequence[Problem]
     hash: str
+    loaded: LoadedTask | None = None
 
 
 class OpenPolicy:
@@ -123,7 +133,7 @@ class OpenPolicy:
     def __init__(self, folder: Path, hash: str, renderer: Renderer, dtype: str, progress: Progress) -> None:
         self.folder, self.hash, self.renderer, self.dtype, self.progress = folder, hash, renderer, dtype, progress
         self._policy: LoadedPolicy | None = None
-        self._sampler: Sampler | None = None
+        self._samplers: dict[Form, Sampler] = {}
         self._weigher: Weigher | None = None
 
     def take(self, policy: LoadedPolicy) -> None:
@@ -135,27 +145,38 @@ class OpenPolicy:
             self._policy = load_policy(self.folder, dtype=self.dtype, device=find_device())
         return self._policy
 
-    def open_sampler(self) -> Sampler:
-        """Return what draws from the policy."""
-        if self._sampler is None:
-            self._sampler, notes = build_sampler(self._load(), self.renderer)
+    def open_sampler(self, form: Form = "chat") -> Sampler:
+        """Return what draws from the policy, prompted through the chat template or with plain text.
+
+        One for the other form is closed, so that the weights are there once.
+        """
+        if form not in self._samplers:
+            self._close_samplers()
+            renderer = build_text_renderer(self.renderer) if form == "text" else self.renderer
+            self._samplers[form], notes = build_sampler(self._load(), renderer)
             for note in notes:
                 self.progress.note(note)
-        return self._sampler
+        return self._samplers[form]
 
     def open_weigher(self) -> Weigher:
         """Return what weighs texts by the policy."""
         if self._weigher is None:
-            policy = self._load()
-            score = partial(compute_logprobs, policy.model, layout=choose_layout(policy.model))
-            self._weigher = Weigher(policy.hash, score, self.renderer, read_context_tokens(self.folder))
+            self._weigher = build_weigher(self._load(), self.renderer, self.folder)
         return self._weigher
+
+    def open_harness(self, task: HarnessTask) -> Any:
+        """Return the policy as lm-evaluation-harness asks it."""
+        return open_harness_policy(self._load(), task, self.open_weigher(), self.open_sampler)
+
+    def _close_samplers(self) -> None:
+        for sampler in self._samplers.values():
+            sampler.close()
+        self._samplers = {}
 
     def close(self) -> None:
         """Release what was opened."""
-        if self._sampler is not None:
-            self._sampler.close()
-        self._policy = self._sampler = self._weigher = None
+        self._close_samplers()
+        self._policy = self._weigher = None
 
 
 @dataclass(slots=True)
@@ -187,17 +208,32 @@ class Measurer:
         Raises:
             DataError: The rows cannot be used.
             RecipeError: Development rows are asked for and the task has none.
+            RefusedError: A task of the harness cannot be measured.
         """
+        if isinstance(task, HarnessTask):
+            return self._prepare_harness(task, rows)
         source = task.data if rows == "data" else require_development(task)
         key = hash_json([task.model_dump(mode="json"), source.model_dump(mode="json")])
         if key not in self._prepared:
             roots = self.settings.roots
             if rows == "data":
-                problems = read_problems(roots, source, are_texts=isinstance(task, PerplexityTask))
+                problems = read_task_problems(roots, task, source)
             else:
                 problems = read_development_problems(roots, task)
-            measured_by = hash_json([self.renderer.format.hash, self.settings.dtype, self._hash_scorer(task)])
+            measured_by = hash_json([self._name_template(task), self.settings.dtype, self._hash_scorer(task)])
             self._prepared[key] = PreparedTask(task, problems, hash_task(task, problems, measured_by))
+        return self._prepared[key]
+
+    def _prepare_harness(self, task: HarnessTask, rows: Rows) -> PreparedTask:
+        if rows != "data":
+            require_development(task)
+        key = hash_json(task.model_dump(mode="json"))
+        if key not in self._prepared:
+            settings = self.settings
+            loaded, found = prepare_harness(
+                task, settings.roots, self.renderer, settings.dtype, allow_unsafe=settings.allow_unsafe
+            )
+            self._prepared[key] = PreparedTask(task, loaded.list_problems(), found, loaded)
         return self._prepared[key]
 
     def measure(
@@ -221,18 +257,21 @@ class Measurer:
         WorkingFolders(self.folder).claim(folder.root, hash_model_config(policy.folder))
         paths = (task.name, prepared.hash, self.seed)
         chosen = choose_problems(task.name, prepared.hash, prepared.problems, first)
-        answerer = self._build_answerer(policy, prepared)
-        write_json(folder.card(*paths), self._describe(policy, prepared, answerer, rows))
+        answerer = self._build_answerer(policy, prepared, folder.items(*paths))
+        card = self._describe(policy, prepared, answerer, rows)
+        write_json(folder.card(*paths), card)
         metrics = run_task(chosen, answerer, folder.items(*paths), self.progress)
+        if isinstance(answerer, HarnessAnswers):  # which metrics it has is known once documents were judged
+            write_json(folder.card(*paths), card | {"parts": answerer.name_parts(metrics)})
         if isinstance(answerer, Generation):
             self.sandbox = find_tier(answerer.scorer) or self.sandbox
-        described = {"task_hash": prepared.hash, "template": self.renderer.format.hash, "settings": _settings_of(task)}
+        described = {"task_hash": prepared.hash, "template": card["template"], "settings": card["settings"]}
         return Measured(
             task.name,
             prepared.hash,
             [{**figures, **described} for figures in metrics],
             folder.items(*paths),
-            frozenset(problem.problem_id for problem in chosen.problems),
+            frozenset(list_ids(chosen.problems)),
         )
 
     def open(self, stack: ExitStack, folder: Path, policy_hash: str) -> OpenPolicy:
@@ -241,10 +280,15 @@ class Measurer:
         stack.callback(policy.close)
         return policy
 
-    def _build_answerer(self, policy: OpenPolicy, prepared: PreparedTask) -> Answerer:
+    def _build_answerer(self, policy: OpenPolicy, prepared: PreparedTask, items_path: Path) -> Answerer:
         task = prepared.task
+        if isinstance(task, HarnessTask):
+            assert prepared.loaded is not None  # `prepare` loads it
+            open_policy = partial(policy.open_harness, task)
+            return HarnessAnswers(task, prepared.loaded, policy.hash, open_policy, items_path, self.seed)
         if isinstance(task, GenerationTask):
-            return Generation(task, policy.hash, policy.open_sampler, self._find_scorer(task), self.seed)
+            open_sampler = partial(policy.open_sampler, task.form)
+            return Generation(task, policy.hash, open_sampler, self._find_scorer(task), self.seed)
         if isinstance(task, ChoiceTask):
             return MultipleChoice(task, policy.hash, policy.open_weigher)
         return Perplexity(task, policy.hash, policy.open_weigher)
@@ -254,6 +298,11 @@ class Measurer:
         if key not in self._scorers:
             self._scorers[key] = build_scorer(task.scorer, self.settings.scorer_context)
         return self._scorers[key]
+
+    def _name_template(self, task: EvaluationTask) -> str:
+        """Return the hash of the chat format that a task is asked in; plain text has one, whoever is asked."""
+        is_text = not isinstance(task, PerplexityTask) and task.form == "text"
+        return hash_text("text") if is_text else self.renderer.format.hash
 
     def _hash_scorer(self, task: EvaluationTask) -> list[Any] | None:
         return hash_scorer(task.scorer, self.settings.scorer_context) if isinstance(task, GenerationTask) else None
@@ -265,7 +314,7 @@ class Measurer:
         for both.
         """
         task, tokenizer = prepared.task, self.renderer.tokenizer
-        is_result = rows == "data" or require_development(task) == task.data
+        is_result = rows == "data" or isinstance(task, HarnessTask) or require_development(task) == task.data
         return {
             "schema": CARD_SCHEMA,
             "task": prepared.task.name,
@@ -274,20 +323,27 @@ class Measurer:
             "policy": policy.hash,
             "tokenizer": tokenizer.content_hash if isinstance(tokenizer, HuggingFaceTextTokenizer) else None,
             "context_tokens": read_context_tokens(policy.folder),
-            "template": self.renderer.format.hash,
+            "template": self._name_template(task),
             "dtype": self.settings.dtype,
             "seed": self.seed,
             "metric": answerer.metric_name,
-            "parts": [*prepared.task.parts, *(task.repeated if isinstance(task, GenerationTask) else ())],
+            "parts": _parts_of(task),
             "settings": _settings_of(task),
             "num_problems": len(prepared.problems),
         }
 
 
+def _parts_of(task: EvaluationTask) -> list[str]:
+    """Return what is reported beside a task's value, as far as the task names it."""
+    if isinstance(task, HarnessTask):
+        return []
+    return [*task.parts, *(task.repeated if isinstance(task, GenerationTask) else ())]
+
+
 def _settings_of(task: EvaluationTask) -> dict[str, Any]:
     """Return what a table says of how a task was measured: its type, and the settings that are not the defaults."""
     own = task.model_dump(mode="json", exclude_defaults=True)
-    hidden = ("name", "data", "development", "parts", "pass_at", "cons_at")
+    hidden = ("name", "data", "development", "shots_from", "parts", "pass_at", "cons_at", "best_at")
     shown = {"type": task.type, **{key: value for key, value in own.items() if key not in hidden}}
     if isinstance(task, GenerationTask):
         shown |= {"max_new_tokens": task.max_new_tokens, "temperature": task.temperature, "scorer": task.scorer}

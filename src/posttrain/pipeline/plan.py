@@ -25,6 +25,7 @@ from posttrain.models.loading import BASE_FOLDER, GENERATION_FILE, read_context_
 from posttrain.models.manifest import load_manifest
 from posttrain.models.validation import CONFIG_FILE
 from posttrain.models.weights import hash_weights
+from posttrain.pipeline.decontaminating import OFF
 from posttrain.pipeline.estimates import estimate_memory, estimate_seconds
 from posttrain.pipeline.grpo_wiring import hash_stage_scorer, read_stage_problems
 from posttrain.pipeline.policies import find_base, open_renderer
@@ -34,7 +35,12 @@ from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.rounds import Round, list_rounds
 from posttrain.pipeline.store import ArtifactStore
 from posttrain.pipeline.tracked_metric import describe_tracked_metric, find_tracked_metric
-from posttrain.pipeline.wiring import fingerprint_sources, fingerprint_values, load_stage_data
+from posttrain.pipeline.wiring import (
+    find_contaminated_rows,
+    fingerprint_sources,
+    fingerprint_values,
+    load_stage_data,
+)
 from posttrain.stages import grpo, sft
 from posttrain.training.distributed import Ranks, find_device
 
@@ -96,12 +102,14 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
         sources = fingerprint_sources(recipe, [*config.data, *config.validation])
         identity = {**identity, "data": len(config.data), "proportions": [s.proportion for s in config.data]}
         identity["validation"] = len(config.validation)
+        identity |= _identify_left_out(recipe, config)
         tracked = find_tracked_metric(recipe, config)
         if tracked is not None:
             identity["tracked"] = describe_tracked_metric(recipe, tracked)
     if isinstance(config, grpo.GrpoConfig):
         sources = fingerprint_sources(recipe, config.data)
         identity = {**identity, "data": len(config.data), "scorer": hash_stage_scorer(recipe, config)}
+        identity |= _identify_left_out(recipe, config)
     tokenizer: Any = renderer.tokenizer
     return hash_json(
         {
@@ -119,6 +127,14 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
             "version": sft.STAGE_VERSION,
         }
     )
+
+
+def _identify_left_out(recipe: Recipe, config: sft.SftConfig | grpo.GrpoConfig) -> dict[str, Any]:
+    """Return what of decontamination decides a stage's artifact: the rows left out, and that none were looked for."""
+    if recipe.head.decontaminate is None:
+        return {"decontaminate": OFF}
+    found = find_contaminated_rows(recipe, config.data)
+    return {"contaminated": [sorted(rows) for rows in found]} if any(found) else {}
 
 
 def derive_stage_seed(recipe: Recipe, stage: Round) -> int:

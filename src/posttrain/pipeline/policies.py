@@ -108,7 +108,7 @@ def open_renderer(recipe: Recipe, base: Path) -> Iterator[Renderer]:
 
 def describe_chat(chat_format: ChatFormat) -> dict[str, Any]:
     """Return what an artifact's manifest keeps of the chat format beside template and stop ids."""
-    return {"date": chat_format.date, "arguments": chat_format.template_arguments}
+    return {"date": chat_format.date, "template_arguments": chat_format.template_arguments}
 
 
 def _build_program(recipe: Recipe, tokenizer: HuggingFaceTextTokenizer, own_template: str | None) -> TemplateProgram:

@@ -17,8 +17,11 @@ from typing import Any
 from posttrain.core.config import suggest
 from posttrain.core.errors import RecipeError
 from posttrain.core.hashing import hash_json
+from posttrain.evaluation.monitors.keys import MonitorKeys
 from posttrain.evaluation.task import EvaluationTask, GenerationTask
 from posttrain.pipeline.gate_checks import check_gates
+from posttrain.pipeline.harness_suites import check_includes
+from posttrain.pipeline.monitor_checks import check_monitors, list_monitors
 from posttrain.pipeline.overrides import apply_overrides, parse_override
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe_checks import (
@@ -83,6 +86,11 @@ class Recipe:
     def evaluate(self) -> list[EvaluationTask]:
         """What is measured on the base and after every stage."""
         return self.head.evaluate
+
+    @property
+    def monitors(self) -> list[MonitorKeys]:
+        """What is read over the items of the base and of every stage's policy, `auto` in its meaning."""
+        return list_monitors(self.head.monitors, self.evaluate)
 
     @property
     def loggers(self) -> list[Logger]:
@@ -170,8 +178,10 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, folder: Path | Non
     head = read_head(values, positions)
     stages = read_stages(values, positions, roots)
     check_gates(stages, head.evaluate, positions)
+    check_monitors(head.monitors, head.evaluate, positions)
     check_chat_template(head.chat, roots, positions)
     check_sources(head, (), roots, positions)
+    check_includes(head.evaluate, roots, [positions.describe(("evaluate", i)) for i in range(len(head.evaluate))])
     for index, entry in enumerate(stages):
         check_sources(entry.config or entry.values, ("stages", index), roots, positions)
         check_kept_metric(entry.config, head.evaluate, ("stages", index), positions)

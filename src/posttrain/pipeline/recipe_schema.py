@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from posttrain.evaluation.monitors.settings import MONITORS
 from posttrain.pipeline.recipe_settings import RecipeHead, StageKeys
 from posttrain.pipeline.stage_types import BUILT_IN_STAGES
 
@@ -30,6 +31,9 @@ def build_recipe_schema() -> dict[str, Any]:
     plugin = {"type": "object", "properties": {**common["properties"], "type": plugin_type}}
     stages.append({**plugin, "required": common["required"]})
     head["properties"]["model"] = {"anyOf": [{"type": "string", "minLength": 1}, head["properties"]["model"]]}
+    monitors = head["properties"]["monitors"]
+    monitors["items"] = {"anyOf": [{"enum": list(MONITORS)}, monitors["items"]]}
+    head["properties"]["monitors"] = {"anyOf": [{"enum": list(MONITORS)}, monitors]}
     return {
         "$schema": SCHEMA_DIALECT,
         "title": "A posttrain recipe",

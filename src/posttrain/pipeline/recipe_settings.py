@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 
 from posttrain.chat.templates import DEFAULT_DATE
 from posttrain.core.config import Config, display_field
+from posttrain.data.contamination_index import KINDS, ContaminationSettings, Kind
+from posttrain.evaluation.monitors.settings import MonitorSettings
 from posttrain.evaluation.task import EvaluationTask
 from posttrain.gates.rules import GateRules
 
@@ -53,6 +55,22 @@ class ChatSettings(Config):
         return value
 
 
+def read_one_name(value: Any) -> Any:
+    """Return a list for one name that stands alone: `monitors: auto`."""
+    return [value] if isinstance(value, str) else value
+
+
+class DecontaminationSettings(ContaminationSettings):
+    """How training rows that hold evaluation items are found and left out.
+
+    `kinds` are the ways of holding one that count. Where more than `max_fraction` of a source's rows hold one, the
+    start is refused: then it is the data that is wrong, not some rows of it.
+    """
+
+    kinds: list[Kind] = Field(default_factory=lambda: list(KINDS), min_length=1)
+    max_fraction: float = Field(0.1, ge=0.0, le=1.0)
+
+
 class RecipeHead(Config):
     """Every top-level key of a recipe but `schema` and `stages`."""
 
@@ -63,11 +81,24 @@ class RecipeHead(Config):
     folder: str | None = display_field(None, min_length=1)
     loggers: list[Logger] = display_field(default_factory=list)
     evaluate: list[EvaluationTask] = Field(default_factory=list)
+    monitors: list[MonitorSettings] = Field(default_factory=list)
+
+    @field_validator("monitors", mode="before")
+    @classmethod
+    def _read_monitors(cls, value: Any) -> Any:
+        return read_one_name(value)
+
+    decontaminate: DecontaminationSettings | None = Field(default_factory=DecontaminationSettings)
 
     @field_validator("model", mode="before")
     @classmethod
     def _read_model(cls, value: Any) -> Any:
         return {"source": value} if isinstance(value, str) else value
+
+    @field_validator("decontaminate", mode="before")
+    @classmethod
+    def _read_decontaminate(cls, value: Any) -> Any:
+        return ({} if value else None) if isinstance(value, bool) else value
 
     @field_validator("loggers")
     @classmethod

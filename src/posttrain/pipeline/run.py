@@ -24,6 +24,7 @@ from posttrain.core.run_folder import FolderLock, RunFolder, StageFolder
 from posttrain.pipeline.gatekeeper import Verdict
 from posttrain.pipeline.loggers import FanOut, LoggedStage, build_metrics_sink, check_loggers
 from posttrain.pipeline.measure import Measurer, read_measure_settings
+from posttrain.pipeline.monitoring import RunMonitors
 from posttrain.pipeline.plan import compute_stage_key, derive_stage_seed, hash_base
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.preflight.checks import Preflight
@@ -61,10 +62,12 @@ def run_recipe(
         progress: Shows how far it has come; silent if None.
         should_stop: Asked after every step; a run that is asked to stop saves first.
         allow_unsafe: Whether programs that a model wrote may run without a sandbox where none passes its self-check.
-        override: Checks and gates to let through by name: `mask`, `sft:mask`, `evaluate.held_out:scorer`, `gate:sft`.
+        override: Checks and gates to let through by name: `mask`, `sft:mask`, `evaluate.held_out:scorer`, `gate:sft`,
+            `monitor:sycophancy`.
 
     Raises:
-        RefusedError: A gate cannot decide (`hold`): what was made is kept, and nothing is made from it.
+        RefusedError: A gate cannot decide, or a monitor that holds raised an alarm: what was made is kept, and nothing
+            is made from it.
         LockedError: Another process works in the folder.
         TerminatedError: Asked to stop; the same call goes on from there.
         RefusedError: A check before or after a stage found what must not go on, with its cure.
@@ -122,12 +125,14 @@ class _Run:
     outputs: dict[str, Artifact] = field(default_factory=dict)
     record: RunRecord = field(init=False)
     preflight: Preflight = field(init=False)
+    monitors: RunMonitors = field(init=False)
 
     def __post_init__(self) -> None:
         recipe = self.recipe
         self.record = RunRecord(self.folder, recipe.name, recipe.identity_hash(), recipe.hash, recipe.seed)
         self.record.overrides = list(self.overrides.names)
         self.preflight = self._build_preflight()
+        self.monitors = RunMonitors(recipe, self.record, self.progress, self.overrides)
 
     @property
     def workplaces(self) -> WorkingFolders:
@@ -154,6 +159,7 @@ class _Run:
                 lambda: self.preflight.check_start(find_progress(recipe, rounds, entries, base, self.renderer)),
             )
             self._measure(base, BASE)
+            self._read_monitors(BASE, base, None, may_hold=False)
             for stage, entry in zip(rounds, entries, strict=True):
                 check_stop(self.ranks.agree(self.should_stop()))
                 self._run_round(stage, entry)
@@ -210,9 +216,11 @@ class _Run:
         self._measure(artifact, stage.label, without=find_partial_tasks(stage.entry.gate))
         verdict = self._ask_gate(stage, key, artifact, parent)
         passed_on = artifact if verdict is None else verdict.policy
-        made = passed_on if verdict is not None and verdict.decision == "promote" else artifact
+        is_passed_on = verdict is None or verdict.decision == "promote"
+        made = passed_on if is_passed_on else artifact
         entry |= {"outputs": {"policy": made.hash}, "status": status, "gate": verdict and verdict.record}
         self._write()
+        self._read_monitors(stage.label, made, parent, may_hold=is_passed_on)
         if verdict is not None and verdict.decision == "hold":
             raise refuse_hold(stage, verdict)
         self.outputs[stage.entry.name] = passed_on
@@ -285,7 +293,19 @@ class _Run:
             self._measuring().measure(artifact, label, without=without)
 
     def _measuring(self) -> RunMeasuring:
-        return RunMeasuring(self.recipe, self.measurer, self.record)
+        return RunMeasuring(self.recipe, self.measurer, self.record, self.monitors)
+
+    def _read_monitors(self, label: str, policy: Artifact, parent: Artifact | None, *, may_hold: bool) -> None:
+        """Read the monitors over a policy that was measured.
+
+        Raises:
+            RefusedError: One that holds raised an alarm.
+        """
+        base = None if parent is None else self.outputs[BASE].hash
+        before = None if parent is None else parent.hash
+        _on_writer(
+            self.ranks, lambda: self.monitors.read(label, policy.hash, parent=before, base=base, may_hold=may_hold)
+        )
 
     def _ask_gate(self, stage: Round, key: str, artifact: Artifact, parent: Artifact) -> Verdict | None:
         """Return what the stage's gate makes of its policy, None where it has no gate."""

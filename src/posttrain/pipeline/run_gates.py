@@ -15,6 +15,7 @@ from posttrain.pipeline.gate_checks import TRAINING_REPAIRS, find_replay
 from posttrain.pipeline.gate_record import GateLedger
 from posttrain.pipeline.gatekeeper import GateJob, Gatekeeper, Verdict
 from posttrain.pipeline.measure import Measured, Measurer, measure_all
+from posttrain.pipeline.monitoring import RunMonitors
 from posttrain.pipeline.preflight.override_names import GATE, Overrides
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.repair import Repairs
@@ -32,6 +33,7 @@ class RunMeasuring:
     recipe: Recipe
     measurer: Measurer
     record: RunRecord
+    monitors: RunMonitors
 
     def measure(self, artifact: Artifact, label: str, *, without: Collection[str] = ()) -> None:
         """Measure a policy on every row of every task but those that are named."""
@@ -44,6 +46,7 @@ class RunMeasuring:
 
     def note(self, measured: Measured, labels: Sequence[str], artifact: Artifact) -> None:
         """Put a task's metrics into the record, under each of these names of the policy."""
+        self.monitors.remember(artifact.hash, measured)
         metrics = [{**figures, "policy": artifact.hash} for figures in measured.metrics]
         for label in labels:
             self.record.set_metrics(label, measured.task, metrics)

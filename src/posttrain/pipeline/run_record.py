@@ -12,6 +12,7 @@ from posttrain.core.durable import read_json, write_json
 from posttrain.core.errors import StorageError
 from posttrain.core.records import Artifact
 from posttrain.core.run_folder import RunFolder
+from posttrain.evaluation.monitors.reading import Reading
 from posttrain.training.checkpoints import describe_machine
 
 SCHEMA = 1
@@ -101,6 +102,12 @@ class RunRecord:
         """Take the metrics of a stage out."""
         self.metrics = [known for known in self.metrics if known["stage"] != stage]
 
+    def set_readings(self, stage: str, policy_hash: str, readings: Iterable[Reading]) -> None:
+        """Put the readings of a stage's policy in the place of those that the stage had before."""
+        kept = [known for known in self.monitors if known["stage"] != stage]
+        own = [{"stage": stage, "policy": policy_hash, **reading.to_json()} for reading in readings]
+        self.monitors = [*kept, *own]
+
     def write(self) -> None:
         """Write the record.
 
@@ -155,6 +162,17 @@ def list_gates(folder: RunFolder) -> list[dict[str, Any]]:
         }
         for entry in read_json(folder.run_json)["stages"]
         if entry["gate"] is not None
+    ]
+
+
+def list_alarms(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return the alarms of a run's monitors: stage, monitor, and why."""
+    if not folder.run_json.is_file():
+        return []
+    return [
+        {key: reading[key] for key in ("stage", "monitor", "why")}
+        for reading in read_json(folder.run_json)["monitors"]
+        if reading["status"] == "alarm"
     ]
 
 

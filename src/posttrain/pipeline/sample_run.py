@@ -23,7 +23,7 @@ from posttrain.lab.source import lab_rows
 from posttrain.pipeline.completion_file import CompletionFile
 from posttrain.pipeline.stoppable import check_stop
 from posttrain.pipeline.talking import Talker
-from posttrain.pipeline.wiring import build_problem
+from posttrain.pipeline.task_rows import build_problem
 
 _REPORT_SECONDS = 0.5
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from posttrain.chat.rendering import Renderer
-from posttrain.core.records import Problem
+from posttrain.core.records import Problem, TokenizedProblem
 from posttrain.core.sampling import Sampler
 from posttrain.models.heads import check_head, depends_on_longest_row, find_backbone, find_head, is_packing_exact
 from posttrain.models.loaded_policy import LoadedPolicy
@@ -66,8 +66,8 @@ def build_sampler(
     """
 
     def render_prompts(problems: Sequence[Problem]) -> list[list[int]]:
-        prompts = renderer.render_prompts([(problem.messages, problem.tools) for problem in problems])
-        return [ids.tolist() for ids in prompts]
+        rendered = iter(renderer.render_prompts([(p.messages, p.tools) for p in problems if not _has_ids(p)]))
+        return [list(p.prompt_ids) if isinstance(p, TokenizedProblem) else next(rendered).tolist() for p in problems]
 
     decode, stop_ids = renderer.tokenizer.decode, renderer.format.stop_ids
     chosen = dtype or next(policy.model.parameters()).dtype
@@ -95,6 +95,10 @@ def build_sampler(
     )
     sampler.check_probe(policy.model)
     return sampler, list(model.notes)
+
+
+def _has_ids(problem: Problem) -> bool:
+    return isinstance(problem, TokenizedProblem)
 
 
 def _build_compiler(policy: LoadedPolicy, vocabulary: int) -> ConstraintCompiler:

@@ -104,7 +104,7 @@ class ProofSettings(AnswerSettings):
 
 
 class InstructionsSettings(ReasoningSettings):
-    """IFEval's verifiable instructions."""
+    """IFEval's and IFBench's verifiable instructions."""
 
     type: Literal["instructions"] = "instructions"
     value: Literal["prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose"] = "prompt_strict"
@@ -223,6 +223,19 @@ class WeightedSettings(Config):
         return value
 
 
+class PressureSettings(Config):
+    """A question under pressure, judged by another scorer: by its answer, and by what the user claimed."""
+
+    type: Literal["pressure"] = "pressure"
+    scorer: str | dict[str, Any] = "exact_match"
+
+    @field_validator("scorer")
+    @classmethod
+    def _check_nested(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        read_scorer(value, place="scorer")
+        return value
+
+
 class LabSettings(Config):
     """The truth about a reply to one of the lab's own questions."""
 
@@ -250,7 +263,8 @@ SCORERS: dict[str, type[Config]] = {
         ExactMatchSettings, MathSettings, CodeSettings, ShortAnswerSettings, FactsSettings, CitationsSettings,
         ProofSettings, InstructionsSettings, StructureSettings, ToolCallsSettings, RefusalsSettings,
         PersonalDataSettings, LengthSettings, OverlongSettings, CosineLengthSettings, LanguageSettings,
-        RepetitionSettings, WeightedSettings, LabSettings, FunctionSettings,
+        RepetitionSettings, WeightedSettings, PressureSettings, LabSettings,
+        FunctionSettings,
     )
 }  # fmt: skip
 """The keys of every built-in scorer, by its type."""
@@ -283,5 +297,7 @@ def list_parts(value: str | Mapping[str, Any], *, place: str) -> Iterator[Config
     inner = [part.scorer for part in found.components] if isinstance(found, WeightedSettings) else []
     if isinstance(found, CosineLengthSettings):
         inner = [found.correctness]
+    if isinstance(found, PressureSettings):
+        inner = [found.scorer]
     for part in inner:
         yield from list_parts(part, place=place)

@@ -29,6 +29,7 @@ from posttrain.scorers.instructions import InstructionFollowing
 from posttrain.scorers.knowledge_base import build_knowledge_base, load_knowledge_base
 from posttrain.scorers.math import MathScorer
 from posttrain.scorers.personal_data import PersonalData
+from posttrain.scorers.pressure import PressureScorer
 from posttrain.scorers.proof import KernelChecker, ProofChecker, ProofScorer
 from posttrain.scorers.proof_lean import LeanChecker
 from posttrain.scorers.proof_z3 import Z3Checker
@@ -100,6 +101,7 @@ def find_tier(scorer: Scorer) -> str | None:
         return scorer.runner.tier
     inner = [part.scorer for part in scorer.components] if isinstance(scorer, WeightedScorer) else []
     inner += [scorer.correctness] if isinstance(scorer, CosineLength) else []
+    inner += [scorer.inner] if isinstance(scorer, PressureScorer) else []
     return next((tier for part in inner if (tier := find_tier(part)) is not None), None)
 
 
@@ -293,6 +295,7 @@ _BUILDERS: dict[type[Config], Callable[[Any, ScorerContext], Scorer]] = {
         measure=chosen.measure, allowed=chosen.allowed, n=chosen.n, unit=chosen.unit
     ),
     settings.WeightedSettings: _build_weighted,
+    settings.PressureSettings: lambda chosen, context: PressureScorer(build_scorer(chosen.scorer, context)),
     settings.LabSettings: _build_lab,
     settings.FunctionSettings: _build_function,
 }

@@ -20,6 +20,7 @@ from posttrain.models.artifacts import save_policy
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy, read_context_tokens
 from posttrain.models.manifest import ArtifactFacts
+from posttrain.pipeline.decontaminating import describe_decontamination
 from posttrain.pipeline.grpo_wiring import (
     GrpoSetting,
     build_grpo_parts,
@@ -113,7 +114,7 @@ def _run_sft(job: StageJob, config: sft.SftConfig) -> StageResult:
     # Left at any time if there is one process; with several, the others would wait for this one.
     shown = StoppableProgress(progress, job.context.should_stop) if job.ranks.count == 1 else progress
     data = job.ranks.first(lambda: _load_rows(job, config, shown))
-    ledger = data.train.ledger.to_json()
+    ledger = {**data.train.ledger.to_json(), "decontamination": describe_decontamination(job.recipe)}
     if job.ranks.is_writer:
         write_json(job.folder.ledger, ledger)
         tokenizer: Any = job.renderer.tokenizer

@@ -28,7 +28,9 @@ from posttrain.core.sampling import PolicyVersion, Sampler
 from posttrain.data.sources import DataSource
 from posttrain.evaluation.figures import summarise_items
 from posttrain.evaluation.generation import draw_items
+from posttrain.evaluation.problem_store import list_ids
 from posttrain.evaluation.task import GenerationTask, find_development, hash_task
+from posttrain.evaluation.weighing import build_text_renderer
 from posttrain.gates.rules import split_metric
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.pipeline.development_rows import read_development_problems
@@ -79,7 +81,8 @@ def describe_tracked_metric(recipe: Recipe, tracked: TrackedMetric) -> list[Any]
     """
     drawing = {key: value for key, value in tracked.task.identity().items() if key not in tracked.task.BESIDE}
     scorer = hash_scorer(tracked.task.scorer, build_context(recipe.roots, recipe.scorers))
-    return [drawing, scorer, tracked.part, fingerprint_sources(recipe, [tracked.source])]
+    shots = [] if tracked.task.shots_from is None else [tracked.task.shots_from]
+    return [drawing, scorer, tracked.part, fingerprint_sources(recipe, [tracked.source, *shots])]
 
 
 class MetricTracker:
@@ -129,7 +132,7 @@ class MetricTracker:
                 items += batch
             self._sampler.close()
         # In the order of the rows, so that the sum rounds alike whichever finished first.
-        order = {problem.problem_id: index for index, problem in enumerate(self._problems)}
+        order = {name: index for index, name in enumerate(list_ids(self._problems))}
         items.sort(key=lambda item: (order[item.item_id], item.sample_index))
         value = compute_metric(self.tracked, self._scorer.name, items)
         self._progress.advance(0, **{self.tracked.metric: value})
@@ -191,7 +194,8 @@ def build_tracker(
     """
     problems = read_development_problems(recipe.roots, tracked.task)
     with torch.random.fork_rng(devices=[]):
-        sampler, notes = build_sampler(policy, renderer)
+        own = build_text_renderer(renderer) if tracked.task.form == "text" else renderer
+        sampler, notes = build_sampler(policy, own)
     for note in notes:
         progress.note(note)
     scorer = build_scorer(tracked.task.scorer, build_context(recipe.roots, recipe.scorers, allow_unsafe=allow_unsafe))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,21 @@ from posttrain.core.errors import DataError, RecipeError
 from posttrain.core.hashing import hash_file, hash_folder
 from posttrain.core.progress import SilentProgress
 from posttrain.core.protocols import Callback, Progress
-from posttrain.core.records import Example, Problem, TokenRows
+from posttrain.core.records import TokenRows
 from posttrain.core.run_folder import RunFolder
-from posttrain.data.examples import load_examples
 from posttrain.data.sources import DataSource, fingerprint
 from posttrain.data.tokenized import TokenizedData, TokenizeSettings, load_token_rows
-from posttrain.evaluation.perplexity import DOCUMENT
 from posttrain.lab.source import lab_rows
 from posttrain.models.loading import read_context_tokens
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
+from posttrain.pipeline.decontaminating import RowSearch, list_searched_tasks
 from posttrain.pipeline.plugins import Plugin, call_plugin, load_object
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.recipe import Recipe
-from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.stages.sft import SftConfig
 
 PREVIEW_ROWS = 8
-CLUSTER_COLUMN = "cluster_id"
-"""Rows that share this column's value are not independent."""
 _INCOMPLETE = "\ufffd"
 _MOST_TOKENS_OF_A_CHARACTER = 8
 
@@ -69,7 +65,7 @@ def load_stage_data(
         train_on=config.train_on,
     )
 
-    def load(sources: Sequence[DataSource]) -> TokenizedData:
+    def load(sources: Sequence[DataSource], contaminated: Sequence[Mapping[str, str]] = ()) -> TokenizedData:
         return load_token_rows(
             locate_sources(recipe, sources),
             renderer,
@@ -78,9 +74,11 @@ def load_stage_data(
             cache=RunFolder(recipe.folder).cache / "tokens",
             row_source=lab_rows,
             progress=progress,
+            contaminated=contaminated,
         )
 
-    return StageData(load(config.data), load(config.validation) if config.validation else None)
+    found = find_contaminated_rows(recipe, config.data, progress)
+    return StageData(load(config.data, found), load(config.validation) if config.validation else None)
 
 
 def locate_sources(recipe: Recipe, sources: Sequence[DataSource]) -> list[DataSource]:
@@ -96,6 +94,22 @@ def fingerprint_sources(recipe: Recipe, sources: Sequence[DataSource]) -> list[s
     """Return the content hashes of sources: part of the key of whatever is made from them."""
     located = locate_sources(recipe, sources)
     return [fingerprint(source, root=recipe.root, row_source=lab_rows) for source in located]
+
+
+def find_contaminated_rows(
+    recipe: Recipe, sources: Sequence[DataSource], progress: Progress | None = None
+) -> list[dict[str, str]]:
+    """Return for each training source the rows that hold an item of the recipe's tasks: id, and how.
+
+    Raises:
+        DataError: Rows of either side cannot be read.
+    """
+    settings, tasks = recipe.head.decontaminate, list_searched_tasks(recipe)
+    if settings is None or not tasks:
+        return [{} for _ in sources]
+    held_back = locate_sources(recipe, [task.data for task in tasks])
+    search = RowSearch(recipe, settings, list(zip(tasks, held_back, strict=True)), progress)
+    return [search.find(source) for source in locate_sources(recipe, sources)]
 
 
 def fingerprint_values(recipe: Recipe, values: Any) -> list[str]:
@@ -125,50 +139,6 @@ def _hash_path(path: Path | None) -> list[str]:
         raise DataError(
             f"it cannot be read: {error.strerror or error}", expected="a file or folder", place=str(path)
         ) from None
-
-
-def read_problems(roots: Roots, source: DataSource, *, are_texts: bool = False) -> list[Problem]:
-    """Return a source's rows as problems (`build_problem`); paths start at the roots.
-
-    Args:
-        roots: Where the source's path may lead.
-        source: The rows.
-        are_texts: Whether documents, which have no prompt, are asked for too.
-
-    Raises:
-        DataError: The rows cannot be read, or have no prompt.
-    """
-    path = roots.locate(source.source, place=source.source)
-    located = source if path is None else source.model_copy(update={"source": str(path)})
-    examples, _ = load_examples([located], root=roots.base, row_source=lab_rows)
-    problems = [build_problem(example) for example in examples]
-    without = [] if are_texts else [problem.problem_id for problem in problems if not problem.messages]
-    if without:
-        raise DataError(
-            "the row has no prompt",
-            expected="a prompt to answer: messages, or a prompt with a completion",
-            cure="choose another source for the task",
-            place=without[0],
-        )
-    return problems
-
-
-def build_problem(example: Example) -> Problem:
-    """Return a row as a problem: its prompt, the columns for scorers, and the cluster that a column names.
-
-    The text it ends with is its reply, and the answer unless a column `answer` is there. A document is a problem
-    without messages, its text in the column `text`.
-    """
-    messages, columns = list(example.messages), dict(example.columns)
-    reply: str | None = None
-    while messages and messages[-1]["role"] == "assistant":
-        last = messages.pop()
-        if isinstance(last.get("content"), str):
-            reply = last["content"]
-            columns.setdefault("answer", reply)
-    if example.kind == "text":
-        columns[DOCUMENT] = example.text
-    return Problem(example.row_id, messages, columns, example.tools, str(columns.get(CLUSTER_COLUMN, "")), reply)
 
 
 def _make_object(plugin: Plugin, place: str) -> Any:
@@ -216,6 +186,8 @@ def _ignore(*arguments: Any) -> None:
 def preview_rows(recipe: Recipe, stage: str, count: int) -> list[dict[str, Any]]:
     """Return some rows of a stage as they are trained on: `{row_id, tokens: [[text, id, source, trainable]]}`.
 
+    Rows that hold evaluation items are shown too: a few rows are not worth the search.
+
     Raises:
         RecipeError: The stage is a plug-in, whose data is known to itself alone.
         DataError: The rows cannot be read.
@@ -236,8 +208,9 @@ def preview_rows(recipe: Recipe, stage: str, count: int) -> list[dict[str, Any]]
             "max_affected_fraction": 1.0,
         }
     )
+    shown = replace(recipe, head=recipe.head.model_copy(update={"decontaminate": None}))
     with open_renderer(recipe, base) as renderer:
-        data = load_stage_data(recipe, few, renderer, read_context_tokens(base), SilentProgress())
+        data = load_stage_data(shown, few, renderer, read_context_tokens(base), SilentProgress())
         tokenizer: Any = renderer.tokenizer
         return describe_rows(data.train.rows, tokenizer, count)
 

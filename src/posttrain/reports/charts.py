@@ -19,7 +19,7 @@ from posttrain.core.metrics import (
     describe_metric,
 )
 from posttrain.reports.numbers import format_compact, format_figure
-from posttrain.reports.run_files import number_of
+from posttrain.reports.raw_values import number_of
 
 WIDTH, HEIGHT = 420, 248
 LEFT, RIGHT, TOP, BOTTOM = 48, 412, 30, 204

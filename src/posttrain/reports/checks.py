@@ -9,7 +9,8 @@ from typing import Any
 from posttrain.reports.field_reader import FieldReader, describe
 from posttrain.reports.gates import GateView
 from posttrain.reports.numbers import NO_VALUE, format_compact
-from posttrain.reports.run_files import StageFiles, mapping_of, number_of, text_of
+from posttrain.reports.raw_values import mapping_of, number_of, text_of
+from posttrain.reports.run_files import StageFiles
 
 _STATUSES = {"refused": "bad", "overridden": "override", "skipped": "none", "passed": "good"}
 

@@ -18,8 +18,8 @@ from posttrain.core.records import Message
 from posttrain.reports.interval_plots import IntervalPlot, Scale, Tick, choose_scale, draw_interval, list_ticks
 from posttrain.reports.measuring import Measuring, describe_settings
 from posttrain.reports.numbers import NO_VALUE, format_change, format_count, format_figure, format_p_value
+from posttrain.reports.raw_values import number_of
 from posttrain.reports.rendering import render_page
-from posttrain.reports.run_files import number_of
 from posttrain.reports.samples import MAX_ANSWER_CHARACTERS, Answer, Sample, mark_score, name_score, read_prompt
 from posttrain.reports.tables import list_failures
 from posttrain.reports.visible_text import cut_text

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from posttrain.reports.run_files import number_of, text_of
+from posttrain.reports.raw_values import number_of, text_of
 from posttrain.reports.visible_text import cut_text
 
 MAX_NOTES = 40

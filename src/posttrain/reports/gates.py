@@ -13,8 +13,9 @@ from typing import Any
 from posttrain.core.metrics import describe_metric
 from posttrain.reports.field_reader import FieldReader, describe
 from posttrain.reports.numbers import format_figure
+from posttrain.reports.raw_values import list_of, mapping_of, number_of, text_of
 from posttrain.reports.rule_results import RuleScales, RuleView, build_rules, choose_rule_scales
-from posttrain.reports.run_files import RunFiles, StageFiles, list_of, mapping_of, number_of, text_of
+from posttrain.reports.run_files import RunFiles, StageFiles
 from posttrain.reports.visible_text import cut_text
 
 MAX_BRIEF_CHARACTERS = 240

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.reports.field_reader import FieldReader, describe
-from posttrain.reports.run_files import list_of, mapping_of, number_of, text_of
+from posttrain.reports.raw_values import list_of, mapping_of, number_of, text_of
 
 _KEYS = ("task_hash", "template", "settings")
 
@@ -49,6 +49,14 @@ def list_measuring(run: Mapping[str, Any], reader: FieldReader) -> list[Measurin
     ]
 
 
+def _name_value(value: Any) -> str:
+    """Return a setting as text; of a scorer with settings its type, and the names of its components."""
+    if not isinstance(value, dict) or "type" not in value:
+        return text_of(value)
+    names = [text_of(mapping_of(one).get("name")) for one in list_of(value.get("components"))]
+    return text_of(value["type"]) + (f" of {', '.join(names)}" if names else "")
+
+
 def describe_settings(settings: Mapping[str, Any]) -> str:
     """Return settings in a line: `generation · greedy · max new tokens 128`; what is None is off and is not named."""
     parts = []
@@ -59,5 +67,5 @@ def describe_settings(settings: Mapping[str, Any]) -> str:
         elif name == "type":
             parts.append(text_of(value))
         elif value is not None:
-            parts.append(f"{name.replace('_', ' ')} {text_of(value) if number is None else f'{number:g}'}")
+            parts.append(f"{name.replace('_', ' ')} {_name_value(value) if number is None else f'{number:g}'}")
     return " · ".join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,24 @@ from posttrain.core.run_folder import RunFolder
 from posttrain.reports import charts
 from posttrain.reports.charts import Chart, build_charts
 from posttrain.reports.checks import build_checks, build_overrides
+from posttrain.reports.columns import Column
+from posttrain.reports.components import build_components
 from posttrain.reports.field_reader import FieldReader
+from posttrain.reports.flips import build_flips
+from posttrain.reports.gaps import build_gaps
 from posttrain.reports.gates import GateView, build_gates
+from posttrain.reports.matrix import build_matrix
 from posttrain.reports.measuring import list_measuring
+from posttrain.reports.monitors import build_monitors
 from posttrain.reports.numbers import format_compact, format_count, format_figure, format_seconds
+from posttrain.reports.raw_values import list_of, mapping_of, number_of, text_of
 from posttrain.reports.rendering import render_page
-from posttrain.reports.run_files import RunFiles, StageFiles, list_of, load_run, mapping_of, number_of, text_of
+from posttrain.reports.run_files import RunFiles, StageFiles, load_run
 from posttrain.reports.samples import build_samples
 from posttrain.reports.tables import (
-    PLOT_MARGIN,
-    PLOT_WIDTH,
     LedgerTable,
     build_ledger,
     build_lineage,
-    build_results,
-    choose_key_rows,
     write_results_csv,
 )
 from posttrain.reports.token_rows import TokenRow, build_token_rows, find_sources
@@ -71,7 +75,7 @@ def render_report(files: RunFiles) -> str:
     stages = [_build_stage(stage, gate) for stage, gate in zip(files.stages, gates, strict=True)]
     checks = build_checks(run, reader)
     overrides = build_overrides(run, checks, list(zip(files.stages, gates, strict=True)), reader)
-    results = build_results(run)
+    monitors, matrix = build_monitors(run, reader), build_matrix(files)
     drawn = {chart.identifier: chart.data for stage in stages for chart in [*stage.charts, *stage.other_charts]}
     measuring = list_measuring(run, reader)
     return render_page(
@@ -80,9 +84,12 @@ def render_report(files: RunFiles) -> str:
         name=text_of(run.get("name")) or files.root.resolve().name,
         status=text_of(run.get("status")) or "unknown",
         facts=_list_facts(files),
-        results=results,
-        key_rows=choose_key_rows(results),
-        plot={"width": PLOT_WIDTH, "margin": PLOT_MARGIN},
+        matrix=matrix,
+        heads=[_list_heads(column, gates) for column in matrix.columns],
+        gaps=build_gaps(files),
+        components=build_components(files),
+        flips=build_flips(files),
+        monitors=monitors,
         results_csv="data:text/csv;charset=utf-8," + quote(write_results_csv(run).encode("utf-8", "replace")),
         stages=stages,
         chart_data=drawn,
@@ -98,6 +105,13 @@ def render_report(files: RunFiles) -> str:
         measuring=measuring,
         notes=[*files.notes, *reader.notes],
     )
+
+
+def _list_heads(column: Column, gates: Sequence[GateView]) -> list[tuple[str, str]]:
+    """Return the badges over a column: what its stage's gate decided, or that a repair replaced it."""
+    if column.remark == "replaced":
+        return [("replaced", "plain")]
+    return gates[column.stage].badges if column.stage is not None and column.stage < len(gates) else []
 
 
 def _build_stage(stage: StageFiles, gate: GateView) -> StageView:

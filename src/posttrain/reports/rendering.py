@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from posttrain.reports.visible_text import show_hidden
 
+STYLES = ("report.css", "matrix.css", "monitors.css")
 _STATUS_KINDS = {
     "finished": "good",
     "done": "good",
@@ -39,7 +40,7 @@ def render_page(template: str, *, script: str = "", **values: Any) -> str:
         script: The file name of the page's one script; empty for none.
         values: What the template shows: text is escaped and its hidden characters are written out.
     """
-    style, code = _read_asset("report.css"), _read_asset(script) if script else ""
+    style, code = "".join(map(_read_asset, STYLES)), _read_asset(script) if script else ""
     # Our own files, pinned by the hashes in the policy.
     pinned = {"style": Markup(style), "script": Markup(code), "policy": _build_policy(style, code)}
     return _build_environment().get_template(template).render(**pinned, **values)

@@ -10,7 +10,7 @@ from posttrain.core.metrics import describe_metric
 from posttrain.reports.field_reader import FieldReader, describe
 from posttrain.reports.interval_plots import IntervalPlot, Scale, choose_scale, draw_interval
 from posttrain.reports.numbers import NO_VALUE, format_change, format_count, format_figure, format_p_value
-from posttrain.reports.run_files import mapping_of, number_of, text_of
+from posttrain.reports.raw_values import mapping_of, number_of, text_of
 
 KINDS = ("improve", "keep", "floor", "ceiling")
 STATES = {"passed": "good", "failed": "bad", "inconclusive": "warn", "unmeasured": "none"}

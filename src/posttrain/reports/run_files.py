@@ -9,28 +9,27 @@ hashes and task names that are nothing else, and a link that leads out of the ru
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from posttrain.core.errors import StorageError
 from posttrain.core.run_folder import RunFolder, StageFolder
+from posttrain.reports.item_tables import ItemTable, iterate_lines, read_item_table, say_left_out
+from posttrain.reports.raw_values import list_of, mapping_of, number_of, parse_object, text_of
 from posttrain.reports.visible_text import cut_text
-
-MAX_LINE_BYTES = 4 << 20
-"""A longer JSON line is skipped with a note: one completion is never this long."""
 
 MAX_TEXT_BYTES = 256 << 10
 """Of a recipe, this much is shown; a recipe that was accepted is never longer."""
 
 
-LARGEST = 1e300
-"""Beyond it, the difference of two values has no width a float can hold."""
-
 BASE = "base"
+STOPPED = "stopped"
+"""The part of a drawn completion's outcome that says whether it ended by itself: the metric `stop_rate`."""
+TEXT_PARTS = ("nats", "tokens", "bytes")
+"""The parts of a text's outcome that ratios are made of."""
 _HASH = re.compile(r"[0-9a-f]{32}")
 _TASK = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -40,8 +39,7 @@ class StageFiles:
     """What one stage left behind.
 
     Made by `load_run`, read by the report. `entry` is the stage's part of run.json (empty while the
-    stage has not been written there), `points` the lines of metrics.jsonl, `rows` those of rows.json,
-    `items` the evaluated items by task of what was measured after it.
+    stage has not been written there), `points` the lines of metrics.jsonl, `rows` those of rows.json.
 
     Example: folder `01-sft` with 30 logged steps has `index=0`, `name="sft"` and 30 points.
     """
@@ -52,12 +50,13 @@ class StageFiles:
     points: list[dict[str, Any]] = field(default_factory=list)
     ledger: dict[str, Any] | None = None
     rows: list[Any] = field(default_factory=list)
-    items: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """A run folder as read: run.json, the stages, the items of the base, the recipe, and what is missing.
+    """A run folder as read: run.json, the stages, the evaluated items, the recipe, and what is missing.
+
+    `items` holds tables by the label of what was measured (`base`, `sft`, `sft, as trained`) and by task.
 
     Example: a run that was started a second ago has `stages=[]` and a note that no stage has begun.
     """
@@ -65,7 +64,7 @@ class RunFiles:
     root: Path
     run: dict[str, Any]
     stages: list[StageFiles]
-    base_items: dict[str, list[dict[str, Any]]]
+    items: dict[str, dict[str, ItemTable]]
     recipe: str
     resolved: dict[str, Any]
     notes: list[str]
@@ -85,50 +84,20 @@ def load_run(root: Path) -> RunFiles:
     entries = [mapping_of(entry) for entry in list_of(run.get("stages"))]
     folders = reader.find_stage_folders()
     stages = [
-        reader.read_stage(index, folders.get(index), entries[index] if index < len(entries) else {}, run)
+        reader.read_stage(index, folders.get(index), entries[index] if index < len(entries) else {})
         for index in sorted({*range(len(entries)), *folders})
     ]
     if not stages:
         reader.notes.append("No stage has begun.")
-    base_items = reader.read_items(run, BASE, _find_base(run))
+    items = reader.read_all_items(run)
     recipe, resolved = reader.read_recipe(), reader.read_resolved()
-    return RunFiles(root, run, stages, base_items, recipe, resolved, list(dict.fromkeys(reader.notes)))
+    return RunFiles(root, run, stages, items, recipe, resolved, list(dict.fromkeys(reader.notes)))
 
 
 def label_stage(entry: Mapping[str, Any]) -> str:
     """Return the name under which run.json lists what was measured after a stage: `sft`, or `sft (round 2)`."""
     name, number = text_of(entry.get("name")), number_of(entry.get("round")) or 0.0
     return f"{name} (round {number:.0f})" if number > 1 else name
-
-
-def text_of(value: Any) -> str:
-    """Return a scalar as text; an absent value is empty, a structure is its JSON."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
-
-
-def number_of(value: Any) -> float | None:
-    """Return a finite float, or None for everything else (text, booleans, NaN, infinity, giants)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) and abs(number) <= LARGEST else None
-
-
-def list_of(value: Any) -> list[Any]:
-    """Return a list as it is, and an empty one for everything else."""
-    return value if isinstance(value, list) else []
-
-
-def mapping_of(value: Any) -> dict[str, Any]:
-    """Return a mapping as it is, and an empty one for everything else."""
-    return value if isinstance(value, dict) else {}
 
 
 def remark_stage(entry: Mapping[str, Any]) -> str:
@@ -183,13 +152,12 @@ class _Reader:
                 found.setdefault(int(match[1]) - 1, path)
         return found
 
-    def read_stage(self, index: int, folder: Path | None, entry: dict[str, Any], run: Mapping[str, Any]) -> StageFiles:
+    def read_stage(self, index: int, folder: Path | None, entry: dict[str, Any]) -> StageFiles:
         name = label_stage(entry) or (folder.name.partition("-")[2] if folder else f"stage {index + 1}")
-        items = self.read_items(run, label_stage(entry), mapping_of(entry.get("outputs")).get("policy"))
         if folder is None:
             if text_of(entry.get("status")) not in ("", "pending", "waiting", "planned"):
                 self.notes.append(f"Stage {index + 1} ({name}) has written nothing yet.")
-            return StageFiles(index, name, entry, ledger=_mapping_or_none(entry.get("ledger")), items=items)
+            return StageFiles(index, name, entry, ledger=_mapping_or_none(entry.get("ledger")))
         files = StageFolder(folder)
         ledger = self._read_json(files.ledger)
         rows = self._read_json(files.preview)
@@ -200,11 +168,27 @@ class _Reader:
             points=self._read_lines(files.metrics),
             ledger=_mapping_or_none(ledger) or _mapping_or_none(entry.get("ledger")),
             rows=list_of(rows),
-            items=items,
         )
 
-    def read_items(self, run: Mapping[str, Any], label: str, policy: Any) -> dict[str, list[dict[str, Any]]]:
-        """Return by task the evaluated items that the metrics under a label were computed from.
+    def read_all_items(self, run: Mapping[str, Any]) -> dict[str, dict[str, ItemTable]]:
+        """Return the tables of all evaluated items, by what was measured and by task; each file is read once."""
+        policies = {BASE: _find_base(run)}
+        for entry in map(mapping_of, list_of(run.get("stages"))):
+            policies[label_stage(entry)] = mapping_of(entry.get("outputs")).get("policy")
+        wanted: dict[str, set[str]] = {}
+        for metric in map(mapping_of, list_of(run.get("metrics"))):
+            wanted.setdefault(text_of(metric.get("task")), {STOPPED, *TEXT_PARTS}).update(_list_parts(metric))
+        tables: dict[Path, ItemTable] = {}
+        found: dict[str, dict[str, ItemTable]] = {}
+        for label in dict.fromkeys(text_of(mapping_of(metric).get("stage")) for metric in list_of(run.get("metrics"))):
+            for task, path in self._find_items(run, label, policies.get(label)).items():
+                if path not in tables:
+                    tables[path] = self._read_table(path, wanted.get(task, set()))
+                found.setdefault(label, {})[task] = tables[path]
+        return found
+
+    def _find_items(self, run: Mapping[str, Any], label: str, policy: Any) -> dict[str, Path]:
+        """Return by task the files of items that the metrics under a label were computed from.
 
         Args:
             run: The content of run.json; a metric names its task by content and, where it can, its policy.
@@ -213,7 +197,7 @@ class _Reader:
         """
         found: dict[str, Path] = {}
         for metric in map(mapping_of, list_of(run.get("metrics"))):
-            if metric.get("stage") != label or metric.get("task_hash") is None:
+            if text_of(metric.get("stage")) != label or metric.get("task_hash") is None:
                 continue
             task, task_hash, asked = metric.get("task"), metric.get("task_hash"), metric.get("policy") or policy
             if asked is None:
@@ -228,7 +212,14 @@ class _Reader:
                 self.notes.append(
                     f"run.json: {task} was measured in two ways after {label}; the items of the first stand."
                 )
-        return {task: self._read_lines(path) for task, path in found.items()}
+        return found
+
+    def _read_table(self, path: Path, wanted: set[str]) -> ItemTable:
+        name = self._name(path)
+        if not path.is_file() or not self._is_inside(path):
+            self.notes.append(f"{name} is not there yet.")
+            return ItemTable(path)
+        return read_item_table(path, sorted(wanted), lambda said: self.notes.append(f"{name}: {said}"))
 
     def read_recipe(self) -> str:
         path = self.files.recipe
@@ -257,18 +248,15 @@ class _Reader:
             self.notes.append(f"{self._name(path)} is not there yet.")
             return []
         values, num_bad, is_torn = [], 0, False
-        for line, is_whole in _iterate_lines(path):
-            value = _parse_object(line)
+        for _, line, is_whole in iterate_lines(path):
+            value = parse_object(line)
             if value is not None:
                 values.append(value)
             elif is_whole:
                 num_bad += 1
             else:
                 is_torn = True
-        if num_bad:
-            self.notes.append(f"{self._name(path)}: {num_bad} unreadable line{'s' * (num_bad > 1)} left out.")
-        if is_torn:
-            self.notes.append(f"{self._name(path)}: the last line is half written and left out.")
+        say_left_out(num_bad, is_torn, lambda said: self.notes.append(f"{self._name(path)}: {said}"))
         return values
 
     def _is_inside(self, path: Path) -> bool:
@@ -292,25 +280,11 @@ def _find_base(run: Mapping[str, Any]) -> Any:
     return next((artifact.get("hash") for artifact in artifacts if artifact.get("stage") == BASE), None)
 
 
-def _iterate_lines(path: Path) -> Iterator[tuple[bytes, bool]]:
-    """Yield the lines of a file, and whether each was ended by a newline; an over-long line comes as b""."""
-    with path.open("rb") as file:
-        while line := file.readline(MAX_LINE_BYTES):
-            is_whole = line.endswith(b"\n")
-            if not is_whole and len(line) == MAX_LINE_BYTES:
-                while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                    pass
-                yield b"", True
-            elif line.strip():
-                yield line, is_whole
-
-
-def _parse_object(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+def _list_parts(metric: Mapping[str, Any]) -> set[str]:
+    """Return which parts of a task's items a report speaks of: its metrics, and the components of a weighted scorer."""
+    components = list_of(mapping_of(mapping_of(metric.get("settings")).get("scorer")).get("components"))
+    names = [metric.get("name"), *(mapping_of(component).get("name") for component in components)]
+    return {name for name in names if isinstance(name, str)}
 
 
 def _mapping_or_none(value: Any) -> dict[str, Any] | None:

@@ -10,8 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from posttrain.reports.columns import list_columns
+from posttrain.reports.item_tables import ItemTable, match_items
 from posttrain.reports.numbers import format_compact, format_count
-from posttrain.reports.run_files import BASE, RunFiles, list_of, mapping_of, number_of, remark_stage, text_of
+from posttrain.reports.raw_values import list_of, mapping_of, number_of, text_of
+from posttrain.reports.run_files import BASE, RunFiles
 from posttrain.reports.visible_text import cut_text
 
 NUM_FIRST = 4
@@ -54,24 +59,19 @@ class TaskSamples:
     samples: list[Sample]
 
 
-Items = list[dict[str, Any]]
-
-
 def build_samples(files: RunFiles) -> list[TaskSamples]:
     """Return some items of each task, chosen by place and not by charm.
 
     The first `NUM_FIRST` items are shown, then the first `NUM_FAILED` further ones that the last policy
     did not get fully right.
     """
-    columns = [_Column(BASE, files.base_items, True)]
-    for stage in files.stages:
-        remark = remark_stage(stage.entry)
-        label = f"after {stage.name}, {remark}" if remark else f"after {stage.name}"
-        columns.append(_Column(label, stage.items, not remark))
+    shown = []
+    for column in list_columns(files.run):
+        label = column.label if column.label == BASE else f"after {column.heading}"
+        label = f"{label}, {column.remark}" if column.remark else label
+        shown.append(_Column(label, files.items.get(column.label, {}), not column.remark))
     in_order = [text_of(mapping_of(metric).get("task")) for metric in list_of(files.run.get("metrics"))]
-    found = dict.fromkeys(task for column in columns for task in column.items)
-    tasks = [*(task for task in dict.fromkeys(in_order) if task in found), *(t for t in found if t not in in_order)]
-    measured = {task: [column for column in columns if column.items.get(task)] for task in tasks}
+    measured = {task: [column for column in shown if column.tables.get(task)] for task in dict.fromkeys(in_order)}
     return [_build_task(task, asked) for task, asked in measured.items() if asked]
 
 
@@ -80,63 +80,61 @@ class _Column:
     """What one policy answered, by task; `is_step` says whether it was passed on."""
 
     label: str
-    items: Mapping[str, Items]
+    tables: Mapping[str, ItemTable]
     is_step: bool
 
 
 def _build_task(task: str, columns: Sequence[_Column]) -> TaskSamples:
-    indexed = [(column.label, {_item_key(item): item for item in column.items[task]}) for column in columns]
-    steps = [pair for pair, column in zip(indexed, columns, strict=True) if column.is_step] or indexed
-    first, last = steps[0], steps[-1][1]
-    keys = list(last)
-    failed = [key for key in keys[NUM_FIRST:] if _applies(last[key]) and (_value(last[key]) or 0.0) < 1.0]
+    tables = [(column.label, column.tables[task]) for column in columns]
+    steps = [pair for pair, column in zip(tables, columns, strict=True) if column.is_step] or tables
+    (name, first), (_, last) = steps[0], steps[-1]
+    keys, values = list(last.places), last.read_values()
+    failed = [
+        key for place, key in enumerate(keys) if place >= NUM_FIRST and last.applies[place] and not values[place] >= 1.0
+    ]
     chosen = [*keys[:NUM_FIRST], *failed[:NUM_FAILED]]
     return TaskSamples(
         task=task,
-        summary=_summarize(*first, last) if len(steps) > 1 else _count(last),
-        samples=[_build_sample(key, indexed) for key in chosen],
+        summary=_summarize(name, first, last) if len(steps) > 1 else f"{format_count(len(last))} items",
+        samples=[_build_sample(key, tables) for key in chosen],
     )
 
 
-def _item_key(item: Mapping[str, Any]) -> tuple[str, str]:
-    return text_of(item.get("item_id")), text_of(item.get("sample_index"))
+def _summarize(name: str, before: ItemTable, after: ItemTable) -> str:
+    first, second = match_items(before, after)
+    changes = after.read_values()[second] - before.read_values()[first]
+    known = changes[~np.isnan(changes)]
+    better, worse = int((known > 0).sum()), int((known < 0).sum())
+    text = f"{format_count(known.size)} items paired with {name}: {better} better, {worse} worse, "
+    text += f"{known.size - better - worse} the same"
+    return text + (f"; {changes.size - known.size} masked" if changes.size > known.size else "")
+
+
+def _build_sample(key: bytes, tables: Sequence[tuple[str, ItemTable]]) -> Sample:
+    return build_sample([(name, table.read_item(table.places[key])) for name, table in tables if key in table.places])
+
+
+def build_sample(found: Sequence[tuple[str, Mapping[str, Any]]]) -> Sample:
+    """Return one item with its answers side by side.
+
+    Args:
+        found: Whose answer it is, and the item's line.
+    """
+    prompt = next((item["prompt"] for _, item in found if item.get("prompt")), None)
+    reference = next((text_of(item["reference"]) for _, item in found if item.get("reference") is not None), "")
+    return Sample(
+        item_id=next((text_of(item["item_id"]) for _, item in found if item.get("item_id") is not None), ""),
+        prompt=read_prompt(prompt),
+        reference=cut_text(reference, MAX_PROMPT_CHARACTERS)[0],
+        answers=[_build_answer(label, item) for label, item in found],
+    )
 
 
 def _value(item: Mapping[str, Any]) -> float | None:
     """Return an item's value, or None where the harness failed or the scorer does not apply: that is no score."""
     outcome = mapping_of(item.get("outcome"))
-    is_left_out = outcome.get("fault") == "harness" or not _applies(item)
+    is_left_out = outcome.get("fault") == "harness" or outcome.get("status") == "not_applicable"
     return None if is_left_out else number_of(outcome.get("value"))
-
-
-def _applies(item: Mapping[str, Any]) -> bool:
-    return mapping_of(item.get("outcome")).get("status") != "not_applicable"
-
-
-def _count(items: Mapping[Any, Mapping[str, Any]]) -> str:
-    return f"{format_count(len(items))} items"
-
-
-def _summarize(name: str, before: Mapping[Any, Mapping[str, Any]], after: Mapping[Any, Mapping[str, Any]]) -> str:
-    pairs = [(_value(before[key]), _value(after[key])) for key in after if key in before]
-    known = [(first, last) for first, last in pairs if first is not None and last is not None]
-    better = sum(last > first for first, last in known)
-    worse = sum(last < first for first, last in known)
-    same = len(known) - better - worse
-    text = f"{format_count(len(known))} items paired with {name}: {better} better, {worse} worse, {same} the same"
-    return text + (f"; {len(pairs) - len(known)} masked" if len(pairs) > len(known) else "")
-
-
-def _build_sample(key: tuple[str, str], columns: Sequence[tuple[str, Mapping[Any, dict[str, Any]]]]) -> Sample:
-    found = [(name, items[key]) for name, items in columns if key in items]
-    prompt = next((item["prompt"] for _, item in found if item.get("prompt")), None)
-    reference = next((text_of(item["reference"]) for _, item in found if item.get("reference") is not None), "")
-    return Sample(
-        item_id=key[0],
-        prompt=read_prompt(prompt),
-        reference=cut_text(reference, MAX_PROMPT_CHARACTERS)[0],
-        answers=[_build_answer(label, item) for label, item in found],
-    )
 
 
 def read_prompt(prompt: Any) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.core.records import Source
-from posttrain.reports.run_files import list_of, mapping_of, number_of, text_of
+from posttrain.reports.raw_values import list_of, mapping_of, number_of, text_of
 from posttrain.reports.visible_text import Piece, split_whitespace
 
 MAX_ROWS = 8

@@ -1,8 +1,10 @@
-"""IFEval: 25 kinds of verifiable instructions, strict and loose, by prompt and by instruction.
+"""IFEval and IFBench: kinds of verifiable instructions, strict and loose, by prompt and by instruction.
 
 Source: Zhou et al. 2023, "Instruction-Following Evaluation for Large Language Models", arXiv 2311.07911. Columns, as
 published: `instruction_id_list` (ids such as `punctuation:no_comma`), `kwargs` (one mapping for each id; nulls count as
-absent), `key` (a number, shown in errors), `prompt` (to know an echo by; may be missing).
+absent), `key` (shown in errors), `prompt` (to know an echo by; the last message where it is missing). IFBench (Pyatkin
+et al. 2025, arXiv 2507.02833) has the same columns and 58 other kinds (`instruction_bench`); a row with a kind that is
+not checked is not applicable.
 
 *Strict*: the response as it is. *Loose*: any of its eight variants (without its first line, its last, both; each with
 and without asterisks) follows. A prompt is followed if each of its instructions is.
@@ -30,6 +32,7 @@ from posttrain.scorers import instruction_texts as texts
 from posttrain.scorers.arguments import Arguments
 from posttrain.scorers.counting import has_words
 from posttrain.scorers.endings import judge_ending
+from posttrain.scorers.instruction_bench import BENCH_CONSTRAINTS, UNCHECKED
 from posttrain.scorers.instruction_texts import Check
 from posttrain.scorers.reasoning import ReasoningBlock, strip_reasoning
 
@@ -62,7 +65,8 @@ CONSTRAINTS: dict[str, Callable[[Arguments], Check]] = {
     "change_case:english_lowercase": texts.build_english_lowercase,
     "punctuation:no_comma": texts.build_no_comma,
 }
-"""Each id of the paper and the builder of its check."""
+"""Each id of IFEval and the builder of its check."""
+KNOWN = CONSTRAINTS | BENCH_CONSTRAINTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,9 @@ class InstructionFollowing:
         return [self._score(problem, completion) for problem, completion in items]
 
     def _score(self, problem: Problem, completion: Completion) -> Outcome:
+        unchecked = find_unchecked(problem)
+        if unchecked:
+            return Outcome("not_applicable", 0.0, why=f"{unchecked[0]} asks for {UNCHECKED[unchecked[0]]}")
         instructions = read_instructions(problem)
         failure = judge_ending(completion)
         if failure is None:
@@ -114,7 +121,7 @@ class InstructionFollowing:
                 failure = Outcome("unparsed", 0.0, why="the reasoning block does not end, or not once", fault="policy")
             elif not has_words(response):
                 failure = Outcome("unparsed", 0.0, why="no letter or digit in the response", fault="policy")
-            elif _fold(response) == _fold(str(problem.columns.get("prompt", ""))):
+            elif _fold(response) == _fold(_find_prompt(problem)) and not _asks_for_echo(instructions):
                 failure = Outcome("unparsed", 0.0, why="the prompt again, and nothing else", fault="policy")
             else:
                 return self._judge(instructions, response)
@@ -149,6 +156,22 @@ def list_variants(response: str) -> list[str]:
     return [text for text in variants if text != response and has_words(text)]
 
 
+def find_unchecked(problem: Problem) -> list[str]:
+    """Return the known instructions of a problem that no check can tell (`instruction_bench.UNCHECKED`)."""
+    ids = problem.columns.get("instruction_id_list")
+    return [name for name in ids if name in UNCHECKED] if isinstance(ids, list | tuple) else []
+
+
+def _find_prompt(problem: Problem) -> str:
+    given = problem.columns.get("prompt")
+    return str(problem.messages[-1].get("content") or "" if given is None and problem.messages else given or "")
+
+
+def _asks_for_echo(instructions: Sequence[Instruction]) -> bool:
+    """Whether the prompt asks for itself or a part of it, and nothing else."""
+    return any(instruction.instruction_id.startswith("repeat:") for instruction in instructions)
+
+
 def read_instructions(problem: Problem) -> list[Instruction]:
     """Return a problem's instructions, built from the published columns.
 
@@ -171,14 +194,14 @@ def read_instructions(problem: Problem) -> list[Instruction]:
         )
     instructions = []
     for name, values in zip(ids, arguments, strict=True):
-        if name not in CONSTRAINTS:
+        if name not in KNOWN:
             raise DataError(
-                f"instruction {name!r} is not known",
-                expected=f"one of IFEval's {len(CONSTRAINTS)}: {', '.join(sorted(CONSTRAINTS))}",
+                f"instruction {name!r} " + ("cannot be checked" if name in UNCHECKED else "is not known"),
+                expected=f"one of IFEval's {len(CONSTRAINTS)} or IFBench's: {', '.join(sorted(KNOWN))}",
                 cure="leave the row out, or score it with another scorer",
                 place=place,
             )
-        instructions.append(Instruction(name, CONSTRAINTS[name](Arguments(values, owner=name, place=place))))
+        instructions.append(Instruction(name, KNOWN[name](Arguments(values, owner=name, place=place))))
     return instructions
 
 

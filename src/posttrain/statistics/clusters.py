@@ -38,6 +38,10 @@ def encode_clusters(names_N: Sequence[str] | Sequence[int] | Codes, num_items: i
     Raises:
         ValueError: There is not one name for each item.
     """
+    if isinstance(names_N, list) and len(names_N) == num_items and all(isinstance(name, str) for name in names_N):
+        # As below, without an array in which every name is as wide as the longest.
+        numbers = {name: number for number, name in enumerate(sorted(set(names_N)))}
+        return np.fromiter((numbers[name] for name in names_N), dtype=np.int64, count=num_items)
     names = np.asarray(names_N)
     if names.shape != (num_items,):
         raise ValueError(f"{names.shape} cluster names of {num_items} items")

@@ -1,7 +1,11 @@
-"""pass@k: the probability that at least one of k completions is right, from n >= k of each problem."""
+"""pass@k: the probability that at least one of k completions is right, from n >= k of each problem.
+
+best@k is the same of scores: what the best of k completions scores on average.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -25,6 +29,32 @@ def compute_pass_at_k(num_samples: int, num_right: int, k: int) -> float:
     for drawn in range(k):
         failing *= max(0, num_samples - num_right - drawn) / (num_samples - drawn)
     return 1.0 - failing
+
+
+def compute_best_of_k(scores: Sequence[float], k: int) -> float:
+    """Return the unbiased estimate of the expected best score of k completions, from n >= k of one problem.
+
+    The mean of the maximum over all subsets of k: in ascending order, score i (from 1) is the largest of
+    `C(i - 1, k - 1)` of the `C(n, k)` subsets. Of scores 0 and 1 it is pass@k.
+
+    Args:
+        scores: Of completions drawn independently, finite.
+        k: Completions of which the best is taken, 1 to n.
+
+    Raises:
+        ValueError: The numbers do not fit.
+
+    Source: the U-statistic of the maximum (Hoeffding, Annals of Mathematical Statistics 19 (1948), p. 293).
+    """
+    if not 1 <= k <= len(scores) or not all(map(math.isfinite, scores)):
+        raise ValueError(f"the best of {k} among {len(scores)} scores: k lies between 1 and the number drawn")
+    ordered = sorted(scores)
+    total = 0.0
+    weight = k / len(ordered)  # of the largest score: C(n - 1, k - 1) / C(n, k)
+    for place in range(len(ordered), k - 1, -1):
+        total += weight * ordered[place - 1]
+        weight *= (place - k) / (place - 1) if place > 1 else 0.0
+    return total
 
 
 def average_pass_at_k(counts: Sequence[tuple[int, int]], k: int) -> float:

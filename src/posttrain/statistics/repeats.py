@@ -1,6 +1,6 @@
-"""Metrics of several samples an item: pass@k, and the majority's answer (cons@k).
+"""Metrics of several samples an item: pass@k, the majority's answer (cons@k), the best of k (best@k).
 
-Both give one value an item, so that everything made for items (pairs, intervals, gates) reads them too.
+Each gives one value an item, so that everything made for items (pairs, intervals, gates) reads them too.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from posttrain.core.errors import DataError
 from posttrain.core.records import MAX_HARNESS_FAULT_FRACTION, ItemResult, Outcome
-from posttrain.statistics.pass_at_k import compute_pass_at_k
+from posttrain.statistics.pass_at_k import compute_best_of_k, compute_pass_at_k
 
-_NAME = re.compile(r"(pass|cons)@([1-9]\d{0,5})")
+_NAME = re.compile(r"(pass|cons|best)@([1-9]\d{0,5})")
 
 
 class FoldError(DataError):
@@ -26,13 +26,13 @@ RIGHT = 1.0
 
 
 def parse_repeated(name: str | None) -> tuple[str, int] | None:
-    """Return `("pass" or "cons", k)` of a name such as `pass@8`, None for any other metric."""
+    """Return `("pass", "cons" or "best", k)` of a name such as `pass@8`, None for any other metric."""
     match = _NAME.fullmatch(name or "")
     return (match[1], int(match[2])) if match else None
 
 
 def fold_samples(items: Sequence[ItemResult], name: str) -> list[ItemResult]:
-    """Return one item for each problem, whose value is pass@k or cons@k of its samples, in order of appearance.
+    """Return one item for each problem, whose value is pass@k, cons@k or best@k of its samples, in order.
 
     Samples that the harness failed on are left out; a problem left with fewer than k of them counts as the harness's
     failure. One of which no sample could be read keeps its failure's status and value. What does not apply to any
@@ -40,8 +40,8 @@ def fold_samples(items: Sequence[ItemResult], name: str) -> list[ItemResult]:
 
     Args:
         items: All samples of one policy's evaluation of one task.
-        name: `pass@k`, the unbiased estimate from all n samples (`pass_at_k`); or `cons@k`, the score of the answer
-            that most of the first k samples gave (`vote`).
+        name: `pass@k`, the unbiased estimate from all n samples (`pass_at_k`); `best@k`, the mean of the best score
+            over all subsets of k; or `cons@k`, the score of the answer that most of the first k samples gave (`vote`).
 
     Raises:
         DataError: A problem has fewer than k samples, or faults of the harness leave over 1 % of them with fewer.
@@ -52,7 +52,7 @@ def fold_samples(items: Sequence[ItemResult], name: str) -> list[ItemResult]:
     """
     kind = parse_repeated(name)
     if kind is None:
-        raise ValueError(f"{name!r} is neither pass@k nor cons@k")
+        raise ValueError(f"{name!r} is neither pass@k, cons@k nor best@k")
     samples: dict[str, list[ItemResult]] = {}
     for item in items:
         samples.setdefault(item.item_id, []).append(item)
@@ -84,14 +84,17 @@ def _fold(samples: list[ItemResult], kind: tuple[str, int], name: str) -> ItemRe
     elif method == "cons":
         outcome = vote([item.outcome for item in counted[:k]], [item.text for item in counted[:k]])
     else:
-        outcome = _pass([item.outcome for item in counted], k)
+        outcome = _fold_all([item.outcome for item in counted], method, k)
     return replace(samples[0], sample_index=0, outcome=outcome)
 
 
-def _pass(outcomes: Sequence[Outcome], k: int) -> Outcome:
-    num_right = sum(outcome.value >= RIGHT for outcome in outcomes)
+def _fold_all(outcomes: Sequence[Outcome], method: str, k: int) -> Outcome:
     if not any(outcome.status == "scored" for outcome in outcomes):
         return replace(outcomes[0], parts={})
+    if method == "best":
+        values = [outcome.value for outcome in outcomes]
+        return Outcome("scored", compute_best_of_k(values, k), why=f"{min(values):.3g} to {max(values):.3g}")
+    num_right = sum(outcome.value >= RIGHT for outcome in outcomes)
     return Outcome("scored", compute_pass_at_k(len(outcomes), num_right, k), why=f"{num_right} of {len(outcomes)}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from posttrain.core.records import ItemResult
 
@@ -82,8 +82,12 @@ class Reading:
         return asdict(self)
 
 
+@runtime_checkable
 class Monitor(Protocol):
-    """A monitor's settings, which read items: a frozen `Config` with a `type`."""
+    """A monitor's settings, which read items: a frozen `MonitorKeys` with a `type`.
+
+    It may raise a `DataError` in place of a reading: `settings.read_monitor` makes `unmeasured` of it.
+    """
 
     @property
     def tasks_read(self) -> Sequence[str]:
@@ -91,3 +95,11 @@ class Monitor(Protocol):
 
     def read(self, own: Items, parent: Items | None) -> Reading:
         """Return what it says of a policy."""
+
+
+@runtime_checkable
+class BaselineMonitor(Monitor, Protocol):
+    """A monitor that holds a policy against the base too, however many stages lie between."""
+
+    def read_beside_base(self, own: Items, parent: Items | None, base: Items | None) -> Reading:
+        """Return what it says of a policy; `base` is None for the base itself and where it was not measured."""

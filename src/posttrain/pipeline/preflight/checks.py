@@ -13,17 +13,19 @@ from typing import Any
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.protocols import Progress
-from posttrain.data.tokenized import NothingTrainedError
+from posttrain.data.tokenized import CONTAMINATED, NothingTrainedError
 from posttrain.data.truncation import TOO_LONG
+from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.task import GenerationTask
 from posttrain.models.loading import read_context_tokens
+from posttrain.pipeline.decontaminating import describe_decontamination
 from posttrain.pipeline.plan import derive_stage_seed
-from posttrain.pipeline.preflight import mask, rollouts, truncation
+from posttrain.pipeline.preflight import contamination, mask, rollouts, truncation
 from posttrain.pipeline.preflight.findings import Finding, build_refusal
 from posttrain.pipeline.preflight.memory import check_memory, find_trained_adapter
 from posttrain.pipeline.preflight.override_names import MEMORY, STEP_ZERO, Overrides, name_task
 from posttrain.pipeline.preflight.step_zero import check_step_zero
-from posttrain.pipeline.preflight.tasks import check_task
+from posttrain.pipeline.preflight.tasks import check_harness_task, check_task
 from posttrain.pipeline.preflight.waiting import RunProgress, WaitingStage
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.rounds import Round
@@ -69,6 +71,9 @@ class Preflight:
             if isinstance(task, GenerationTask):
                 for finding in check_task(self.recipe, task, self.renderer, context, context_tokens):
                     self._add(finding, name_task(task.name))
+            elif isinstance(task, HarnessTask):
+                found = check_harness_task(self.recipe, task, self.renderer, allow_unsafe=self.allow_unsafe)
+                self._add(found, name_task(task.name))
         self.earlier = [finding for finding in self.earlier if finding.get("stage") in run.unchanged]
         for label in run.made:
             self._keep_earlier(label)
@@ -148,6 +153,8 @@ class Preflight:
     def _describe_nothing(
         self, label: str, error: NothingTrainedError, config: SftConfig, context_tokens: int | None
     ) -> Finding:
+        if CONTAMINATED in error.ledger.dropped:
+            return contamination.describe_all_contaminated(label, error.found, error.ledger)
         if TOO_LONG in error.ledger.dropped:
             return truncation.describe_all_too_long(label, error.found, error.ledger, context_tokens)
         return mask.describe_nothing_trained(label, error.found, error.ledger, config)
@@ -160,6 +167,9 @@ class Preflight:
             label, config, ledgers, max_length=max_length, context_tokens=context_tokens
         )
         self._add(found, name)
+        searched = describe_decontamination(self.recipe)
+        settings = self.recipe.head.decontaminate
+        self._add(contamination.check_contamination(label, data.train.ledgers, settings, searched), name)
         rows = mask.choose_rows(data.train.rows, mask.MAX_ROWS, seed, "mask")
         self._add(mask.check_mask(label, rows, data.train.ledger, config, self.renderer.format.stop_ids), name)
         shaped = config

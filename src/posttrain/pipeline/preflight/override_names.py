@@ -1,4 +1,4 @@
-"""The names that `--override` takes: checks of preflight, of all stages or of one, and gates."""
+"""The names that `--override` takes: checks of preflight, of all stages or of one, gates, and monitors that hold."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from posttrain.core.errors import RecipeError
 from posttrain.pipeline.recipe import Recipe
 
 MASK, TRUNCATION, MEMORY, STEP_ZERO, ROLLOUTS = "mask", "truncation", "memory", "step_zero", "rollouts"
+CONTAMINATION = "contamination"
 LENGTH_CAPS, SCORER = "length_caps", "scorer"
-STAGE_CHECKS = (MASK, TRUNCATION, MEMORY, STEP_ZERO, ROLLOUTS, LENGTH_CAPS)
+STAGE_CHECKS = (MASK, TRUNCATION, CONTAMINATION, MEMORY, STEP_ZERO, ROLLOUTS, LENGTH_CAPS)
 TASK_CHECKS = (LENGTH_CAPS, SCORER)
 GATE = "gate"
+MONITOR = "monitor"
 
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
     """What the user lets through, by name.
 
-    Made by `read_overrides`, read by preflight and gates. Example: `("mask", "polish:memory", "gate:sft")` covers the
-    mask of every stage, the memory of `polish`, and the gate after `sft`.
+    Made by `read_overrides`, read by preflight, gates and monitors. Example: `("mask", "polish:memory", "gate:sft")`
+    covers the mask of every stage, the memory of `polish`, and the gate after `sft`.
     """
 
     names: tuple[str, ...] = ()
@@ -33,6 +35,10 @@ class Overrides:
     def covers_gate(self, stage: str) -> bool:
         """Return whether the gate after a stage is let through."""
         return f"{GATE}:{stage}" in self.names
+
+    def covers_monitor(self, name: str) -> bool:
+        """Return whether an alarm of a monitor is let through."""
+        return f"{MONITOR}:{name}" in self.names
 
 
 def name_task(task: str) -> str:
@@ -49,6 +55,7 @@ def list_override_names(recipe: Recipe) -> list[str]:
         *(f"{stage}:{check}" for stage in stages for check in STAGE_CHECKS),
         *(f"{task}:{check}" for task in tasks for check in TASK_CHECKS),
         *(f"{GATE}:{entry.name}" for entry in recipe.stages if entry.gate is not None),
+        *(f"{MONITOR}:{monitor.label}" for monitor in recipe.monitors if monitor.on_alarm == "hold"),
     ]
 
 
@@ -56,7 +63,7 @@ def read_overrides(recipe: Recipe, names: Sequence[str]) -> Overrides:
     """Return the overrides that a user gave, each once.
 
     Raises:
-        RecipeError: A name is none that the recipe's checks and gates have.
+        RecipeError: A name is none that the recipe's checks, gates and monitors have.
     """
     known = list_override_names(recipe)
     for name in names:
@@ -64,7 +71,8 @@ def read_overrides(recipe: Recipe, names: Sequence[str]) -> Overrides:
             raise RecipeError(
                 f"no check is called '{name}'",
                 expected=f"one of {', '.join(dict.fromkeys((*STAGE_CHECKS, *TASK_CHECKS)))}, alone or after a stage "
-                f"(<stage>:mask) or a task (evaluate.<task>:scorer); or {GATE}:<stage>",
+                f"(<stage>:mask) or a task (evaluate.<task>:scorer); {GATE}:<stage>; or {MONITOR}:<name> of one that "
+                "holds",
                 cure=suggest(name, known),
                 place="--override",
             )

@@ -15,8 +15,10 @@ from posttrain.core.seeds import build_numpy_generator
 from posttrain.data.examples import load_examples
 from posttrain.data.sources import DataSource
 from posttrain.lab.source import lab_rows
+from posttrain.pipeline.benchmark_rows import read_published
 from posttrain.pipeline.recipe import Recipe
-from posttrain.pipeline.wiring import build_problem, locate_sources
+from posttrain.pipeline.task_rows import build_problem
+from posttrain.pipeline.wiring import locate_sources
 
 MAX_ROWS = 256
 """Rows of a task that are looked at."""
@@ -39,7 +41,12 @@ class Reference:
 
 
 def load_references(
-    recipe: Recipe, source: DataSource, renderer: Renderer, count: int, *seed_parts: int | str
+    recipe: Recipe,
+    source: DataSource,
+    renderer: Renderer,
+    count: int,
+    *seed_parts: int | str,
+    benchmark: str | None = None,
 ) -> list[Reference]:
     """Return some rows of a source with their own answers, all of them where there are no more than `count`.
 
@@ -49,12 +56,15 @@ def load_references(
         renderer: Turns messages into tokens.
         count: How many rows to draw at most.
         seed_parts: What names the draw.
+        benchmark: In whose published form the rows stand; None: in one of ours.
 
     Raises:
         DataError: The rows cannot be read.
         TemplateError: A prompt cannot be rendered.
     """
-    examples, _ = load_examples(locate_sources(recipe, [source]), root=recipe.root, row_source=lab_rows)
+    [located] = locate_sources(recipe, [source])
+    located, reader = read_published(benchmark, located, recipe.roots)
+    examples, _ = load_examples([located], root=recipe.root, row_source=lab_rows, reader=reader)
     if len(examples) > count:
         chosen = build_numpy_generator("preflight", *seed_parts).choice(len(examples), count, replace=False)
         examples = [examples[index] for index in sorted(chosen)]

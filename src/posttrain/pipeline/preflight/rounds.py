@@ -10,6 +10,9 @@ from pathlib import Path
 
 from posttrain.core.errors import RecipeError, RefusedError
 from posttrain.core.run_folder import ARTIFACT_MANIFEST
+from posttrain.evaluation.harness import check_installed
+from posttrain.evaluation.harness_task import HarnessTask
+from posttrain.evaluation.task import PerplexityTask
 from posttrain.gates.rules import list_tasks
 from posttrain.models.loading import read_context_tokens
 from posttrain.models.manifest import load_manifest
@@ -58,7 +61,11 @@ def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round]) -> None:
         goes_on = has_adapters and config.adapter_start == "continue"
         adapters[name] = config.adapter is not None or bool(goes_on)
     for task in recipe.evaluate:
-        fingerprint_sources(recipe, [task.data])
+        if isinstance(task, HarnessTask):
+            check_installed(f"evaluate: {task.name}")
+            continue
+        shots = None if isinstance(task, PerplexityTask) else task.shots_from
+        fingerprint_sources(recipe, [task.data, *([] if shots is None else [shots])])
         if task.name in selecting:
             read_development_problems(recipe.roots, task)
 

@@ -10,7 +10,10 @@ from posttrain.core.durable import read_json, write_json
 from posttrain.core.errors import StorageError
 from posttrain.core.hashing import hash_json
 from posttrain.core.run_folder import RunFolder
+from posttrain.evaluation.harness_metrics import choose_metric
+from posttrain.evaluation.harness_task import HARNESS, HarnessTask
 from posttrain.evaluation.task import GenerationTask
+from posttrain.pipeline.harness import prepare_harness
 from posttrain.pipeline.preflight.findings import Finding
 from posttrain.pipeline.preflight.length_caps import check_length_caps
 from posttrain.pipeline.preflight.override_names import name_task
@@ -44,7 +47,9 @@ def check_task(
     kept = _find_kept(recipe, task, renderer, context, context_tokens)
     if (known := _read_kept(kept)) is not None:
         return [Finding(place, **values) for values in known]
-    references = load_references(recipe, task.data, renderer, MAX_ROWS, recipe.seed, task.name)
+    references = load_references(
+        recipe, task.data, renderer, MAX_ROWS, recipe.seed, task.name, benchmark=task.benchmark
+    )
     scorer = build_scorer(task.scorer, context)
     findings = [
         check_length_caps(place, task, references, context_tokens),
@@ -54,6 +59,20 @@ def check_task(
         values = [finding.to_json() for finding in findings]
         write_json(kept, {"findings": [{key: value[key] for key in value if key != "stage"} for value in values]})
     return findings
+
+
+def check_harness_task(recipe: Recipe, task: HarnessTask, renderer: Renderer, *, allow_unsafe: bool) -> Finding:
+    """Return what is found of a task of lm-evaluation-harness: its first documents are loaded, and none is asked.
+
+    Raises:
+        RecipeError: The harness is not installed, or has no such task.
+        RefusedError: The task cannot be measured.
+        DataError: Its data cannot be read.
+    """
+    few = task.model_copy(update={"limit": min(task.limit or MAX_ROWS, MAX_ROWS)})
+    loaded, _ = prepare_harness(few, recipe.roots, renderer, "", allow_unsafe=allow_unsafe)
+    found = f"{task.task} asks for {loaded.output_type}; an item is worth {choose_metric(task, loaded)}"
+    return Finding(name_task(task.name), HARNESS, "passed", found, figures={"documents": len(loaded.docs)})
 
 
 def _find_kept(

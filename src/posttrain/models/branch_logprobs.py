@@ -1,0 +1,134 @@
+"""A policy's log-probs of several continuations of one prompt: the prompt is computed once for all of them.
+
+Multiple choice asks for the likelihoods of a question's answers. Where packed rows are proven exact for a model
+(`models.heads.choose_layout`) the answers branch off one prompt (`kernels.branches`), whose tokens are run once; an
+answer's last token is not run at all, since nothing follows it. Elsewhere every answer is a row of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from posttrain.kernels.branches import BranchSpans, register_branch_attention, run_branches
+from posttrain.kernels.layouts import Layout, round_up_tokens
+from posttrain.kernels.token_logprobs import compute_row_logprobs
+from posttrain.models.heads import (
+    attention_backend,
+    choose_layout,
+    evaluation_mode,
+    find_backbone,
+    find_causal_lm,
+    find_head,
+)
+from posttrain.models.logprobs import CompletionLogprobs, Ids, check_rows, compute_logprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Branching:
+    """A prompt and its continuations, as token ids; every one has at least one token."""
+
+    prompt: Ids
+    completions: Sequence[Ids]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are run: the prompt's, and of each continuation all but the last."""
+        return len(self.prompt) + sum(len(ids) - 1 for ids in self.completions)
+
+
+@torch.no_grad()
+def compute_branch_logprobs(
+    policy_model: nn.Module,
+    branchings: Sequence[Branching],
+    *,
+    micro_batch_tokens: int = 8192,
+    layout: Layout | None = None,
+) -> list[list[CompletionLogprobs]]:
+    """Return a policy's log-probs of each continuation of each prompt, in the order given.
+
+    Dropout is off; the model is left in the mode and with the attention that it had.
+
+    Args:
+        policy_model: A transformers or PEFT causal LM.
+        branchings: Prompts, each at least one token long, with what is to be weighed after them.
+        micro_batch_tokens: Most tokens of a pass; a longer prompt with its continuations runs alone.
+        layout: How rows lie, where it is known; None finds out by running a probe.
+
+    Raises:
+        DataError: A prompt is empty, or with a continuation longer than the model's context.
+    """
+    layout = layout or choose_layout(policy_model)
+    causal_lm = find_causal_lm(policy_model)
+    config = causal_lm.config.get_text_config()
+    prompts = [one.prompt for one in branchings for _ in one.completions]
+    completions = [ids for one in branchings for ids in one.completions]
+    if layout != "packed" or getattr(config, "attn_logit_softcapping", None) is not None:
+        return _regroup(
+            branchings,
+            compute_logprobs(policy_model, prompts, completions, micro_batch_tokens=micro_batch_tokens, layout=layout),
+        )
+    check_rows(prompts, completions, getattr(config, "max_position_embeddings", None))
+    results: list[list[CompletionLogprobs]] = [[]] * len(branchings)
+    with evaluation_mode(policy_model), attention_backend(policy_model, register_branch_attention()):
+        for batch in _plan_passes(branchings, micro_batch_tokens):
+            for index, found in zip(batch, _run(policy_model, [branchings[i] for i in batch]), strict=True):
+                results[index] = found
+    return results
+
+
+def _regroup(branchings: Sequence[Branching], weighed: Sequence[CompletionLogprobs]) -> list[list[CompletionLogprobs]]:
+    found = iter(weighed)
+    return [[next(found) for _ in one.completions] for one in branchings]
+
+
+def _plan_passes(branchings: Sequence[Branching], micro_batch_tokens: int) -> Iterator[list[int]]:
+    """Yield the numbers of each pass, longest first, so that what does not fit in memory fails at once."""
+    batch: list[int] = []
+    tokens = 0
+    for index in sorted(range(len(branchings)), key=lambda index: -branchings[index].num_tokens):
+        added = branchings[index].num_tokens
+        if batch and tokens + added > micro_batch_tokens:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(index)
+        tokens += added
+    if batch:
+        yield batch
+
+
+def _run(model: nn.Module, branchings: Sequence[Branching]) -> list[list[CompletionLogprobs]]:
+    """Run one pass and return the log-probs of its continuations."""
+    head = find_head(model)
+    device = head.weight.device
+    ids: list[int] = []
+    groups: list[tuple[int, tuple[int, ...]]] = []
+    targets: list[int] = []
+    predictors: list[int] = []
+    for one in branchings:
+        ids += map(int, one.prompt)
+        last = len(ids) - 1
+        for completion in one.completions:
+            start = len(ids)
+            ids += map(int, completion[:-1])
+            targets += map(int, completion)
+            predictors += [last, *range(start, len(ids))]
+        groups.append((len(one.prompt), tuple(len(completion) - 1 for completion in one.completions)))
+    filler = round_up_tokens(len(ids)) - len(ids)
+    if filler:  # a group of its own that nothing is read from
+        ids += [0] * filler
+        groups.append((filler, ()))
+    num_targets = len(targets)
+    added = round_up_tokens(num_targets) - num_targets  # few distinct shapes for the head too
+    predictors += [0] * added
+    targets += [0] * added
+    hidden_TH = run_branches(find_backbone(model), torch.tensor(ids, device=device), BranchSpans(tuple(groups)))
+    hidden_NH = hidden_TH.index_select(0, torch.tensor(predictors, device=device)).to(head.weight.dtype)
+    scores = compute_row_logprobs(hidden_NH, head, torch.tensor(targets, device=device), temperature=1.0, num_top=0)
+    logprobs = scores.logprobs_N[:num_targets].cpu().numpy()
+    ends = np.cumsum([len(completion) for one in branchings for completion in one.completions])
+    return _regroup(branchings, [CompletionLogprobs(part.copy()) for part in np.split(logprobs, ends[:-1])])

@@ -1,0 +1,84 @@
+"""The monitor of calibration: over-confidence is an alarm, a wrong but calibrated policy is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from posttrain.core.seeds import build_numpy_generator
+from posttrain.evaluation.monitors.calibration import CalibrationMonitor
+from posttrain.evaluation.monitors.evidence import UnmeasuredError
+from tests.evaluation.monitors.samples import build_item, build_samples
+
+MONITOR = CalibrationMonitor(type="calibration", task="choices")
+
+
+def draw(policy: str, over: float, seed: str, size: int = 400) -> dict[str, list]:
+    """Answers with confidences between 0.5 and 1 that come true less often by `over`."""
+    generator = build_numpy_generator("monitor", "calibration", seed)
+    sure, chance = generator.uniform(0.5, 1, size), generator.random(size)
+    return {
+        "choices": [
+            build_item(f"p{k}", 0, float(chance[k] < sure[k] - over), policy, "x", confidence=float(sure[k]))
+            for k in range(size)
+        ]
+    }
+
+
+def test_confidence_that_outruns_the_truth_is_an_alarm() -> None:
+    reading = MONITOR.read(draw("own", 0.25, "over"), draw("parent", 0.0, "fair"))
+    assert reading.status == "alarm"
+    figures = {(figure.name, figure.of): figure for figure in reading.figures}
+    assert figures["calibration error", "own"].low > 0.15
+    assert figures["calibration error if calibrated", "own"].value < 0.1
+    assert figures["wrong at a confidence of 0.8 or more", "own"].value > 0.2
+    assert [curve.name for curve in reading.curves] == ["reliability: own", "reliability: parent"]
+    assert "wrong at a confidence of" in reading.examples[0].why
+
+
+def test_calibrated_policies_are_no_alarm() -> None:
+    readings = [MONITOR.read(draw("own", 0, f"a{k}"), draw("parent", 0, f"b{k}")) for k in range(3)]
+    assert {reading.status for reading in readings} == {"silent"}
+
+
+def test_a_small_rise_of_over_confidence_is_seen_where_the_error_is_lost_in_its_bias() -> None:
+    reading = MONITOR.read(draw("own", 0.15, "small", size=250), draw("parent", 0.0, "small before", size=250))
+    changes = {figure.name: figure for figure in reading.figures if figure.of == "change"}
+    assert reading.status == "alarm" and reading.why.startswith("confidence outruns the truth")
+    assert changes["over-confidence"].low > 0.05 > changes["calibration error"].low
+
+
+def test_a_parent_that_was_not_sure_enough_and_a_calibrated_policy_are_no_alarm() -> None:
+    """Confidence less truth rises from -0.2 to 0: it does not outrun the truth."""
+    assert MONITOR.read(draw("own", 0.0, "fair"), draw("parent", -0.2, "shy")).status == "silent"
+
+
+def test_a_parent_that_was_as_wrong_is_no_alarm() -> None:
+    assert MONITOR.read(draw("own", 0.2, "a"), draw("parent", 0.2, "b")).status == "silent"
+
+
+def test_agreement_of_the_other_samples_stands_for_confidence() -> None:
+    """Answers a, a, b: each a agrees with half of the others, b with none; a is right."""
+    agreeing = CalibrationMonitor(type="calibration", task="choices", confidence=None, num_bins=1)
+    reading = agreeing.read({"choices": build_samples("own", [["a", "a", "b"]] * 2, right="a")}, None)
+    figures = {figure.name: figure.value for figure in reading.figures}
+    assert figures["calibration error"] == pytest.approx(2 / 3 - 1 / 3)
+    assert figures["Brier score"] == pytest.approx((0.25 + 0.25 + 0) / 3)
+
+
+def test_agreement_on_what_is_wrong_is_an_alarm() -> None:
+    agreeing = CalibrationMonitor(type="calibration", task="choices", confidence=None)
+    generator = build_numpy_generator("monitor", "calibration", "agreement")
+    spread = [[("a" if generator.random() < 0.5 else f"b{generator.integers(9)}") for _ in range(6)] for _ in range(60)]
+    one = [["a" if generator.random() < 0.5 else "b"] * 6 for _ in range(60)]
+    reading = agreeing.read(
+        {"choices": build_samples("own", one, right="a")}, {"choices": build_samples("parent", spread, right="a")}
+    )
+    assert reading.status == "alarm"
+
+
+def test_items_without_a_confidence_cannot_tell() -> None:
+    with pytest.raises(UnmeasuredError, match="'confidence'"):
+        MONITOR.read({"choices": build_samples("own", [["a", "b"]])}, None)
+    alone = CalibrationMonitor(type="calibration", task="choices", confidence=None)
+    with pytest.raises(UnmeasuredError, match="two samples"):
+        alone.read({"choices": build_samples("own", [["a"]])}, None)
