@@ -70,11 +70,7 @@ def build_row_filters(
 def find_refusal(text: CuratedText) -> str:
     """Return why an answer refuses, or speaks of itself as a machine in its opening."""
     opening = text.answer[:_OPENING].casefold().replace("\u2019", "'")
-    talk = next((phrase for phrase in _CODE_MARKS = frozenset("{}()[];=<>_\\|")
-_CODE_SHARE = 0.03
-"""A text with a larger share of these marks is code, whose language cannot be told; the prompt's is then."""
-
-_ASSISTANT_TALK if phrase in opening), None)
+    talk = next((phrase for phrase in _ASSISTANT_TALK if phrase in opening), None)
     if talk is not None:
         return f"'{talk}'"
     if not text.answer.strip():
