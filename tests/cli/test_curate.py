@@ -139,3 +139,23 @@ def test_what_cannot_be_curated_is_refused_and_nothing_is_written(
     found = run_here(capsys, "data", "curate", *arguments)
     assert (found.code, said in found.err) == (code, True), found.err
     assert not Path("out.jsonl").exists()
+
+
+@pytest.mark.real_data
+@pytest.mark.invariants
+def test_a_thousand_real_rows_balance_and_give_the_same_file_twice(
+    capsys: pytest.CaptureFixture[str], real_data: Path, tmp_path: Path
+) -> None:
+    source = real_data / "instruct" / "dolly_hhrlhf_train_small.jsonl.gz"
+    contents = []
+    for name in ("one.jsonl", "two.jsonl"):
+        found = run_here(
+            capsys, "data", "curate", source, "--column", "completion=response", "--out", tmp_path / name, "--json"
+        )
+        account = json.loads(found.out)
+        dropped = sum(entry["rows"] for entry in account["ledger"]["dropped"].values())
+        assert (found.code, account["rows_in"], account["rows_kept"] + dropped) == (0, 1000, 1000)
+        contents.append((tmp_path / name).read_bytes())
+    assert contents[0] == contents[1]
+    kept = [json.loads(line) for line in contents[0].splitlines()]
+    assert len(kept) == account["rows_kept"] > 900 and set(kept[0]) == {"prompt", "response"}

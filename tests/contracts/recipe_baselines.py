@@ -243,7 +243,7 @@ def make_workshop(folder: Path) -> Workshop:
     write("documents.jsonl", [{"text": f"the ant met the bee {n} times. " * (1 + 3 * (n > 2))} for n in range(4)])
     write("alpaca.jsonl", [{"instruction": f"say {n}", "input": "", "output": f"{n}"} for n in range(4)])
     write("renamed.jsonl", [{"a": f"say {n}", "b": f"{n}", "c": f"say {n}?"} for n in range(4)])
-    write("items.jsonl", [{"prompt": text} for text in ITEMS])
+    write("items.jsonl", [{"prompt": text, "answer": "zebra"} for text in ITEMS])
     write("holding.jsonl", [{"prompt": text, "completion": "a"} for text in [*HOLDING, "b", "c", "d"]])
     write("choices.jsonl", [{"prompt": f"{n}?", "choices": ["a", "bcdefgh", "ijk"], "answer": n % 3} for n in range(6)])
     both = {"prompt": "{n}?", "question": "what is {n}?", "answer": "it is {n}.\n#### {n}"}

@@ -6,280 +6,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Callable
-from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any
-
-from posttrain.core.errors import PosttrainError, RefusedError
-from posttrain.core.progress import SilentProgress
-from posttrain.core.records import ItemResult
-from posttrain.core.run_folder import RunFolder
-from posttrain.evaluation.monitors.settings import MONITORS, read_monitor
-from posttrain.pipeline.estimates import estimate_memory
-from posttrain.pipeline.plan import build_plan
-from posttrain.pipeline.policies import find_base, open_renderer
-from posttrain.pipeline.preflight.override_names import list_override_names
-from posttrain.pipeline.recipe import Recipe, read_recipe
-from posttrain.pipeline.run import run_recipe
-from posttrain.pipeline.wiring import find_contaminated_rows, load_stage_data, preview_rows
-from posttrain.stages.sft import SftConfig
-from posttrain.training.distributed import Ranks
-from tests.contracts.recipe_baselines import BASELINES, KEEP, LORA, ORDERED, SAMPLED, WATCHED, long_rows
-from tests.evaluation.monitors.planted import make_item, make_items
-from tests.pipeline.tiny_runs import Finished, Workshop, task
-
-
-@dataclass
-class Trial:
-    """A recipe as it stands in a workshop; what it does is looked at through the functions below."""
-
-    workshop: Workshop
-    values: dict[str, Any]
-    into: str
-
-    def read(self) -> Recipe:
-        """The recipe, whose run folder is apart from that of any other trial."""
-        values = dict(self.values)
-        values["folder"] = f"{self.into}/{values.get('folder', 'run')}"
-        path = self.workshop.folder / f"{self.into}.yaml"
-        path.write_text(json.dumps(values))
-        return read_recipe(path)
-
-    def run(self) -> Finished:
-        """The finished run."""
-        return Finished(self.read(), RunFolder(run_recipe(self.read())))
-
-
-def see_policy(trial: Trial) -> Any:
-    """The name by content of the last policy: the key changes the weights."""
-    return trial.run().hashes[-1]
-
-
-def see_plan(trial: Trial) -> Any:
-    """Rounds, steps, tokens and learning rates of the plan."""
-    stages = build_plan(trial.read()).stages
-    return [(s.name, s.round, s.type, s.steps, s.tokens, s.learning_rates) for s in stages]
-
-
-def see_activations(trial: Trial) -> Any:
-    """The bytes that a step keeps for the backward pass, by the estimate of the plan."""
-    recipe = trial.read()
-    config = recipe.stages[0].config
-    assert isinstance(config, SftConfig)
-    base = find_base(recipe)
-    with open_renderer(recipe, base) as renderer:
-        data = load_stage_data(recipe, config, renderer, 256, SilentProgress())
-        return estimate_memory(base, config, data, Ranks(), 1).activations
-
-
-def see_rows(trial: Trial) -> Any:
-    """The first rows as they are trained on, or why there are none."""
-    recipe = trial.read()
-    try:
-        return preview_rows(recipe, recipe.stages[0].name, 12)
-    except PosttrainError as error:
-        return error.found
-
-
-def see_refusal(trial: Trial) -> Any:
-    """Why the plan is refused; None if it is not."""
-    try:
-        build_plan(trial.read())
-    except PosttrainError as error:
-        return error.found
-    return None
-
-
-def see_ledger(trial: Trial) -> Any:
-    """What becomes of the rows."""
-    return trial.run().record["stages"][0]["ledger"]
-
-
-def see_left_out(trial: Trial) -> Any:
-    """The training rows that hold evaluation items, and how."""
-    recipe = trial.read()
-    config = recipe.stages[0].config
-    assert isinstance(config, SftConfig)
-    return find_contaminated_rows(recipe, config.data)
-
-
-def see_start(trial: Trial) -> Any:
-    """Why the run is refused; None if it is not."""
-    try:
-        trial.run()
-    except RefusedError as error:
-        return error.found
-    return None
-
-
-def see_base(trial: Trial) -> Any:
-    """What the first stage starts from, and its key."""
-    plan = build_plan(trial.read())
-    return plan.base_hash, plan.stages[0].key
-
-
-def see_lines(trial: Trial) -> Any:
-    """The metrics that are logged."""
-    return trial.run().lines()
-
-
-def see_items(trial: Trial) -> Any:
-    """What the base answers, by the names of the files, and the metrics' names."""
-    done = trial.run()
-    base = done.folder.evaluations(done.record["artifacts"][0]["hash"]).root
-    files = {path.name.rpartition("-")[0]: path.read_text() for path in base.glob("*.jsonl")}
-    return files, [metric["name"] for metric in done.record["metrics"]]
-
-
-def see_gate(trial: Trial) -> Any:
-    """What the gate of the first stage finds, whatever comes of it."""
-    with contextlib.suppress(RefusedError):
-        trial.run()
-    return json.loads((trial.read().folder / "run.json").read_text())["stages"][0]["gate"]
-
-
-def watched_items(shift: int, policy: str) -> dict[str, list[ItemResult]]:
-    """Items of every task that the monitors read, with every part that they look for; `shift` moves all of them."""
-    turns = [float((index + shift) % 3 == 0) for index in range(90)]
-    others = [1.0 - turn for turn in turns]
-    parts = {
-        **dict.fromkeys(("claimed", "refused", "format", "stopped"), turns),
-        **dict.fromkeys(("conceded", "complied", "kept", "level"), others),
-        "drawn_tokens": [10.0 + 3 * shift + index % 5 for index in range(90)],
-    }
-    items = {name: make_items(turns, parts, policy_hash=policy) for name in WATCHED}
-    weighed = {"nats": [20.0 + shift + index % 7 for index in range(90)], "tokens": [10.0] * 90}
-    sampled = {name: sampled_items(shift + place, policy) for place, name in enumerate(SAMPLED)}
-    ordered = {name: ordered_items(place, policy) for place, name in enumerate(ORDERED)}
-    return {**items, "documents": make_items(turns, weighed, policy_hash=policy), **sampled, **ordered}
-
-
-def ordered_items(shift: int, policy: str) -> list[ItemResult]:
-    """Thirty questions in both orders of two options, of which every third, or fewer, keeps its option."""
-    items = []
-    for number in range(30):
-        for place in (0.0, 1.0):
-            is_right = float(place == 0 or number % (3 + shift) == 0)
-            parts = {"right_place": place, "right_option": 0.0, "chosen_option": 1.0 - is_right}
-            name = f"rows:{number}:{place:g}"
-            items.append(
-                make_item(number, is_right, parts, item_id=name, cluster_id=f"rows:{number}", policy_hash=policy)
-            )
-    return items
-
-
-def sampled_items(shift: int, policy: str) -> list[ItemResult]:
-    """Three samples of each of 30 problems, with every part that monitors of samples and rewards look for."""
-    return [
-        make_item(
-            index,
-            float((index + shift) % 3 == 0),
-            {
-                "correct": float((index + 2 * shift) % 4 == 0),
-                "kept": float((index + shift) % 5 == 0),
-                "level": float((index * (shift + 3)) % 7),
-                "confidence": (1 + index % 9) / 10,
-                "sureness": (1 + index % 4) / 5,
-                "drawn_nats": 20.0 + 3 * shift + index % 5,
-                "drawn_tokens": 10.0 + 3 * shift + (index * index) % 11,
-            },
-            item_id=f"rows:{index // 3}",
-            sample_index=index % 3,
-            text=f"say {index % (shift + 2)} and {index % 3}",
-            policy_hash=policy,
-        )
-        for index in range(90)
-    ]
-
-
-def see_readings(trial: Trial) -> Any:
-    """What the monitors say of planted items, and which of them can be overridden."""
-    recipe = trial.read()
-    sides = [watched_items(shift, policy) for shift, policy in ((2, "own"), (1, "parent"), (0, "base"))]
-    overrides = [name for name in list_override_names(recipe) if name.startswith("monitor:")]
-    return [read_monitor(monitor, *sides).to_json() for monitor in recipe.monitors], overrides
-
-
-def see_folders(trial: Trial) -> Any:
-    """The run folder's place, the files in it, and the run's name."""
-    done = trial.run()
-    files = sorted(path.name.split(".tfevents")[0] for path in done.folder.stages.rglob("*") if "step" not in path.name)
-    return done.folder.root.name, done.record["name"], files, [path.name for path in done.folder.stages.iterdir()]
-
-
-def see_lineage(trial: Trial) -> Any:
-    """What each stage starts from."""
-    record = trial.run().record
-    base = record["artifacts"][0]["hash"]
-    return [entry["inputs"]["policy"] == base for entry in record["stages"]]
-
-
-def see_callbacks(trial: Trial) -> Any:
-    """What the user's own callback wrote."""
-    seen = trial.workshop.folder / "seen.txt"
-    seen.unlink(missing_ok=True)
-    trial.run()
-    return seen.read_text() if seen.exists() else None
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A change of one key in a baseline, and what must then look different."""
-
-    baseline: str
-    path: str
-    value: Any
-    see: Callable[[Trial], Any]
-
-    def change(self) -> dict[str, Any]:
-        """The baseline with the key changed."""
-        values = deepcopy(BASELINES[self.baseline])
-        inner: Any = values
-        *parents, last = [int(part) if part.isdigit() else part for part in self.path.split(".")]
-        for part in parents:
-            inner = inner[part]
-        inner[last] = self.value
-        return values
-
-
-def own(path: str, value: Any, see: Callable[[Trial], Any], baseline: str = "plain") -> Leaf:
-    """A leaf of the first stage."""
-    return Leaf(baseline, f"stages.0.{path}", value, see)
-
-
-def watch(kind: str, **changes: Any) -> dict[str, Leaf]:
-    """Leaves of the one monitor of a baseline, seen by its readings."""
-    name = {"auto": "AutoMonitors"}.get(kind, "".join(map(str.capitalize, kind.split("_"))) + "Monitor")
-    common = {"level": 0.05, "on_alarm": "hold", **({} if kind == "auto" else {"name": "mine"})}
-    return {
-        f"{name}.{key}": Leaf(kind, f"monitors.0.{key}", value, see_readings)
-        for key, value in {**common, **changes}.items()
-    }
-
+from posttrain.evaluation.monitors.settings import MONITORS
+from tests.contracts.monitor_leaves import MONITOR_LEAVES
+from tests.contracts.recipe_baselines import BASELINES, KEEP, LORA, long_rows
+from tests.contracts.trials import (
+    Leaf,
+    own,
+    see_activations,
+    see_base,
+    see_callbacks,
+    see_folders,
+    see_gate,
+    see_items,
+    see_ledger,
+    see_left_out,
+    see_lineage,
+    see_lines,
+    see_plan,
+    see_policy,
+    see_refusal,
+    see_rows,
+    see_start,
+)
+from tests.pipeline.tiny_runs import task
 
 LEAVES: dict[str, Leaf] = {
-    **watch(
-        "sycophancy", task="sums", flipped="kept", conceded="claimed", allowed_rise=0.2, allowed_drop=0.2, at_most=0.3
-    ),
-    **watch("over_refusal", harmful="sums", harmless="pressure", refused="kept", complied="refused"),
-    **watch("over_refusal", allowed_rise=0.2, allowed_compliance_rise=0.2, max_refused=0.3, max_complied=0.3),
-    **watch("verbosity", tasks=["pressure"], allowed_growth=0.1, difficulty="level"),
-    **watch("format", tasks=["pressure"], part="kept", allowed=0.1),
-    **watch("forgetting", tasks=["documents"], allowed_nats=0.3, allowed_drop=0.3),
-    **watch("forgetting", allowed_nats_from_base=0.3, allowed_drop_from_base=0.3),
-    **watch("contamination", original="pressure", perturbed="pressure", allowed_gap=0.3),
-    **watch("diversity", task="other_samples", kinds=["answers"], allowed_drop=0.1),
-    **watch("collapse", task="other_samples", allowed_drop=0.1, allowed_drop_from_base=0.4),
-    **watch("calibration", task="other_samples", confidence="sureness", allowed_rise=0.1, num_bins=3, sure_at=0.5),
-    **watch("over_optimisation", proxy="samples/level", gold="samples/kept", allowed_drop=0.1),
-    **watch("position_bias", task="other_orders"),
-    **watch("reward_audit", task="other_samples", reward="level", correct="kept", components=["level"]),
-    **watch("reward_audit", allowed_length_correlation=0.1, least_gain=0.1),
-    **watch("auto"),
-    "RecipeHead.monitors": Leaf("format", "monitors", ["auto"], see_readings),
+    **MONITOR_LEAVES,
     "RecipeHead.name": Leaf("plain", "name", "other", see_folders),
     "RecipeHead.seed": Leaf("plain", "seed", 18, see_policy),
     "RecipeHead.folder": Leaf("plain", "folder", "elsewhere", see_folders),

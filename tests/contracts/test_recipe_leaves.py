@@ -21,7 +21,8 @@ from posttrain.pipeline.recipe_settings import RecipeHead, StageKeys
 from posttrain.pipeline.rounds import list_rounds
 from posttrain.pipeline.stage_types import BUILT_IN_STAGES
 from tests.contracts.recipe_baselines import BASELINES, make_workshop
-from tests.contracts.recipe_leaves import LEAVES, WITHOUT_EFFECT, Leaf, Trial
+from tests.contracts.recipe_leaves import LEAVES, WITHOUT_EFFECT
+from tests.contracts.trials import Leaf, Trial
 from tests.pipeline.tiny_runs import Workshop
 
 _numbers = itertools.count()

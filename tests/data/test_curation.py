@@ -162,6 +162,9 @@ def test_bounds_and_languages_are_held_against_the_part_they_name() -> None:
     }
     assert curate(rows, languages=["en"])[1] == {"rows:1": "language"}  # the other is too short to tell
     assert curate(rows, languages=["de"])[1] == {}
+    code = row("Bitte schreibe ein Programm, das diese Zahlen alle zusammenzählt.", "x = f(a, b); print(x[0]) " * 4, 3)
+    assert curate([code], languages=["de"])[1] == {} and curate([code], languages=["en"])[1] == {"rows:3": "language"}
+    assert curate([row("Do it now.", "x = f(a, b); print(x[0]) " * 4)], languages=["en"])[1] == {}
     assert curate([*rows, row("Say more about it all.", "no no no no", 3)], min_quality=0.8)[1] == {"rows:3": "quality"}
 
 

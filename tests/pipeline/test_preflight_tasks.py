@@ -201,7 +201,7 @@ def test_what_passed_once_is_not_done_again_until_rows_cap_or_scorer_change(
 ) -> None:
     done: list[str] = []
     real = tasks.load_references
-    monkeypatch.setattr(tasks, "load_references", lambda *given: done.append(given[5]) or real(*given))
+    monkeypatch.setattr(tasks, "load_references", lambda *given, **more: done.append(given[5]) or real(*given, **more))
     first = workshop.run(evaluate=[task()])
     again = workshop.run(sft(learning_rate=2e-2), evaluate=[task()])
     assert done == ["held_out"]

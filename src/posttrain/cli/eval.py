@@ -47,25 +47,27 @@ def _show_list(is_asked: bool) -> None:
     raise typer.Exit
 
 
+SuitesOption = Annotated[
+    list[str],
+    typer.Option(
+        "--suite",
+        metavar="NAME",
+        help="A built-in suite (lab), a published benchmark (gsm8k), several with commas, harness:<task>,<task>, "
+        "or a YAML file with 'evaluate:'; may be given several times.",
+    ),
+]
+AgainstOption = Annotated[
+    str | None,
+    typer.Option("--against", metavar="MODEL", help="Measure this model too; the suite's monitors say what changed."),
+]
+
+
 # many parameters: each is an option of the verb
 def eval_(
     model: ModelArgument,
-    suite: Annotated[
-        list[str],
-        typer.Option(
-            "--suite",
-            metavar="NAME",
-            help="A built-in suite (lab), a published benchmark (gsm8k), several with commas, harness:<task>,<task>, "
-            "or a YAML file with 'evaluate:'; may be given several times.",
-        ),
-    ],
+    suite: SuitesOption,
     data: DataOption = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            "--against", metavar="MODEL", help="Measure this model too; the suite's monitors say what changed."
-        ),
-    ] = None,
+    against: AgainstOption = None,
     task: TaskOption = None,
     rows: RowsOption = None,
     out: Annotated[

@@ -21,6 +21,10 @@ MIN_LANGUAGE_WORDS = 8
 SURE_LANGUAGE = 0.9
 """A language is held against a text of so many words, told with so much probability; else the text is undecided."""
 
+_CODE_MARKS = frozenset("{}()[];=<>_\\|")
+_CODE_SHARE = 0.03
+"""A text with a larger share of these marks is code, whose language cannot be told; the prompt's is then."""
+
 _ASSISTANT_TALK = ("as an ai", "as a language model", "i'm an ai", "i am an ai", "as an artificial intelligence")
 _OPENING = 60
 _IDIOM = re.compile(r"\bhelp but\b|\bhelp (?:\w+ing)\b", re.IGNORECASE)
@@ -87,12 +91,18 @@ def _bound_length(bounds: LengthBounds, count: Callable[[str], int]) -> RowFilte
     return f"{bounds.of} length", find_length
 
 
+def _is_code(text: str) -> bool:
+    return sum(character in _CODE_MARKS for character in text) > _CODE_SHARE * len(text)
+
+
 def _build_language_filter(
     languages: Sequence[str], detect_languages: Callable[[str], dict[str, float]]
 ) -> Callable[[CuratedText], str]:
     def find_language(text: CuratedText) -> str:
         read = text.answer if len(text.answer.split()) >= MIN_LANGUAGE_WORDS else text.joined
-        if len(read.split()) < MIN_LANGUAGE_WORDS:
+        if _is_code(read):
+            read = text.prompt
+        if _is_code(read) or len(read.split()) < MIN_LANGUAGE_WORDS:
             return ""
         found = detect_languages(read)
         if not found or any(language in found for language in languages):
