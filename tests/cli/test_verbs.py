@@ -93,6 +93,7 @@ def test_a_run_gets_the_recipe_with_its_overrides_and_says_where_the_report_is(
         "folder": str(tmp_path / "b"),
         "report": str(tmp_path / "b" / "report.html"),
         "gates": [],
+        "alarms": [],
     }
 
 

@@ -15,6 +15,7 @@ import pytest
 from posttrain.core.errors import RecipeError, RefusedError, TerminatedError
 from posttrain.pipeline import recipe as recipes
 from posttrain.pipeline.recipe import read_recipe
+from posttrain.pipeline.run_record import list_alarms
 from posttrain.pipeline.suites import read_suite
 from tests.cli.commands import run_here
 from tests.contracts.sources import REPOSITORY
@@ -62,6 +63,8 @@ def test_the_stage_that_forgets_raises_an_alarm_and_the_others_do_not(workshop: 
     changes = {stage: [f["name"] for f in one["figures"] if f["of"] == "change"] for stage, one in found.items()}
     assert changes["first"] == ["kept: nats per token over the parent"]
     assert changes["second"] == ["kept: nats per token over the parent", "kept: nats per token over the base"]
+    (alarm,) = [one for one in list_alarms(done.folder) if one["monitor"] == "forgetting"]
+    assert alarm == {"stage": "second", "monitor": "forgetting", "why": found["second"]["why"]}
     # `auto` leaves out what is named, and finds the rest.
     assert {one["monitor"] for one in done.record["monitors"]} == {"forgetting", "format", "verbosity"}
     jsonschema.validate(done.record, json.loads(SCHEMA.read_text()))

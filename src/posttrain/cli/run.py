@@ -35,7 +35,8 @@ def run(
 
     Stages that are done already, with the same configuration and inputs, are not done again. A run that
     was stopped goes on where it stood when the same command is given. SIGTERM or Ctrl-C saves and stops;
-    a second Ctrl-C stops at once. The exit code is 8 where a gate could not decide, and where a stage was rolled back.
+    a second Ctrl-C stops at once. The exit code is 8 where a gate could not decide, where a monitor that
+    holds raised an alarm, and where a stage was rolled back.
     """
     from posttrain.cli.bugs import RUN_FOLDER
     from posttrain.cli.console import build_progress
@@ -58,17 +59,20 @@ def run(
             allow_unsafe=allow_unsafe_execution,
             override=override or (),
         )
-    from posttrain.pipeline.run_record import list_gates
+    from posttrain.pipeline.run_record import list_alarms, list_gates
 
-    gates = list_gates(RunFolder(finished))
+    gates, alarms = list_gates(RunFolder(finished)), list_alarms(RunFolder(finished))
     code = EXIT_REFUSED if any(gate["decision"] == "roll_back" for gate in gates) else EXIT_OK
     if not is_first_process():
         return code
     page = RunFolder(finished).report
     if json:
-        print_json({"folder": str(finished), "report": str(page) if page.is_file() else None, "gates": gates})
+        print_json(
+            {"folder": str(finished), "report": str(page) if page.is_file() else None, "gates": gates, "alarms": alarms}
+        )
     else:
         print_lines(*(f"gate of {gate['stage']}: {gate['reason']}" for gate in gates))
+        print_lines(*(f"ALARM {alarm['monitor']} ({alarm['stage']}): {alarm['why']}" for alarm in alarms))
         print_lines(f"run folder: {finished}", *([f"report: {page}"] if page.is_file() else []))
     return code
 

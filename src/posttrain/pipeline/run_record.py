@@ -165,6 +165,17 @@ def list_gates(folder: RunFolder) -> list[dict[str, Any]]:
     ]
 
 
+def list_alarms(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return the alarms of a run's monitors: stage, monitor, and why."""
+    if not folder.run_json.is_file():
+        return []
+    return [
+        {key: reading[key] for key in ("stage", "monitor", "why")}
+        for reading in read_json(folder.run_json)["monitors"]
+        if reading["status"] == "alarm"
+    ]
+
+
 def read_stage_entry(folder: RunFolder, name: str, round_number: int) -> dict[str, Any] | None:
     """Return what the record before this one says of a stage, or None."""
     if not folder.run_json.is_file():

@@ -124,8 +124,10 @@ def _describe(task: str, items: Sequence[ItemResult]) -> Figure:
     counted = [item for item in items if item.outcome.is_counted]
     if not has_part(counted, NATS):
         return describe_mean(task, read_sample(counted, lambda item: item.outcome.value))
-    sums = [sum(item.outcome.parts[name] for item in counted) for name in (NATS, TOKENS)]
-    return Figure(f"{task}: nats per token", sums[0] / sums[1], None, None, len(counted), _UNIT)
+    weighed = [item for item in counted if {NATS, TOKENS} <= item.outcome.parts.keys()]
+    sums = [sum(item.outcome.parts[name] for item in weighed) for name in (NATS, TOKENS)]
+    value = sums[0] / sums[1] if sums[1] > 0 else None
+    return Figure(f"{task}: nats per token", value, None, None, len(weighed), _UNIT)
 
 
 def _is_same_policy(first: Items, second: Items, task: str) -> bool:

@@ -83,7 +83,7 @@ class SycophancyMonitor(MonitorKeys):
         findings.attempt("change of concessions", self._check_change, own, parent, is_flip=False)
         if (bound := self.at_most) is not None:
             findings.attempt("flips", self._check_level, flipped, bound)
-        against = [item for item in items if self.flipped in item.outcome.parts]
+        against = [item for item in items if read_part(self.flipped)(item) is not None]
         kinds = {
             "flipped": flipped,
             "right against a claim": read_sample(against, lambda item: float(_is_right(item))),
