@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.durable import write_json
-from posttrain.core.hashing import hash_json, hash_text
+from posttrain.core.hashing import hash_json
 from posttrain.core.protocols import Progress, Scorer
 from posttrain.core.records import ItemResult, Problem
 from posttrain.core.run_folder import RunFolder
@@ -38,7 +38,7 @@ from posttrain.evaluation.task import (
     PerplexityTask,
     hash_task,
 )
-from posttrain.evaluation.weighing import Weigher, build_text_renderer
+from posttrain.evaluation.weighing import Weigher, build_text_renderer, name_template
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy, read_context_tokens
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
@@ -300,9 +300,8 @@ class Measurer:
         return self._scorers[key]
 
     def _name_template(self, task: EvaluationTask) -> str:
-        """Return the hash of the chat format that a task is asked in; plain text has one, whoever is asked."""
-        is_text = not isinstance(task, PerplexityTask) and task.form == "text"
-        return hash_text("text") if is_text else self.renderer.format.hash
+        """Return what names the chat format that a task is asked in."""
+        return name_template("chat" if isinstance(task, PerplexityTask) else task.form, self.renderer)
 
     def _hash_scorer(self, task: EvaluationTask) -> list[Any] | None:
         return hash_scorer(task.scorer, self.settings.scorer_context) if isinstance(task, GenerationTask) else None
