@@ -131,7 +131,7 @@ def test_everything_passes_is_recorded_and_fits_the_schema(workshop: Workshop) -
     assert done.record["overrides"] == [] and load_manifest(done.artifact()).overrides == []
     figures = {f["name"]: f["figures"] for f in done.record["preflight"]}
     assert 0 < figures["mask"]["trained_fraction"] < 0.5 and figures["length_caps"]["proposed_max_new_tokens"] == 8
-    assert "preflight: 9 checks passed" in notes.notes
+    assert "preflight: 11 checks passed" in notes.notes
 
 
 def test_the_first_policy_is_looked_at_at_once_and_a_later_one_right_before_it_trains(
