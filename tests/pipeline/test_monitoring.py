@@ -172,4 +172,4 @@ def test_a_suite_reads_its_monitors_over_two_models(workshop: Workshop, capsys: 
     assert "unmeasured forgetting: kept: there is no parent to hold the policy against" in alone.out
     suite.write_text(json.dumps({"schema": 1, "name": "mine", "evaluate": tasks}))
     refused = run_here(capsys, "eval", policies[1], "--suite", suite, "--against", policies[0], "--out", out)
-    assert refused.code == 2 and "the suite 'mine' has no monitors" in refused.err
+    assert refused.code == 2 and "has no monitors" in refused.err

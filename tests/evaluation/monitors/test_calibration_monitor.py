@@ -35,6 +35,7 @@ def test_confidence_that_outruns_the_truth_is_an_alarm() -> None:
     assert "wrong at a confidence of" in reading.examples[0].why
 
 
+@pytest.mark.invariants
 def test_calibrated_policies_are_no_alarm() -> None:
     readings = [MONITOR.read(draw("own", 0, f"a{k}"), draw("parent", 0, f"b{k}")) for k in range(3)]
     assert {reading.status for reading in readings} == {"silent"}
