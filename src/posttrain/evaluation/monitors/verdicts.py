@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from posttrain.core.errors import DataError
+from posttrain.core.records import ItemResult
+from posttrain.evaluation.monitors.evidence import UnmeasuredError, has_part, take_items
 from posttrain.evaluation.monitors.keys import MonitorKeys
-from posttrain.evaluation.monitors.reading import Curve, Example, Figure, Reading, Status
+from posttrain.evaluation.monitors.reading import Curve, Example, Figure, Items, Reading, Status
 from posttrain.statistics.one_sided import OneSided
 
 
@@ -73,6 +75,23 @@ class Findings:
             text = f"{what}: {error.found}"
             if text not in self.missing:
                 self.missing.append(text)
+
+    def take(self, own: Items, task: str, part: str | None = None) -> list[ItemResult]:
+        """Return the policy's items of one task of several; none where it cannot be read, which is noted.
+
+        Args:
+            own: The policy's items.
+            task: Whose items are wanted.
+            part: What an outcome must have at least once; None: nothing.
+        """
+        try:
+            items = take_items(own, task)
+            if part is not None and not has_part(items, part):
+                raise UnmeasuredError(f"no outcome has the part {part!r}")
+        except DataError as error:
+            self.missing.append(f"{task}: {error.found}")
+            return []
+        return items
 
 
 def conclude(
