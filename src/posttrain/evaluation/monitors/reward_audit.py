@@ -28,7 +28,7 @@ from posttrain.evaluation.monitors.evidence import (
 )
 from posttrain.evaluation.monitors.keys import TASK_PATTERN, MonitorKeys
 from posttrain.evaluation.monitors.reading import Example, Figure, Items, Reading
-from posttrain.evaluation.monitors.verdicts import Check, Findings, conclude
+from posttrain.evaluation.monitors.verdicts import Check, Findings, conclude, count_resamples
 from posttrain.scorers.repetition import compute_repeated_fraction
 from posttrain.statistics.bounded_mean import p_value_below
 from posttrain.statistics.one_sided import OneSided, rise_test
@@ -49,6 +49,7 @@ FOOLED_BY = (
 )
 GRAM_WORDS = 4
 _NUM_OUTLIERS = 5
+_NUM_TESTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class RewardAuditMonitor(MonitorKeys):
             strata_N=[one.stratum for one in paid],
             clusters_N=clusters,
             bound=self.allowed_length_correlation,
-            num_resamples=4000,
+            num_resamples=count_resamples(self.level, _NUM_TESTS),
         )
         if found is None:
             raise UnmeasuredError("reward or length does not vary at equal correctness")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,28 @@ from posttrain.evaluation.monitors.evidence import UnmeasuredError, has_part, ta
 from posttrain.evaluation.monitors.keys import MonitorKeys
 from posttrain.evaluation.monitors.reading import Curve, Example, Figure, Items, Reading, Status
 from posttrain.statistics.one_sided import OneSided
+
+LEAST_RESAMPLES, MOST_RESAMPLES = 4000, 100_000
+_BEYOND_LEVEL = 20
+"""How many resamples are drawn for each that may lie on the wrong side where a test rejects."""
+
+
+def count_resamples(level: float, num_tests: int) -> int:
+    """Return how many resamples a bootstrap test draws so that it can reject at its share of a level.
+
+    Args:
+        level: Of all tests of the monitor together.
+        num_tests: How many they are at most.
+
+    Raises:
+        UnmeasuredError: Not even `MOST_RESAMPLES` can say: the smallest p-value of B resamples is 1 / (1 + B).
+    """
+    if level * (1 + MOST_RESAMPLES) < num_tests:
+        raise UnmeasuredError(
+            f"a level of {level:g} over {num_tests} tests is below what {MOST_RESAMPLES:,} resamples can say "
+            f"({num_tests / (1 + MOST_RESAMPLES):.1g})"
+        )
+    return min(MOST_RESAMPLES, max(LEAST_RESAMPLES, math.ceil(_BEYOND_LEVEL * num_tests / level)))
 
 
 @dataclass(frozen=True, slots=True)
