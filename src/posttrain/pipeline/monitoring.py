@@ -202,10 +202,18 @@ def evaluate_monitored(
         should_stop: Asked after every batch.
 
     Raises:
-        RecipeError: A model to hold against is named, and the suite has no monitors.
+        RecipeError: A model to hold against is named, and the suite has no monitors, or none for the chosen tasks.
         PosttrainError: As `evaluate_model`.
     """
     monitors = list_monitors(choice.suite.monitors, choice.chosen)
+    if against is not None and not monitors and choice.suite.monitors:
+        names = ", ".join(one.name for one in choice.chosen)
+        raise RecipeError(
+            f"the monitors of the suite '{choice.suite.name}' read none of {names}",
+            expected="a task that its monitors read: of 'auto' one of the type generation or perplexity",
+            cure="choose another --task or all, name a monitor of this task in the suite, or use posttrain compare",
+            place="--task" if len(choice.chosen) < len(choice.suite.tasks) else "--against",
+        )
     if against is not None and not monitors:
         raise RecipeError(
             f"the suite '{choice.suite.name}' has no monitors",
