@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import bdtr
 
 from posttrain.core.errors import DataError
@@ -120,20 +121,9 @@ def compare_orders(
     of Mathematical Statistics 27 (1956), p. 713, theorem 4. The comparison with a guesser is this project's.
     """
     early, late = read_values(early_N), read_values(late_N)
-    same = np.asarray(is_same_N, dtype=bool)
-    size = early.size
+    same, size = np.asarray(is_same_N, dtype=bool), early.size
     options = np.full(size, 2.0) if num_options_N is None else read_values(num_options_N)
-    is_binary = (
-        options.size == size
-        and bool((options >= 2).all())
-        and bool(np.isin(early, (0.0, 1.0)).all() and np.isin(late, (0.0, 1.0)).all())
-    )
-    if size < 2 or late.size != size or same.size != size or not is_binary or bool((same & (early != late)).any()):
-        raise DataError(
-            f"{size} answers in one order, {late.size} in the other, {same.size} comparisons",
-            expected="at least two questions, each with 0 or 1 in both orders, equal where the answer is the same",
-            cure="ask every question in both orders",
-        )
+    _check_columns(early, late, same, options)
     codes = np.arange(size) if clusters_N is None else encode_clusters(clusters_N, size)
     chance = float((1 / options).mean())
     p_content, p_position = _test_same(same, codes, chance), _test_same(~same, codes, 1 - chance)
@@ -149,6 +139,24 @@ def compare_orders(
         p_content=p_content,
         p_position=p_position,
     )
+
+
+def _check_columns(early_N: Floats, late_N: Floats, same_N: npt.NDArray[np.bool_], options_N: Floats) -> None:
+    """Refuse columns that do not belong together.
+
+    Raises:
+        DataError: See above.
+    """
+    size = early_N.size
+    is_binary = bool(np.isin(early_N, (0.0, 1.0)).all() and np.isin(late_N, (0.0, 1.0)).all())
+    is_whole = late_N.size == same_N.size == options_N.size == size and size >= 2
+    if not (is_binary and is_whole) or (options_N < 2).any() or (same_N & (early_N != late_N)).any():
+        raise DataError(
+            f"{size} answers in one order, {late_N.size} in the other, {same_N.size} comparisons",
+            expected="at least two questions of two options or more, each with 0 or 1 in both orders, equal where the "
+            "answer is the same",
+            cure="ask every question in both orders",
+        )
 
 
 def compare_labels(
