@@ -117,6 +117,7 @@ CASES: dict[str, BadFile] = dict(
         row('{"messages": [{"role": "user", "role": "assistant"}]}', "duplicate key", "duplicated inner keys"),
         row('{"text": NaN}', "not JSON", "NaN"),
         row('{"text": "a", "score": -Infinity}', "not JSON", "infinity"),
+        row('{"text": "a", "score": [-1e999]}', "not JSON", "a number beyond the largest"),
         row('{"text": ' + "9" * 5000 + "}", "not JSON", "a number of 5,000 digits"),
         row('{"text": "tab\tinside"}', "not JSON", "a raw control character"),
         row(DEEP, "nested too deeply", "deeply nested"),

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from posttrain.core.config import Config, display_field, optional_field
-from posttrain.core.errors import RecipeError
+from posttrain.core.errors import DataError, RecipeError
 from posttrain.core.hashing import canonical_json, hash_pieces
 from posttrain.core.records import Problem
 from posttrain.core.sampling import SamplingSettings
@@ -237,6 +237,9 @@ def hash_task(
         task: Its settings.
         problems: All of its rows.
         measured_by: The hash of what else decides an item: chat format, scorer, precision, solved examples.
+
+    Raises:
+        DataError: A row of columns, as Parquet may hold, has a number that is not finite.
     """
     settings = {key: value for key, value in task.identity().items() if key not in task.BESIDE}
     return hash_pieces(lambda: _write_pieces(settings, problems, measured_by))
@@ -247,5 +250,14 @@ def _write_pieces(settings: Mapping[str, Any], problems: Sequence[Problem], meas
     yield f"[{canonical_json(settings)},["
     for number, p in enumerate(problems):
         content = [p.problem_id, p.messages, p.tools, p.columns, p.cluster_id, p.reply]
-        yield ("," if number else "") + canonical_json(content)
+        try:
+            text = canonical_json(content)
+        except ValueError as error:
+            raise DataError(
+                "a number that is not finite",
+                expected="rows of text, finite numbers, true, false and null",
+                cure="write null in its place, or leave the column out",
+                place=p.problem_id,
+            ) from error
+        yield ("," if number else "") + text
     yield f"],{canonical_json(measured_by)}]"
