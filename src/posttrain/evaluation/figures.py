@@ -54,7 +54,8 @@ def summarise_items(
     `core.metrics` declares where no outcome has it: the bias of answers that name somebody, where none does.
 
     Intervals: right or wrong, Wilson's, of items that share sources Korn and Graubard's; other values, the bootstrap's,
-    of items that share sources the cluster-robust one. Items of one source have none (`_estimate`).
+    of items that share sources the cluster-robust one. Items of one source have none (`_estimate`). None leaves the
+    bounds that `core.metrics` declares.
 
     Raises:
         RefusedError: Harness faults are more than 1 % of the items, the scorer applies to none, or no outcome has a
@@ -93,7 +94,7 @@ def summarise_items(
             **(
                 _say_nothing(clusters, HARNESS if name in faulty else UNREAD)
                 if name in faulty or not values or (is_unread and name in (metric_name, *repeated))
-                else _estimate(values, clusters, *seeds)
+                else _clip(name, _estimate(values, clusters, *seeds))
             ),
             "outcomes": outcomes,
         }
@@ -146,6 +147,15 @@ def _read_part(items: Iterable[ItemResult], part: str) -> Series:
 def _say_nothing(clusters: Sequence[str], why: str) -> dict[str, Any]:
     known = {"n": len(clusters), "clusters": len(set(clusters)), "method": why}
     return {"value": None, "low": None, "high": None, **known}
+
+
+def _clip(name: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """Return figures whose interval lies within what the metric can be, as far as that is declared."""
+    spec = describe_metric(name)
+    if spec is None or spec.bounds is None or figures["low"] is None:
+        return figures
+    least, most = spec.bounds
+    return {**figures, "low": max(least, figures["low"]), "high": min(most, figures["high"])}
 
 
 def _estimate(values: Sequence[float], clusters: Sequence[str], *seed_parts: str) -> dict[str, Any]:
