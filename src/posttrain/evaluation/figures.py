@@ -54,8 +54,7 @@ def summarise_items(
     `core.metrics` declares where no outcome has it: the bias of answers that name somebody, where none does.
 
     Intervals: right or wrong, Wilson's, of items that share sources Korn and Graubard's; other values, the bootstrap's,
-    of items that share sources the cluster-robust one. Items of one source have none (`_estimate`). None leaves the
-    bounds that `core.metrics` declares.
+    of items that share sources the cluster-robust one, within a metric's declared bounds; of one source none.
 
     Raises:
         RefusedError: Harness faults are more than 1 % of the items, the scorer applies to none, or no outcome has a
@@ -85,7 +84,7 @@ def summarise_items(
             faulty.append(name)
             folded = []
         series[name] = _read(folded, lambda outcome: outcome.value)
-    is_unread = outcomes["scored"] == 0
+    unread = (metric_name, *repeated) if outcomes["scored"] == 0 else ()
     seeds = (items[0].task_hash, items[0].policy_hash)
     return [
         {
@@ -93,7 +92,7 @@ def summarise_items(
             "name": name,
             **(
                 _say_nothing(clusters, HARNESS if name in faulty else UNREAD)
-                if name in faulty or not values or (is_unread and name in (metric_name, *repeated))
+                if name in faulty or not values or name in unread
                 else _clip(name, _estimate(values, clusters, *seeds))
             ),
             "outcomes": outcomes,
