@@ -214,6 +214,17 @@ def test_a_tasks_name_by_content_knows_its_code_its_documents_and_its_settings(f
     assert load(folder).hash != before.hash  # another version
 
 
+def test_a_document_that_differs_by_an_address_is_another_task(folder: Path) -> None:
+    """What a text says of memory is part of it; the address of an object is not."""
+    text = (folder / "questions.jsonl").read_text()
+    hashes = set()
+    for address in ("0x1f", "0x2e", "0x1f"):
+        (folder / "questions.jsonl").write_text(text.replace("elephant", f"elephant at {address}"))
+        hashes.add(load(folder).hash)
+    assert "elephant" in text and len(hashes) == 2
+    assert harness._describe([object()]) == harness._describe([object()]) == '["<object object>"]'
+
+
 def test_a_plan_imports_no_function_of_a_tasks_folder(workshop: Workshop) -> None:
     write_tasks(workshop.folder, 6)
     seen = workshop.folder / "seen.txt"
