@@ -5,21 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from posttrain.core.errors import DataError
+from posttrain.core.errors import DataError, RecipeError
 from posttrain.core.records import Completion, Problem
 from posttrain.data.curated_text import CuratedText
 from posttrain.data.curation import Values
 from posttrain.evaluation.generation import score_batch
 from posttrain.evaluation.weighing import Weigher, render_replies, split_sample
 from posttrain.models.loading import load_policy
-from posttrain.pipeline.scorers import ScorerContext, ScorerValue, build_scorer
+from posttrain.pipeline.recipe_checks import find_scorer_plugins
+from posttrain.pipeline.roots import declare_roots
+from posttrain.pipeline.scorers import ScorerValue, build_context, build_scorer
 from posttrain.pipeline.talking import choose_dtype, find_model, open_policy_renderer
 from posttrain.pipeline.task_rows import build_problem
 from posttrain.pipeline.weighers import build_weigher
+from posttrain.pipeline.yaml_reader import read_yaml
 from posttrain.training.distributed import find_device
+
+_PLACE = "--scorer"
 
 
 @contextmanager
@@ -62,13 +69,19 @@ def _weigh(weigher: Weigher, text: CuratedText) -> float | None:
     return nats if math.isfinite(nats) else None
 
 
-def build_scorer_values(value: ScorerValue) -> Values:
+def build_scorer_values(text: str) -> Values:
     """Return what gives each answer's score; None where the scorer has nothing to say or the harness failed.
+
+    Args:
+        text: The scorer as a recipe writes it: a name, `file.py:name` from the current folder, or a YAML mapping.
 
     Raises:
         RecipeError: No such scorer, or its settings do not fit.
     """
-    scorer = build_scorer(value, ScorerContext(place="--scorer"))
+    value = _read_scorer_text(text)
+    roots = declare_roots(Path.cwd() / "curation.yaml")
+    plugins = find_scorer_plugins(value, roots, _PLACE)
+    scorer = build_scorer(value, replace(build_context(roots, plugins), place=_PLACE))
 
     def score(texts: Sequence[CuratedText]) -> list[float | None]:
         batch = [(_build_problem(text), _complete(text)) for text in texts]
@@ -76,6 +89,15 @@ def build_scorer_values(value: ScorerValue) -> Values:
         return [outcome.value if outcome.is_counted else None for outcome in outcomes]
 
     return score
+
+
+def _read_scorer_text(text: str) -> ScorerValue:
+    if not text.lstrip().startswith("{"):
+        return text
+    value, _ = read_yaml(text, _PLACE)
+    if not isinstance(value, dict):
+        raise RecipeError(f"found {text[:100]!r}", expected="a mapping: {type: math}", place=_PLACE)
+    return value
 
 
 def _build_problem(text: CuratedText) -> Problem:
