@@ -42,6 +42,8 @@ NUM_EXAMPLES = 2
 """Rows of each reason that are shown with their texts."""
 _ROWS_AT_ONCE = 64
 _EXCERPT = 240
+_NOT_UNDERSTOOD = ("unknown columns", "missing column", "wrong type")
+"""Reasons whose rows can be read, and mean something once their columns are named."""
 
 
 @dataclass(frozen=True, slots=True)
