@@ -36,6 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["rows.jsonl", "--out", "o.jsonl", "--page", "test.jsonl"], "--page"),
         (["rows.jsonl", "--out", "o.jsonl", "--report", "./o.jsonl"], "--out"),
         (["rows", "--out", "rows/o.jsonl"], "--out"),
+        (["rows.jsonl", "--out", "test.jsonl", "--scorer", "{type: facts, knowledge_base: test.jsonl}"], "--out"),
         (["rows.jsonl", "--out", "o.jsonl", "--low", "0.1"], "--low"),
         (["rows.jsonl", "--out", "o.jsonl", "--config", "plain.yaml"], "--model"),
         (

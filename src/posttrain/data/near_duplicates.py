@@ -95,7 +95,10 @@ def find_shared_runs(signatures: Sequence[Signature]) -> Shingles:
     if len(signatures) <= limit:
         return _NONE
     bounds = np.array([place << 60 for place in range(1, _SLICES)], np.uint64)
-    edges = [[0, *np.searchsorted(one.shingles_S, bounds).tolist(), len(one.shingles_S)] for one in signatures]
+    edges = np.zeros((len(signatures), _SLICES + 1), np.int32)
+    for row, one in enumerate(signatures):
+        edges[row, 1:-1] = np.searchsorted(one.shingles_S, bounds)
+        edges[row, -1] = len(one.shingles_S)
     shared = []
     for place in range(_SLICES):
         parts = [one.shingles_S[edge[place] : edge[place + 1]] for one, edge in zip(signatures, edges, strict=True)]

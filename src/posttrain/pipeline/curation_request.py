@@ -13,8 +13,11 @@ from posttrain.core.output_paths import check_outputs
 from posttrain.data.curation_settings import CurationSettings, ValueBand
 from posttrain.data.sources import DataSource
 from posttrain.pipeline.contamination import RowsChoice
+from posttrain.pipeline.scorer_settings import FunctionSettings, list_parts
 from posttrain.pipeline.yaml_reader import read_file, read_yaml
 from posttrain.scorers.language import list_languages
+
+SCORER_PLACE = "--scorer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +106,26 @@ def list_sources(request: CurationRequest) -> list[DataSource]:
     ]
 
 
+def read_scorer_text(text: str) -> str | dict[str, Any]:
+    """Return a scorer as a recipe writes it from what a command line holds: a name, a reference, or a YAML mapping.
+
+    Raises:
+        RecipeError: It begins as a mapping and is none.
+    """
+    if not text.lstrip().startswith("{"):
+        return text
+    value, _ = read_yaml(text, SCORER_PLACE)
+    if not isinstance(value, dict):
+        raise RecipeError(f"found {text[:100]!r}", expected="a mapping: {type: math}", place=SCORER_PLACE)
+    return value
+
+
 def _list_inputs(request: CurationRequest) -> list[Path]:
     names = [*request.sources.references, *(request.against.references if request.against is not None else ())]
     names += [request.model] if request.model is not None else []
     if request.scorer is not None:
-        names += [request.scorer.partition(":")[0]] if "\0" not in request.scorer else []
+        for part in list_parts(read_scorer_text(request.scorer), place=SCORER_PLACE):
+            base = getattr(part, "knowledge_base", None)
+            names += [base] if base is not None else []
+            names += [part.reference.partition(":")[0]] if isinstance(part, FunctionSettings) else []
     return [Path(name) for name in names if "\0" not in name] + ([request.config] if request.config else [])

@@ -10,23 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from posttrain.core.errors import DataError, RecipeError
+from posttrain.core.errors import DataError
 from posttrain.core.records import Completion, Problem
 from posttrain.data.curated_text import CuratedText
 from posttrain.data.curation import Values
 from posttrain.evaluation.generation import score_batch
 from posttrain.evaluation.weighing import Weigher, render_replies, split_sample
 from posttrain.models.loading import load_policy
+from posttrain.pipeline.curation_request import SCORER_PLACE, read_scorer_text
 from posttrain.pipeline.recipe_checks import find_scorer_plugins
 from posttrain.pipeline.roots import declare_roots
-from posttrain.pipeline.scorers import ScorerValue, build_context, build_scorer
+from posttrain.pipeline.scorers import build_context, build_scorer
 from posttrain.pipeline.talking import choose_dtype, find_model, open_policy_renderer
 from posttrain.pipeline.task_rows import build_problem
 from posttrain.pipeline.weighers import build_weigher
-from posttrain.pipeline.yaml_reader import read_yaml
 from posttrain.training.distributed import find_device
-
-_PLACE = "--scorer"
 
 
 @contextmanager
@@ -78,10 +76,10 @@ def build_scorer_values(text: str) -> Values:
     Raises:
         RecipeError: No such scorer, or its settings do not fit.
     """
-    value = _read_scorer_text(text)
+    value = read_scorer_text(text)
     roots = declare_roots(Path.cwd() / "curation.yaml")
-    plugins = find_scorer_plugins(value, roots, _PLACE)
-    scorer = build_scorer(value, replace(build_context(roots, plugins), place=_PLACE))
+    plugins = find_scorer_plugins(value, roots, SCORER_PLACE)
+    scorer = build_scorer(value, replace(build_context(roots, plugins), place=SCORER_PLACE))
 
     def score(texts: Sequence[CuratedText]) -> list[float | None]:
         batch = [(_build_problem(text), _complete(text)) for text in texts]
@@ -89,15 +87,6 @@ def build_scorer_values(text: str) -> Values:
         return [outcome.value if outcome.is_counted else None for outcome in outcomes]
 
     return score
-
-
-def _read_scorer_text(text: str) -> ScorerValue:
-    if not text.lstrip().startswith("{"):
-        return text
-    value, _ = read_yaml(text, _PLACE)
-    if not isinstance(value, dict):
-        raise RecipeError(f"found {text[:100]!r}", expected="a mapping: {type: math}", place=_PLACE)
-    return value
 
 
 def _build_problem(text: CuratedText) -> Problem:
