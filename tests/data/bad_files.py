@@ -166,7 +166,7 @@ CASES |= dict(
 )
 CASES |= {
     "a CSV quote that is never closed": BadFile(
-        "rows.csv", lines("prompt,completion", "2+2?,4", '"2+2?,4', "3+3?,6"), "wrong quotes", line=3, rows=2
+        "rows.csv", lines("prompt,completion", "2+2?,4", '"2+2?,4', "3+3?,6"), "wrong quotes", line=3, rows=3
     ),
     "a CSV header alone": whole("rows.csv", b"prompt,completion\n", "no rows"),
     "a CSV column that stands twice": whole("rows.csv", b"prompt,prompt\na,b\n", "'prompt' stands twice", line=1),
