@@ -60,6 +60,12 @@ SHAPES: dict[str, dict[str, int]] = {
 }
 CPU_SHAPES = ("4m", "135m")  # those that a machine without a GPU trains within minutes
 BATCH_SIZES = {"4m": 16, "135m": 4, "0.5b": 96, "1.2b": 96}
+MICRO_BATCH_TOKENS = {
+    "4m": 8192,
+    "135m": 8192,
+    "0.5b": 32768,
+    "1.2b": 32768,
+}  # ours; a batch of either side is one pass
 MAX_LENGTH = 512
 LEARNING_RATE = 1e-3
 
