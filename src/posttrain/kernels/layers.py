@@ -4,7 +4,8 @@ Autograd through the usual formulation of RMSNorm keeps an fp32 copy of its inpu
 the normalised rows; here the input itself and one number a row are kept. Of the gated unit the two
 inputs are kept and the activation is computed again. Results round at the same places as the
 architectures' own code. With `native`, compiled kernels do the same in one pass over memory
-(`kernels/native_layers.py` on a CPU, `kernels/triton_layers.py` on a GPU). Shape letters: N rows (any leading dimensions), H hidden size.
+(`kernels/native_layers.py` on a CPU, `kernels/triton_layers.py` on a GPU). Shape letters: N rows (any leading
+dimensions), H hidden size.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ a GPU is used. Shape letters: N rows (any leading dimensions), H hidden size, P 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -16,8 +18,15 @@ _BACKWARD_PROGRAMS = 528  # four a multiprocessor of a large GPU; each sums the 
 
 @triton.jit
 def _normalise(
-    hidden, gain, output, scales, H, epsilon, IS_UNIT_OFFSET: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
+    hidden: Any,
+    gain: Any,
+    output: Any,
+    scales: Any,
+    H: Any,
+    epsilon: Any,
+    IS_UNIT_OFFSET: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     is_real = columns < H
@@ -35,9 +44,19 @@ def _normalise(
 
 @triton.jit
 def _normalise_backward(
-    hidden, gain, scales, grad, grad_hidden, sums, N, H,
-    IS_UNIT_OFFSET: tl.constexpr, NEEDS_HIDDEN: tl.constexpr, NEEDS_GAIN: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    hidden: Any,
+    gain: Any,
+    scales: Any,
+    grad: Any,
+    grad_hidden: Any,
+    sums: Any,
+    N: Any,
+    H: Any,
+    IS_UNIT_OFFSET: tl.constexpr,
+    NEEDS_HIDDEN: tl.constexpr,
+    NEEDS_GAIN: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
     columns = tl.arange(0, BLOCK)
     is_real = columns < H
     factors = tl.load(gain + columns, mask=is_real, other=0.0).to(tl.float32)
@@ -60,7 +79,7 @@ def _normalise_backward(
 
 
 @triton.jit
-def _gate_silu(gate, up, output, count, BLOCK: tl.constexpr):
+def _gate_silu(gate: Any, up: Any, output: Any, count: Any, BLOCK: tl.constexpr) -> None:
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     is_real = places < count
     values = tl.load(gate + places, mask=is_real, other=0.0).to(tl.float32)
@@ -70,7 +89,9 @@ def _gate_silu(gate, up, output, count, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _gate_silu_backward(gate, up, grad, grad_gate, grad_up, count, BLOCK: tl.constexpr):
+def _gate_silu_backward(
+    gate: Any, up: Any, grad: Any, grad_gate: Any, grad_up: Any, count: Any, BLOCK: tl.constexpr
+) -> None:
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     is_real = places < count
     kind = grad_gate.dtype.element_ty

@@ -6,6 +6,8 @@ only where Triton is installed and a GPU is used. Shape letters: C rows of a chu
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -15,8 +17,17 @@ _BLOCK = 8192
 
 @triton.jit
 def _read(
-    logits, targets, logprobs, is_argmax, entropies, totals, V, scale, WITH_ENTROPY: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
+    logits: Any,
+    targets: Any,
+    logprobs: Any,
+    is_argmax: Any,
+    entropies: Any,
+    totals: Any,
+    V: Any,
+    scale: Any,
+    WITH_ENTROPY: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
     row = tl.program_id(0).to(tl.int64)
     start = logits + row * V
     columns = tl.arange(0, BLOCK)
@@ -43,7 +54,7 @@ def _read(
 
 
 @triton.jit
-def _write(logits, targets, slopes, totals, V, scale, BLOCK: tl.constexpr):
+def _write(logits: Any, targets: Any, slopes: Any, totals: Any, V: Any, scale: Any, BLOCK: tl.constexpr) -> None:
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     is_real = columns < V
