@@ -16,6 +16,7 @@ _GATE_BLOCK = 1024
 _BACKWARD_PROGRAMS = 528  # four a multiprocessor of a large GPU; each sums the gain's gradient over its rows
 
 
+# many parameters: a kernel is given its tensors and sizes one by one
 @triton.jit
 def _normalise(
     hidden: Any,
@@ -42,6 +43,7 @@ def _normalise(
     tl.store(output + row * H + columns, result.to(output.dtype.element_ty), mask=is_real)
 
 
+# many parameters: a kernel is given its tensors and sizes one by one
 @triton.jit
 def _normalise_backward(
     hidden: Any,
@@ -78,6 +80,7 @@ def _normalise_backward(
         tl.store(sums + tl.program_id(0) * H + columns, total, mask=is_real)
 
 
+# many parameters: a kernel is given its tensors and sizes one by one
 @triton.jit
 def _gate_silu(gate: Any, up: Any, output: Any, count: Any, BLOCK: tl.constexpr) -> None:
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -88,6 +91,7 @@ def _gate_silu(gate: Any, up: Any, output: Any, count: Any, BLOCK: tl.constexpr)
     tl.store(output + places, (silu * factors).to(output.dtype.element_ty), mask=is_real)
 
 
+# many parameters: a kernel is given its tensors and sizes one by one
 @triton.jit
 def _gate_silu_backward(
     gate: Any, up: Any, grad: Any, grad_gate: Any, grad_up: Any, count: Any, BLOCK: tl.constexpr

@@ -15,6 +15,7 @@ import triton.language as tl
 _BLOCK = 8192
 
 
+# many parameters: a kernel is given its tensors and sizes one by one
 @triton.jit
 def _read(
     logits: Any,
@@ -53,6 +54,7 @@ def _read(
         tl.store(entropies + row, logsumexp - mean / total)
 
 
+# many parameters: a kernel is given its tensors and sizes one by one
 @triton.jit
 def _write(logits: Any, targets: Any, slopes: Any, totals: Any, V: Any, scale: Any, BLOCK: tl.constexpr) -> None:
     row = tl.program_id(0).to(tl.int64)
