@@ -6,8 +6,6 @@ a GPU is used. Shape letters: N rows (any leading dimensions), H hidden size, P 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -19,15 +17,8 @@ _BACKWARD_PROGRAMS = 528  # four a multiprocessor of a large GPU; each sums the 
 # many parameters: a kernel is given its tensors and sizes one by one
 @triton.jit
 def _normalise(
-    hidden: Any,
-    gain: Any,
-    output: Any,
-    scales: Any,
-    H: Any,
-    epsilon: Any,
-    IS_UNIT_OFFSET: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
+    hidden, gain, output, scales, H, epsilon, IS_UNIT_OFFSET: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     is_real = columns < H
@@ -46,19 +37,9 @@ def _normalise(
 # many parameters: a kernel is given its tensors and sizes one by one
 @triton.jit
 def _normalise_backward(
-    hidden: Any,
-    gain: Any,
-    scales: Any,
-    grad: Any,
-    grad_hidden: Any,
-    sums: Any,
-    N: Any,
-    H: Any,
-    IS_UNIT_OFFSET: tl.constexpr,
-    NEEDS_HIDDEN: tl.constexpr,
-    NEEDS_GAIN: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
+    hidden, gain, scales, grad, grad_hidden, sums, N, H,
+    IS_UNIT_OFFSET: tl.constexpr, NEEDS_HIDDEN: tl.constexpr, NEEDS_GAIN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     columns = tl.arange(0, BLOCK)
     is_real = columns < H
     factors = tl.load(gain + columns, mask=is_real, other=0.0).to(tl.float32)
@@ -82,7 +63,7 @@ def _normalise_backward(
 
 # many parameters: a kernel is given its tensors and sizes one by one
 @triton.jit
-def _gate_silu(gate: Any, up: Any, output: Any, count: Any, BLOCK: tl.constexpr) -> None:
+def _gate_silu(gate, up, output, count, BLOCK: tl.constexpr):
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     is_real = places < count
     values = tl.load(gate + places, mask=is_real, other=0.0).to(tl.float32)
@@ -93,9 +74,7 @@ def _gate_silu(gate: Any, up: Any, output: Any, count: Any, BLOCK: tl.constexpr)
 
 # many parameters: a kernel is given its tensors and sizes one by one
 @triton.jit
-def _gate_silu_backward(
-    gate: Any, up: Any, grad: Any, grad_gate: Any, grad_up: Any, count: Any, BLOCK: tl.constexpr
-) -> None:
+def _gate_silu_backward(gate, up, grad, grad_gate, grad_up, count, BLOCK: tl.constexpr):
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     is_real = places < count
     kind = grad_gate.dtype.element_ty

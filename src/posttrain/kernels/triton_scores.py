@@ -6,8 +6,6 @@ only where Triton is installed and a GPU is used. Shape letters: C rows of a chu
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -18,17 +16,8 @@ _BLOCK = 8192
 # many parameters: a kernel is given its tensors and sizes one by one
 @triton.jit
 def _read(
-    logits: Any,
-    targets: Any,
-    logprobs: Any,
-    is_argmax: Any,
-    entropies: Any,
-    totals: Any,
-    V: Any,
-    scale: Any,
-    WITH_ENTROPY: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
+    logits, targets, logprobs, is_argmax, entropies, totals, V, scale, WITH_ENTROPY: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     start = logits + row * V
     columns = tl.arange(0, BLOCK)
@@ -56,7 +45,7 @@ def _read(
 
 # many parameters: a kernel is given its tensors and sizes one by one
 @triton.jit
-def _write(logits: Any, targets: Any, slopes: Any, totals: Any, V: Any, scale: Any, BLOCK: tl.constexpr) -> None:
+def _write(logits, targets, slopes, totals, V, scale, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     is_real = columns < V
