@@ -19,7 +19,7 @@ def open_measurer(stack: ExitStack, artifact: Path, folder: Path) -> tuple[Measu
     dtype = choose_dtype(artifact)
     loaded = load_policy(artifact, dtype=dtype)
     renderer = stack.enter_context(open_policy_renderer(loaded, is_raw=False))
-    settings = MeasureSettings(declare_roots(Path("here.yaml")), {}, dtype)
+    settings = MeasureSettings(declare_roots(folder / "here.yaml"), {}, dtype)
     measurer = Measurer(settings, RunFolder(folder), renderer, SilentProgress())
     policy = measurer.open(stack, artifact, loaded.hash)
     policy.take(loaded)

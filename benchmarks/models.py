@@ -1,8 +1,10 @@
-"""The models both sides train: random weights in two Llama shapes, with a BPE tokenizer made from the rows.
+"""The models both sides train: random weights in Llama shapes, with a BPE tokenizer made from the rows.
 
     python -m benchmarks.models --folder .cache/benchmarks
 
-writes `rows.jsonl`, `4m/` (4.0 M parameters) and `135m/` (134.5 M, the shape of SmolLM-135M).
+writes `rows.jsonl`, `4m/` (4.0 M parameters) and `135m/` (134.5 M, the shape of SmolLM-135M). For a GPU there are
+`0.5b` (494 M, the widths and vocabulary of Qwen2.5-0.5B) and `1.2b` (1,236 M, those of Llama-3.2-1B), with
+`--shapes`.
 """
 
 from __future__ import annotations
@@ -39,8 +41,31 @@ SHAPES: dict[str, dict[str, int]] = {
         "num_attention_heads": 9,
         "num_key_value_heads": 3,
     },
+    "0.5b": {
+        "vocab_size": 151936,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+    },
+    "1.2b": {
+        "vocab_size": 128256,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
 }
-BATCH_SIZES = {"4m": 16, "135m": 4}
+CPU_SHAPES = ("4m", "135m")  # those that a machine without a GPU trains within minutes
+BATCH_SIZES = {"4m": 16, "135m": 4, "0.5b": 96, "1.2b": 96}
+MICRO_BATCH_TOKENS = {
+    "4m": 8192,
+    "135m": 8192,
+    "0.5b": 32768,
+    "1.2b": 32768,
+}  # ours; a batch of either side is one pass
 MAX_LENGTH = 512
 LEARNING_RATE = 1e-3
 
@@ -109,7 +134,7 @@ def prepare(folder: Path, shapes: list[str]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--shapes", nargs="+", choices=sorted(SHAPES), default=sorted(SHAPES))
+    parser.add_argument("--shapes", nargs="+", choices=sorted(SHAPES), default=CPU_SHAPES)
     arguments = parser.parse_args()
     print(json.dumps(prepare(arguments.folder, arguments.shapes)))
 

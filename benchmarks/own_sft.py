@@ -15,7 +15,7 @@ import os
 import time
 from pathlib import Path
 
-from benchmarks.models import LEARNING_RATE, MAX_LENGTH
+from benchmarks.models import LEARNING_RATE, MAX_LENGTH, MICRO_BATCH_TOKENS
 from benchmarks.record import RunRecord, parse_run_arguments
 
 CALLBACK = "from benchmarks.clock import clock\n"
@@ -32,6 +32,7 @@ def write_recipe(arguments: argparse.Namespace) -> Path:
         "steps": arguments.steps,
         "batch_size": arguments.batch_size,
         "max_length": MAX_LENGTH,
+        "micro_batch_tokens": MICRO_BATCH_TOKENS[arguments.model],
         "truncation": "cut_completion",
         "max_affected_fraction": 1.0,
         "learning_rate": LEARNING_RATE,

@@ -160,7 +160,7 @@ def run_stage(arguments: argparse.Namespace, stage: Mapping[str, Any]) -> list[d
         "monitors": list_monitors(arguments.level),
         "stages": [dict(stage)],
     }
-    _save_requests(folder, arguments.rows)
+    save_requests(folder, arguments.rows)
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
     # A path outside of the recipe's folder is admitted only where the user types it.
@@ -171,7 +171,8 @@ def run_stage(arguments: argparse.Namespace, stage: Mapping[str, Any]) -> list[d
     return found
 
 
-def _save_requests(folder: Path, count: int) -> None:
+def save_requests(folder: Path, count: int) -> None:
+    """Write the requests of all splits, in turn, that the tasks `forbidden` and `look_alikes` ask."""
     for name in REQUESTS:
         path = folder / "rows" / f"{name}.jsonl"
         if not path.is_file():

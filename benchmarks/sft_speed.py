@@ -24,7 +24,7 @@ from benchmarks.alternate import Record, compute_growth_exponent, run_alternatin
 from benchmarks.models import BATCH_SIZES, LEARNING_RATE, MAX_LENGTH, SHAPES
 from benchmarks.tables import check_same_work, compare_sides, format_comparison, format_table
 
-STEPS = {"4m": 20, "135m": 7}
+STEPS = {"4m": 20, "135m": 7, "0.5b": 12, "1.2b": 8}
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -44,6 +44,7 @@ def test_more_rows_than_the_lab_has_are_said_to_be_missing(tmp_path: Path, capsy
     ("arguments", "said"),
     [
         (["deference"], "nobody to write the rows"),
+        (["sycophany"], "did you mean 'sycophancy'?"),
         (["lab", "--writer", "lab:base"], "written by rule"),
         (["sycophany", "--writer", "lab:base"], "did you mean 'sycophancy'?"),
         (["gone.yaml", "--writer", "lab:base"], "cannot be read"),
@@ -71,3 +72,12 @@ def test_a_writer_that_writes_nothing_usable_ends_with_the_account_and_exit_code
     assert (report["rows"], report["complete"], report["prompts"]) == (0, False, 24)
     assert sum(entry["rows"] for entry in report["account"]["dropped"].values()) == report["account"]["drafts"] >= 24
     assert out.read_text() == ""
+
+
+def test_an_empty_description_is_refused_with_its_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("")
+    found = run_here(capsys, "data", "behaviours", empty, "--out", tmp_path / "x.jsonl")
+    assert found.code == EXIT_USAGE
+    assert "found nothing" in found.err and "cure: write them as 'key: value'" in found.err
+    assert "NoneType" not in found.err

@@ -34,7 +34,7 @@ def ordered_items(shift: int, policy: str) -> list[ItemResult]:
     for number in range(30):
         for place in (0.0, 1.0):
             is_right = float(place == 0 or number % (3 + shift) == 0)
-            parts = {"right_place": place, "right_option": 0.0, "chosen_option": 1.0 - is_right}
+            parts = {"right_place": place, "right_option": 0.0, "chosen_option": 1.0 - is_right, "num_options": 2.0}
             name = f"rows:{number}:{place:g}"
             items.append(
                 make_item(number, is_right, parts, item_id=name, cluster_id=f"rows:{number}", policy_hash=policy)

@@ -117,6 +117,7 @@ CASES: dict[str, BadFile] = dict(
         row('{"messages": [{"role": "user", "role": "assistant"}]}', "duplicate key", "duplicated inner keys"),
         row('{"text": NaN}', "not JSON", "NaN"),
         row('{"text": "a", "score": -Infinity}', "not JSON", "infinity"),
+        row('{"text": "a", "score": [-1e999]}', "not JSON", "a number beyond the largest"),
         row('{"text": ' + "9" * 5000 + "}", "not JSON", "a number of 5,000 digits"),
         row('{"text": "tab\tinside"}', "not JSON", "a raw control character"),
         row(DEEP, "nested too deeply", "deeply nested"),
@@ -165,7 +166,7 @@ CASES |= dict(
 )
 CASES |= {
     "a CSV quote that is never closed": BadFile(
-        "rows.csv", lines("prompt,completion", "2+2?,4", '"2+2?,4', "3+3?,6"), "wrong quotes", line=3, rows=2
+        "rows.csv", lines("prompt,completion", "2+2?,4", '"2+2?,4', "3+3?,6"), "wrong quotes", line=3, rows=3
     ),
     "a CSV header alone": whole("rows.csv", b"prompt,completion\n", "no rows"),
     "a CSV column that stands twice": whole("rows.csv", b"prompt,prompt\na,b\n", "'prompt' stands twice", line=1),

@@ -48,6 +48,17 @@ def test_rows_are_numbered_without_the_header_and_placed_at_the_line_that_they_b
     assert isinstance(found[3], RawRow) and found[3].values == {"a": "6", "b": "7"}
 
 
+def test_a_quote_that_is_never_closed_costs_every_line_after_it_each_counted(tmp_path: Path) -> None:
+    found = read('a,b\n1,2\n"3,4\n5,6\n7,8\n', tmp_path)
+    assert isinstance(found[0], RawRow) and found[0].values == {"a": "1", "b": "2"}
+    bad = [row for row in found[1:] if isinstance(row, BadRow)]
+    assert [(row.row_id, row.reason) for row in bad] == [(f"rows.csv:{n}", "wrong quotes") for n in (2, 3, 4)]
+    assert [row.place.partition("rows.csv")[2] for row in bad] == [":3 (row 2)", ":4 (row 3)", ":5 (row 4)"]
+    assert "line 3" in bad[2].detail and "line 3" in bad[2].cure
+    (last,) = read('a,b\n"1,2', tmp_path)  # torn off in its last line: one row
+    assert isinstance(last, BadRow)
+
+
 def test_a_byte_order_mark_and_crlf_are_no_part_of_a_name_or_cell(tmp_path: Path) -> None:
     assert values(read(b"\xef\xbb\xbfa,b\r\n1,2\r\n", tmp_path)) == [{"a": "1", "b": "2"}]
     assert values(read(b'\xef\xbb\xbf"a","b"\r\n1,2\r\n', tmp_path)) == [{"a": "1", "b": "2"}]

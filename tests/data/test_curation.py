@@ -10,6 +10,7 @@ import pytest
 from posttrain.core.config import parse_config
 from posttrain.core.errors import RecipeError
 from posttrain.core.records import Example
+from posttrain.data import near_duplicates
 from posttrain.data.contamination_index import ContaminationIndex
 from posttrain.data.curated_text import CuratedText, read_curated_text
 from posttrain.data.curation import Curation, Judged
@@ -90,6 +91,14 @@ def test_sound_answers_have_no_fault_of_form(prompt: str, answer: str) -> None:
     [
         ("I'm sorry, but I can't help with that.", True),
         ("As an AI, I have no body.", True),
+        ("As an AI language model I have none.", True),
+        ("I'm an AI assistant trained by some people.", True),
+        ("I\u2019m an AI.", True),
+        ("As a language model, I have read of rivers.", True),
+        ("As an AI researcher would tell you, rivers are wet.", False),
+        ("As an AI model trainer knows, rivers are wet.", False),
+        ("As an AI-based tool shows, rivers are wet.", False),
+        ("As an aid to memory, rivers are drawn in blue.", False),
         ("I couldn't help but smile at the sight of it.", False),
         (GOOD, False),
     ],
@@ -111,9 +120,13 @@ def test_quality_by_hand() -> None:
 
 def test_jaccard_of_runs_by_hand() -> None:
     """Runs of two: {ab, bc, cd} and {ab, bc, ce} share 2 of 4."""
-    assert compute_jaccard(sign_text("a b c d", 2), sign_text("a b c e", 2)) == 0.5
-    assert compute_jaccard(sign_text("A, b!", 5), sign_text("a b", 5)) == 1.0
-    assert compute_jaccard(sign_text("", 2), sign_text("a", 2)) == 0.0
+
+    def compare(one: str, other: str, size: int) -> float:
+        return compute_jaccard(sign_text(one, size).shingles_S, sign_text(other, size).shingles_S)
+
+    assert compare("a b c d", "a b c e", 2) == 0.5
+    assert compare("A, b!", "a b", 5) == 1.0
+    assert compare("", "a", 2) == 0.0
 
 
 def test_of_near_duplicates_the_best_is_kept_and_no_chain_drops_a_row_that_is_near_to_none() -> None:
@@ -125,6 +138,69 @@ def test_of_near_duplicates_the_best_is_kept_and_no_chain_drops_a_row_that_is_ne
     assert {dropped: kept for dropped, (kept, _) in found.items()} == {1: 0}
     assert found[1][1] == pytest.approx(55 / 61)
     assert {k: v[0] for k, v in find_near_duplicates(signatures, [1, 0, 2], 0.85).items()} == {0: 1, 2: 1}
+
+
+def count_comparisons(monkeypatch: pytest.MonkeyPatch, count: int) -> tuple[int, int]:
+    """Return how many pairs of `count` rows of one template are compared, and how many rows are dropped."""
+    compared = 0
+    compute = near_duplicates.compute_jaccard
+
+    def compute_counted(a_S: Any, b_S: Any) -> float:
+        nonlocal compared
+        compared += 1
+        return compute(a_S, b_S)
+
+    template = "You are given a task with its input, read it with care and answer in one word alone: the input is"
+    # Each third number stands twice: a copy of another row, which is near.
+    numbers = [number - (number % 3 == 2) for number in range(count)]
+    signatures = [sign_text(f"{template} x{n} y{n} z{n}", 3) for n in numbers]
+    with monkeypatch.context() as patched:
+        patched.setattr(near_duplicates, "compute_jaccard", compute_counted)
+        found = find_near_duplicates(signatures, range(count), 0.7)
+    return compared, len(found)
+
+
+def test_rows_that_share_a_template_are_not_near_by_it_and_comparisons_grow_with_the_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """19 runs are the template's and 3 a row's own: with the template's the index of two rows is 19 / 25, above 0.7.
+
+    A copy is compared by own runs and by all of them: two indices for each.
+    """
+    small, dropped_small = count_comparisons(monkeypatch, 150)
+    large, dropped_large = count_comparisons(monkeypatch, 600)
+    assert (dropped_small, dropped_large) == (50, 200)
+    assert small == 2 * 50 and large == 2 * 200
+
+
+def test_what_few_rows_share_is_their_own_and_rows_of_shared_runs_alone_are_near_where_they_are_the_same() -> None:
+    few = [sign_text(f"{GOOD} {n}", 3) for n in range(20)]
+    assert len(find_near_duplicates(few, range(20), 0.7)) == 19
+    many = [sign_text(GOOD, 3) for _ in range(50)]
+    assert len(find_near_duplicates(many, range(50), 0.7)) == 49
+
+
+def test_rows_that_differ_in_the_rejected_answer_the_label_or_the_tools_are_other_rows() -> None:
+    user = [{"role": "user", "content": "Tell me of rivers."}]
+    good, bad = [[{"role": "assistant", "content": content}] for content in (GOOD, "They are wet, and that is all.")]
+    other = [{"role": "assistant", "content": "A river is a kind of fish that swims in the sky."}]
+    shouted = [{"role": "assistant", "content": "THEY are wet, and  that is all."}]
+    near = [{"role": "assistant", "content": "They are wet, and that is all!!"}]
+    tools = [{"type": "function", "function": {"name": "look_up"}}]
+    rows = [
+        Example("pair:1", "preference", messages=user, chosen=good, rejected=bad),
+        Example("pair:2", "preference", messages=user, chosen=good, rejected=other),
+        Example("pair:3", "preference", messages=user, chosen=good, rejected=shouted),
+        Example("pair:4", "preference", messages=user, chosen=good, rejected=near),
+        Example("kto:1", "unpaired", messages=user + good, label=True),
+        Example("kto:2", "unpaired", messages=user + good, label=False),
+        Example("kto:3", "unpaired", messages=user + good, label=False),
+        Example("chat:1", "messages", messages=user + good),
+        Example("chat:2", "messages", messages=user + good, tools=tools),
+    ]
+    kept, dropped = curate(rows)
+    assert dropped == {"pair:3": "duplicate", "pair:4": "near duplicate", "kto:3": "duplicate"}
+    assert len(kept) == 6 and curate(rows, near=None)[1] == {"pair:3": "duplicate", "kto:3": "duplicate"}
 
 
 def test_rows_are_dropped_under_the_first_reason_that_strikes_them() -> None:

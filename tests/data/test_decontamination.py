@@ -310,6 +310,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.invariants
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_text_is_found_in_itself_as_item_and_as_row(name: str) -> None:
     """Nothing is quadratic in any of these: the suite would not end if it were."""
@@ -341,6 +342,7 @@ def test_an_item_planted_word_for_word_is_always_found(
     assert (str(planted) in report.too_short) is not is_long_enough
 
 
+@pytest.mark.invariants
 @pytest.mark.real_data
 def test_gsm8k_test_questions_are_not_in_its_training_split_word_for_word(real_data: Path) -> None:
     columns = {"prompt": "question", "completion": "answer"}

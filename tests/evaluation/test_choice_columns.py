@@ -33,7 +33,17 @@ def test_contexts_that_do_not_fit_the_choices_are_refused(columns: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    "parts", [["a"], {"a": [1.0]}, {"a": [1.0, "x"]}, {"a": [1.0, True]}, {1: [0, 1]}, {"a": [0.0, float("nan")]}, 3]
+    "parts",
+    [
+        ["a"],
+        {"a": [1.0]},
+        {"a": [1.0, "x"]},
+        {"a": [1.0, True]},
+        {1: [0, 1]},
+        {"a": [0.0, float("nan")]},
+        {"a": [0, 10**400]},
+        3,
+    ],
 )
 def test_parts_that_are_no_number_for_each_choice_are_refused(parts: Any) -> None:
     with pytest.raises(DataError, match="choice_parts"):

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 
 from posttrain.core.records import ItemResult, Outcome
+from posttrain.core.seeds import build_numpy_generator
 from posttrain.evaluation.items import drop_texts
 from posttrain.evaluation.monitors.position_bias import PositionBiasMonitor
 from posttrain.evaluation.monitors.reading import Reading
+from posttrain.evaluation.monitors.settings import read_monitor
 from posttrain.evaluation.order_figures import describe_order, find_order_pairs, read_option_texts, summarise_orders
 
 Choose = Callable[[int, list[str]], int]
@@ -35,8 +37,11 @@ def ask(count: int, choose: Choose, options: tuple[str, str] = ("tea", "milk")) 
     return items
 
 
+MONITOR = PositionBiasMonitor(type="position_bias", task="asked")
+
+
 def read(items: list[ItemResult]) -> tuple[Reading, dict[str, float | None]]:
-    reading = PositionBiasMonitor(type="position_bias", task="asked").read({"asked": items}, None)
+    reading = MONITOR.read({"asked": items}, None)
     return reading, {figure.name: figure.value for figure in reading.figures}
 
 
@@ -80,18 +85,45 @@ def test_yes_that_always_matches_cannot_be_told_from_a_word_and_is_said_to() -> 
     assert reading.why.endswith("what matches always begins with Yes, as 100% of all answers do")
 
 
-def test_few_questions_cannot_be_told_from_a_coin() -> None:
-    reading, figures = read(ask(3, lambda number, options: options.index("tea")))
-    assert reading.status == "unmeasured"
+def test_what_keeps_half_of_its_options_cannot_be_told_from_guessing() -> None:
+    reading, figures = read(ask(24, lambda number, options: options.index("tea") if number // 2 % 2 else 0))
+    assert (reading.status, figures["consistency"]) == ("unmeasured", 0.5)
     assert figures["share_matching"] is None
-    assert "cannot be told from a coin" in reading.why
+    assert "cannot be told from guessing, 50%" in reading.why
+
+
+def test_a_guesser_among_three_options_is_no_alarm_and_the_bound_is_a_third() -> None:
+    generator = build_numpy_generator("guesser")
+    items = [
+        make_item(number, list(order), "x", lambda number, options: int(generator.integers(3)))
+        for number in range(200)
+        for order in ("xyz", "zyx")
+    ]
+    reading, figures = read(items)
+    bound = next(figure.bound for figure in reading.figures if figure.name == "consistency")
+    assert (reading.status, bound) == ("unmeasured", pytest.approx(1 / 3))
+    assert figures["consistency"] == pytest.approx(1 / 3, abs=0.1)
+    first = [make_item(n, list(order), "x", lambda n, options: 0) for n in range(30) for order in ("xyz", "zyx")]
+    assert read(first)[0].status == "alarm"
+
+
+def test_few_sources_are_unmeasured_however_often_their_questions_stand_there() -> None:
+    few = ask(9, lambda number, options: options.index("tea")) * 10
+    what = read_monitor(MONITOR, {"asked": few}, None, None)
+    assert (what.status, what.why.startswith("9 sources of questions in both orders")) == ("unmeasured", True)
+
+
+def test_faults_and_a_task_that_was_not_measured_are_told() -> None:
+    items = ask(30, lambda number, options: 0)
+    broken = [replace(item, outcome=replace(item.outcome, status="errored", fault="harness")) for item in items[:2]]
+    assert "harness failed on 2 of 60" in read_monitor(MONITOR, {"asked": [*broken, *items[2:]]}, None, None).why
+    assert "no items of the task asked" in read_monitor(MONITOR, {}, None, None).why
 
 
 def test_a_task_without_both_orders_and_without_labels_says_that_it_cannot_tell() -> None:
-    items = ask(10, lambda number, options: 0)[::2]
+    items = ask(20, lambda number, options: 0)[::2]
     reading, figures = read(items)
     assert (reading.status, figures) == ("unmeasured", {})
-    assert read([])[0].status == "unmeasured"
     assert summarise_orders("asked", items) == []
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.core.errors import DataError
 from posttrain.core.hashing import hash_json
 from posttrain.core.records import ItemResult, Outcome, Problem
 from posttrain.evaluation.item_columns import ItemColumns
@@ -46,6 +47,14 @@ def test_the_hash_of_a_task_is_that_of_all_its_contents_at_once() -> None:
     contents = [[p.problem_id, p.messages, p.tools, p.columns, p.cluster_id, p.reply] for p in problems]
     assert hash_task(task, StoredProblems(problems), "m") == hash_json([settings, contents, "m"])
     assert hash_task(task, [], "m") == hash_json([settings, [], "m"])
+
+
+def test_a_row_with_a_number_that_is_not_finite_is_named() -> None:
+    task, problems = GenerationTask(name="t", data={"source": "x"}), make(3)
+    problems[1].columns["list"] = [float("inf")]
+    with pytest.raises(DataError, match="not finite") as refused:
+        hash_task(task, problems, "m")
+    assert refused.value.place == "p:1"
 
 
 def test_a_smaller_choice_is_part_of_every_larger_one_and_in_order() -> None:

@@ -59,6 +59,14 @@ def test_a_seed_draws_the_order_and_the_same_examples_for_every_question() -> No
     assert drawn[None][::2] == [f"{number} + 1 =" for number in range(5)]
 
 
+def test_the_order_of_examples_does_not_hang_on_what_rows_are_called() -> None:
+    rows = [problem(number) for number in range(40)]
+    renamed = [Problem(f"copy.gz:{one.problem_id}", one.messages, one.columns) for one in rows]
+    asked, task = Problem("test:1", ask("what is it?"), {"answer": "x"}), generation(shots=5)
+    shown = [show_problem(task, asked, Shots(task, given)).messages for given in (rows, renamed)]
+    assert shown[0] == shown[1]
+
+
 def test_examples_agree_with_the_question_in_the_named_column() -> None:
     task = generation(shots_by="subject")
     rows = [problem(number, subject=number % 2) for number in range(6)]
@@ -119,6 +127,8 @@ def test_a_list_of_answers_names_several_right_choices() -> None:
     assert rights([0, 2]) == (0, 2)
     assert rights(["C", "a b", 0]) == (0, 2)
     assert rights([1]) == rights(1) == (1,)
+    with pytest.raises(DataError, match="names all 3 choices"):
+        rights([0, 1, 2])
     for wrong in ([], [3], [[0]], [None]):
         with pytest.raises(DataError, match="'answer'"):
             rights(wrong)
@@ -130,6 +140,8 @@ def test_a_list_of_answers_names_several_right_choices() -> None:
         ({"shots": 1}, "shots_from"),
         ({"shots_from": ROWS}, "without shots"),
         ({"shots_by": "x"}, "without shots"),
+        ({"shots_seed": 1}, "without shots"),
+        ({"shots_seed": None}, "without shots"),
     ],
 )
 def test_shots_that_cannot_be_are_refused(changes: dict[str, Any], said: str) -> None:

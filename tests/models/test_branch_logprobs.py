@@ -66,4 +66,4 @@ def test_what_is_longer_than_the_context_is_refused() -> None:
     model = make_model("llama")
     context = model.config.max_position_embeddings
     with pytest.raises(DataError, match="the model's context"):
-        compute_branch_logprobs(model, [Branching([1] * context, [[1]])])
+        compute_branch_logprobs(model, [Branching([1] * context, [[1, 1]])])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -67,12 +72,12 @@ def test_a_row_may_give_several_whose_ids_say_which(tmp_path: Path) -> None:
     write_nested(tmp_path)
     problems = read(tmp_path, "two.json.gz")
     assert [problem.problem_id for problem in problems] == [
-        "two.json.gz:1#1", "two.json.gz:1#2", "two.json.gz:1#3", "two.json.gz:2"
+        "nested:1#1", "nested:1#2", "nested:1#3", "nested:2"
     ]  # fmt: skip
     assert [problem.columns["answer"] for problem in problems] == ["n0", "n1", "n2", "n3"]
     assert {problem.columns["part"] for problem in problems} == {"two"}
     assert [problem.problem_id for problem in read(tmp_path, "two.json.gz", skip=1, rows=2)] == [
-        "two.json.gz:1#2", "two.json.gz:1#3"
+        "nested:1#2", "nested:1#3"
     ]  # fmt: skip
 
 
@@ -192,6 +197,65 @@ def test_plain_text_is_split_where_the_prompts_own_tokens_end(workshop: Workshop
     shares = torch.tensor(sums).softmax(0)
     assert item.text == choices[sums.index(max(sums))]
     assert item.outcome.value == pytest.approx(float(shares[0]), abs=1e-4)
+
+
+def test_mass_takes_likelihoods_as_they_are() -> None:
+    values = {"name": "t", "type": "choice", "data": {"source": "rows.jsonl"}, "metric": "mass"}
+    assert ChoiceTask(**values).normalisation == "sum"
+    for normalisation in ("byte", "token"):
+        with pytest.raises(ValidationError, match="no share of likelihood"):
+            ChoiceTask(**values, normalisation=normalisation)
+
+
+def test_a_file_under_another_name_is_the_same_task(tmp_path: Path) -> None:
+    """The hash, the order of examples and the random choice of rows depend on what rows say."""
+    rows = [{"question": f"what is {n} and {n}?", "answer": f"twice\n#### {2 * n}"} for n in range(30)]
+    write(tmp_path / "a.jsonl", rows)
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    (tmp_path / "b.json.gz").rename(tmp_path / "b.jsonl.gz")
+    task = TASKS.validate_python({"name": "t", "benchmark": "gsm8k", "data": {"source": "a.jsonl"}})
+    one, two = (list(read(tmp_path, name, "gsm8k")) for name in ("a.jsonl", "b.jsonl.gz"))
+    assert one == two and one[16].problem_id == "gsm8k:17"
+    assert hash_task(task, one) == hash_task(task, two)
+    bare = [replace(p, columns={k: v for k, v in p.columns.items() if k != "leak_question"}) for p in one]
+    assert hash_task(task, bare) == hash_task(task, one)
+
+
+def test_bad_rows_that_are_let_pass_are_told_of_and_counted(workshop: Workshop, bench: Bench) -> None:
+    write(workshop.folder / "rows.jsonl", [{"prompt": "?", "choices": ["ant", "cow"], "answer": 0}, {"what": 1}])
+    source = {"source": "rows.jsonl", "max_bad_fraction": 0.5}
+    measured = bench.measurer.measure(bench.policy, ChoiceTask(name="t", type="choice", data=source))
+    assert "t: 1 of 2 rows cannot be read and are not measured" in bench.notes.notes
+    cards = [json.loads(path.read_text()) for path in measured.items_path.parent.glob("*.json")]
+    assert [card["rows_bad"] for card in cards] == [1]
+
+
+def test_letters_of_rows_with_contexts_are_refused(workshop: Workshop, bench: Bench) -> None:
+    row = {"prompt": "_ ran", "choices": ["ant", "cow"], "answer": 0, "contexts": ["an ant", "a cow"]}
+    write(workshop.folder / "rows.jsonl", [{**row, "continuation": "ran"}])
+    task = ChoiceTask(name="t", type="choice", data={"source": "rows.jsonl"}, options="letters")
+    with pytest.raises(DataError, match="'contexts'") as caught:
+        bench.measurer.measure(bench.policy, task)
+    assert caught.value.place == "rows.jsonl:1"
+
+
+def test_cells_without_a_form_in_json_get_one(tmp_path: Path) -> None:
+    """NaN, infinity and dates in a column that nothing reads: the task has a hash, and a null cluster is none."""
+    cells = [math.nan, -math.inf, 1.5, None]
+    days = [datetime.date(2024, 2, 29)] * 4
+    table = pa.table({"prompt": ["a?", "b?", "c?", "d?"], "answer": ["x"] * 4, "size": cells, "day": days,
+                      "cluster_id": pa.array([None, "k", None, None]), "raw": [b"ab"] * 4})  # fmt: skip
+    pq.write_table(table, tmp_path / "rows.parquet")
+    problems = list(read_problems(declare_roots(tmp_path / "r.yaml"), DataSource(source="rows.parquet")))
+    assert [problem.columns.get("size") for problem in problems] == [None, None, 1.5, None]
+    assert problems[0].columns["day"] == "2024-02-29"
+    assert [problem.cluster_id for problem in problems] == ["", "k", "", ""]
+    assert hash_task(GenerationTask(name="t", data={"source": "rows.parquet"}), problems)
+
+
+def test_a_harness_suite_without_a_task_is_refused() -> None:
+    with pytest.raises(RecipeError, match="'harness:' names no task"):
+        read_suites(["harness:"])
 
 
 def test_mass_is_the_share_of_all_right_choices(workshop: Workshop, bench: Bench) -> None:

@@ -110,6 +110,46 @@ def test_a_second_search_reads_no_row(mixed: Workshop, monkeypatch: pytest.Monke
     assert find_contaminated_rows(recipe, sources) == found
 
 
+def test_a_benchmark_copied_word_for_word_is_found_however_it_is_framed(workshop: Workshop) -> None:
+    """Bare questions with the text of the right option; the task asks below a heading, with options and letters."""
+    themes = ("copper", "ivory", "marble", "willow", "amber", "granite")
+    rows = [
+        {"subject": "astronomy", "question": f"Which {theme} body circles nearest to the seventh {theme} beacon?",
+         "choices": [f"the {theme} moon", f"a {theme} ring", f"one {theme} belt", f"no {theme} disc"], "answer": "B"}
+        for theme in themes
+    ]  # fmt: skip
+    solved = [(row["question"], row["choices"][1]) for row in rows]
+    others = [(f"elk {number}", "ant") for number in range(60)]
+    mmlu = workshop.folder / "mmlu.jsonl"
+    mmlu.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = [{"prompt": asked, "completion": said} for asked, said in [*solved, *others]]
+    (workshop.folder / "rows.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    recipe = workshop.read(evaluate=[{"name": "m", "benchmark": "mmlu", "data": {"source": "mmlu.jsonl"}}])
+    (found,) = find_contaminated_rows(recipe, recipe.stages[0].config.data)  # type: ignore[union-attr]
+    assert sorted(found) == [f"rows.jsonl:{number}" for number in range(1, 7)]
+
+
+def test_a_task_of_another_type_is_searched_for_anew(workshop: Workshop) -> None:
+    """The same rows, once answered by a letter and once by a text: other items, another search."""
+    asked = "which grey owl sits there"
+    row = {"prompt": asked, "choices": ["the tall old owl", "the small new owl"], "answer": "A"}
+    (workshop.folder / "held_out.jsonl").write_text(
+        "".join(json.dumps({**row, "choices": [f"{c} {n}" for c in row["choices"]]}) + "\n" for n in range(3))
+    )
+    pairs = [(asked, "the tall old owl 1"), *((f"elk {n}", "ant") for n in range(20))]
+    (workshop.folder / "rows.jsonl").write_text(
+        "".join(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in pairs)
+    )
+
+    def find(**kind: Any) -> list[str]:
+        recipe = workshop.read(evaluate=[{"name": "t", "data": {"source": "held_out.jsonl"}, **kind}])
+        (found,) = find_contaminated_rows(recipe, recipe.stages[0].config.data)  # type: ignore[union-attr]
+        return [detail for detail in found.values() if "answered" in detail] and list(found)
+
+    assert find() == []
+    assert find(type="choice") == ["rows.jsonl:1"]
+
+
 def make_lab_recipe(folder: Path, data: dict[str, Any], **values: Any) -> Any:
     evaluate = [
         {"name": name, "data": {"source": f"lab:{name}", "split": "held_out", "rows": 100}, "max_new_tokens": 8}

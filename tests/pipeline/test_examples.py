@@ -51,6 +51,7 @@ def read_documented_files() -> list[str]:
     return [path for path in found if path.rstrip("/").split("/")[-1] not in NOT_ALWAYS]
 
 
+@pytest.mark.invariants
 def test_the_example_recipe_runs_as_it_stands_and_leaves_what_the_documents_list(tmp_path: Path) -> None:
     folder = run_recipe(read_recipe(EXAMPLES / "own_parts.yaml", folder=tmp_path / "run"))
     record = json.loads((folder / "run.json").read_text())

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.harness_tasks import TASKS_FOLDER, build_task, compare, measure, measure_by_harness
 from posttrain.core.errors import DataError, PosttrainError, RecipeError, RefusedError
+from posttrain.core.hashing import hash_text
 from posttrain.evaluation import harness
 from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.pipeline.comparing import compare_sides
@@ -119,7 +120,7 @@ def test_an_item_says_what_was_asked_what_the_policy_chose_and_what_is_right(mod
     assert {"drawn_tokens", "drawn_nats", "stopped", "exact_match,whole"} <= set(drawn)
     card = json.loads(measured["tiny-answers"].items_path.with_suffix(".json").read_text())
     assert card["metric"] == "exact_match,first" and card["parts"] == ["exact_match,whole"]
-    assert card["template"] == "text"
+    assert card["template"] == hash_text("text")
 
 
 def test_metrics_of_all_documents_have_the_harnesss_value_and_standard_error(model: Path, folder: Path) -> None:
@@ -211,6 +212,17 @@ def test_a_tasks_name_by_content_knows_its_code_its_documents_and_its_settings(f
     yaml.write_text(text.replace("metadata: {version: 1.0}", "metadata: {version: 2.0}"))
     (folder / TASKS_FOLDER / "functions.py").unlink()
     assert load(folder).hash != before.hash  # another version
+
+
+def test_a_document_that_differs_by_an_address_is_another_task(folder: Path) -> None:
+    """What a text says of memory is part of it; the address of an object is not."""
+    text = (folder / "questions.jsonl").read_text()
+    hashes = set()
+    for address in ("0x1f", "0x2e", "0x1f"):
+        (folder / "questions.jsonl").write_text(text.replace("elephant", f"elephant at {address}"))
+        hashes.add(load(folder).hash)
+    assert "elephant" in text and len(hashes) == 2
+    assert harness._describe([object()]) == harness._describe([object()]) == '["<object object>"]'
 
 
 def test_a_plan_imports_no_function_of_a_tasks_folder(workshop: Workshop) -> None:

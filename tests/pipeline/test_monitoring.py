@@ -14,9 +14,10 @@ import pytest
 
 from posttrain.core.errors import RecipeError, RefusedError, TerminatedError
 from posttrain.pipeline import recipe as recipes
+from posttrain.pipeline.monitoring import _read_numbers
 from posttrain.pipeline.recipe import read_recipe
 from posttrain.pipeline.run_record import list_alarms
-from posttrain.pipeline.suites import read_suite
+from posttrain.pipeline.suites import read_suite, read_suites
 from tests.cli.commands import run_here
 from tests.contracts.sources import REPOSITORY
 from tests.pipeline.tiny_runs import Finished, Notes, StopInTraining, Workshop, make_rows, sft, task
@@ -130,6 +131,7 @@ def test_a_number_of_the_rows_can_be_the_difficulty(workshop: Workshop) -> None:
         ([{**FORGETTING, "allowed_nat": 1}], "unknown key 'monitors.0.allowed_nat'", "did you mean 'allowed_nats'"),
         ([{**FORGETTING, "tasks": ["kept", "kept"]}], "each task may be named once", ""),
         ([3], "a monitor without 'type'", ""),
+        ([{**FORGETTING, "name": "format"}], "is named 'format', which is another type", "it is called 'forgetting'"),
     ],
 )
 def test_monitors_that_cannot_be_read_are_refused_with_the_recipe(
@@ -155,6 +157,43 @@ def test_the_suite_of_the_lab_and_the_demo_have_monitors() -> None:
     assert [one.label for one in read_recipe(REPOSITORY / "recipes" / "demo.yaml").monitors] == ["format", "verbosity"]
 
 
+def write_suite(folder: Path, name: str, monitors: list[Any], *tasks: dict[str, Any]) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(json.dumps({"schema": 1, "name": name, "evaluate": tasks, "monitors": monitors}))
+    return path
+
+
+def test_auto_of_one_of_several_suites_stands_for_its_own_tasks(tmp_path: Path) -> None:
+    (tmp_path / "held_out.jsonl").write_text('{"text": "a"}\n')
+    kept = {"name": "kept", "type": "perplexity", "data": {"source": "held_out.jsonl"}}
+    said = {"name": "said", "data": {"source": "held_out.jsonl"}}
+    mine = write_suite(tmp_path, "mine", [{**FORGETTING, "name": "memory"}], kept, said)
+    joined = read_suites(["lab", str(mine)])
+    read = {one.label: list(one.tasks_read) for one in joined.monitors}  # type: ignore[attr-defined]
+    assert read["memory"] == ["kept"]
+    assert read["format"] and "said" not in read["format"]
+    chosen = read_suites(["lab", str(mine)], only=["kept"])
+    assert [one.label for one in chosen.monitors if one.label in ("format", "memory")] == ["memory"]  # type: ignore[attr-defined]
+    write_suite(tmp_path, "mine", ["auto"], kept, said)
+    with pytest.raises(RecipeError, match="two monitors are named 'format'"):
+        read_suites(["lab", str(mine)])
+
+
+def test_against_a_task_that_no_monitor_reads_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "held_out.jsonl").write_text('{"text": "a"}\n')
+    kept = {"name": "kept", "type": "perplexity", "data": {"source": "held_out.jsonl"}}
+    choice = {"name": "choices", "type": "choice", "data": {"source": "held_out.jsonl"}}
+    mine = write_suite(tmp_path, "mine", ["auto"], kept, choice)
+    refused = run_here(capsys, "eval", "lab:base", "--suite", mine, "--task", "choices", "--against", "lab:base")
+    assert refused.code == 2
+    assert "read none of choices" in refused.err and "choose another --task" in refused.err
+
+
+def test_numbers_that_are_no_finite_float_are_left_out_of_the_columns() -> None:
+    columns = {"level": 3, "huge": 10**400, "endless": float("inf"), "other": 1, "said": "yes"}
+    assert _read_numbers(columns, ["level", "huge", "endless", "said", "gone"]) == {"level": 3.0}
+
+
 def test_a_suite_reads_its_monitors_over_two_models(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
     done = run(workshop)
     policies = [done.folder.artifacts / name for name in done.hashes]
@@ -172,4 +211,4 @@ def test_a_suite_reads_its_monitors_over_two_models(workshop: Workshop, capsys: 
     assert "unmeasured forgetting: kept: there is no parent to hold the policy against" in alone.out
     suite.write_text(json.dumps({"schema": 1, "name": "mine", "evaluate": tasks}))
     refused = run_here(capsys, "eval", policies[1], "--suite", suite, "--against", policies[0], "--out", out)
-    assert refused.code == 2 and "the suite 'mine' has no monitors" in refused.err
+    assert refused.code == 2 and "has no monitors" in refused.err

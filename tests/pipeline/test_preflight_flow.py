@@ -19,6 +19,7 @@ from tests.pipeline.test_run import check_record
 from tests.pipeline.tiny_runs import Finished, Notes, Workshop, sft, task
 
 ROWS = ("truncation", "mask", "memory")
+ROWS_WITH_TASKS = ("truncation", "contamination", "mask", "memory")
 
 ANY_GATE = {"floor": [{"metric": "held_out/stopped", "at_least": 0.1}]}
 
@@ -122,15 +123,15 @@ def test_everything_passes_is_recorded_and_fits_the_schema(workshop: Workshop) -
     check_record(done.record)
     assert shown(done) == [
         *[("evaluate.held_out", name, "passed") for name in ("length_caps", "scorer")],
-        *[("sft", name, "passed") for name in ROWS],
-        *[("more", name, "passed") for name in ROWS],
+        *[("sft", name, "passed") for name in ROWS_WITH_TASKS],
+        *[("more", name, "passed") for name in ROWS_WITH_TASKS],
         ("sft", "step_zero", "passed"),
         ("more", "step_zero", "passed"),
     ]
     assert done.record["overrides"] == [] and load_manifest(done.artifact()).overrides == []
     figures = {f["name"]: f["figures"] for f in done.record["preflight"]}
     assert 0 < figures["mask"]["trained_fraction"] < 0.5 and figures["length_caps"]["proposed_max_new_tokens"] == 8
-    assert "preflight: 9 checks passed" in notes.notes
+    assert "preflight: 11 checks passed" in notes.notes
 
 
 def test_the_first_policy_is_looked_at_at_once_and_a_later_one_right_before_it_trains(

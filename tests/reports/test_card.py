@@ -213,3 +213,12 @@ def test_values_of_the_wrong_type_anywhere_in_run_json_do_no_harm_to_a_card(tmp_
         for value in odd:
             (root / "run.json").write_text(json.dumps({**whole, key: value}))
             assert CardReader(render_card(load_run(root), policy=POLICIES["sft"])).faults == []
+
+
+def test_a_long_recipe_is_cut_between_lines_and_the_card_says_what_is_left_out(tmp_path: Path) -> None:
+    root = write_demo(tmp_path / "run")
+    (root / "recipe.yaml").write_text("".join(f"# line {number:05d} of ten\n" for number in range(1, 1251)))
+    card = build_run_card(root).read_text(encoding="utf-8")
+    # A line has 20 characters with its break: 1,000 lines are the 20,000 that are shown.
+    assert "# line 01000 of ten\n```" in card and "line 01001" not in card
+    assert "250 more lines of the recipe are left out here" in card

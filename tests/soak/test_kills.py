@@ -115,6 +115,7 @@ def kill_often(driver: Driver, workshop: Workshop, num_random: int, num_inside: 
         assert content(Finished(done.recipe, RunFolder(ended))) == whole
 
 
+@pytest.mark.invariants
 def test_a_run_that_is_killed_at_random_and_inside_a_save_ends_as_one_that_was_left_alone(
     driver: Driver, workshop: Workshop
 ) -> None:

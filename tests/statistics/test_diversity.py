@@ -45,7 +45,7 @@ def test_distinct_n_by_hand() -> None:
     samples = [list("abab"), list("ac")]
     assert compute_distinct_n(samples, 2) == pytest.approx(3 / 4)
     assert compute_distinct_n(samples, 1) == pytest.approx(3 / 6)
-    assert compute_distinct_n(samples, 9) == 1.0
+    assert compute_distinct_n(samples, 9) is None
     # One sample alone: (2 + 1) / 2 different bigrams of 4 / 2.
     assert compute_distinct_n(samples, 2, num_samples=1) == pytest.approx(1.5 / 2)
 
@@ -75,6 +75,10 @@ def test_self_bleu_by_hand() -> None:
     same = list("abc")
     assert compute_self_bleu([same, same]) == pytest.approx(1)
     assert compute_self_bleu([same, same, list("xyz")]) == pytest.approx(2 / 3)
+    # Two that say nothing are alike, one alone is like none.
+    assert compute_self_bleu([[], []]) == 1
+    assert compute_self_bleu([[], [], same, list("xyz")]) == pytest.approx(2 / 4)
+    assert compute_self_bleu([[], same]) == 0
     with pytest.raises(ValueError, match="1 samples"):
         compute_self_bleu([same])
 

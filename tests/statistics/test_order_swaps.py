@@ -74,6 +74,40 @@ def test_a_coin_is_said_to_follow_content_or_position_in_at_most_one_of_twenty_c
     assert verdicts.count("position") <= 30
 
 
+def test_chance_is_one_of_the_options_by_hand() -> None:
+    """Ten questions of four options, none kept: (3/4)^10; of two and four options chance is (1/2 + 1/4) / 2."""
+    found = compare_orders([1] * 10, [0] * 10, [False] * 10, num_options_N=[4.0] * 10)
+    assert (found.chance, found.p_position) == (0.25, pytest.approx(0.75**10))
+    assert compare_orders([1] * 2, [0] * 2, [False] * 2, num_options_N=[2.0, 4.0]).chance == 0.375
+
+
+def test_guessers_among_several_options_are_alarms_no_more_often_than_the_level() -> None:
+    generator = np.random.default_rng(11)
+    options = np.tile([3.0, 5.0], 30)
+    verdicts = []
+    for _ in range(400):
+        same = generator.random(60) < 1 / options
+        early = (same & (generator.random(60) < 0.5)).astype(float)
+        verdicts.append(compare_orders(early, early, same, num_options_N=options.tolist()).decided_by)
+    assert verdicts.count("position") <= 30
+    assert verdicts.count("content") <= 30
+
+
+def test_questions_that_share_a_source_do_not_make_an_alarm_likelier() -> None:
+    """30 sources of six questions that are answered alike, by a coin for each source, at 1 %: at most 12 of 400."""
+    generator = np.random.default_rng(12)
+    codes = np.repeat(np.arange(30), 6)
+    verdicts = []
+    for _ in range(400):
+        same = generator.integers(2, size=30)[codes].astype(bool)
+        early = np.where(same, 1.0, 0.0)
+        verdicts.append(compare_orders(early, early, same, clusters_N=codes, alpha=0.01).decided_by)
+    assert verdicts.count("position") <= 12
+    one, other = (compare_orders(early, early, same, clusters_N=given) for given in (codes, None))
+    assert one.consistency.high - one.consistency.low > other.consistency.high - other.consistency.low
+    assert one.num_clusters == 30
+
+
 @pytest.mark.parametrize(
     ("early", "late", "same"),
     [([1], [1], [True]), ([1, 0], [1], [True, True]), ([1, 0.5], [1, 0.5], [True, True]), ([1, 1], [0, 1], [True] * 2)],

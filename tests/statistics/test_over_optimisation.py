@@ -12,10 +12,13 @@ from posttrain.core.seeds import build_numpy_generator
 from posttrain.statistics.over_optimisation import (
     bootstrap_gains,
     compute_best_of_n_kl,
+    compute_drop_p,
     compute_look_level,
+    compute_rise_p,
     find_divergence,
     fit_gains,
 )
+from posttrain.statistics.pairing import build_pairs
 
 DISTANCES = np.array([0.5, 1.0, 1.5, 2.0, 3.0])
 
@@ -133,3 +136,19 @@ def test_the_level_holds_over_looks() -> None:
 def test_a_series_of_one_is_refused() -> None:
     with pytest.raises(DataError, match="one look or more"):
         find_divergence([[1.0, 2.0]], [[1.0, 2.0]])
+
+
+def test_a_turn_far_beyond_the_last_distance_is_none() -> None:
+    """R = d (2 - 0.01 d) turns at d = 100; of RL with alpha 600 times beta at exp(599), whose square is no float."""
+    assert fit_gains(DISTANCES, DISTANCES * (2 - 0.01 * DISTANCES), "best_of_n").turn == pytest.approx(100)
+    assert fit_gains(DISTANCES, DISTANCES * (2 - 0.001 * DISTANCES), "best_of_n").turn is None
+    straight = DISTANCES * (600 - np.log(DISTANCES))
+    assert fit_gains(DISTANCES, straight, "reinforcement_learning").turn is None
+
+
+def test_a_change_beyond_the_range_cannot_be_shown() -> None:
+    """Of 0 and 1 nothing falls or rises by more than 1."""
+    pairs = build_pairs([1.0] * 40, [0.0] * 40)
+    assert compute_drop_p(pairs, 1.5) == 1.0
+    assert compute_drop_p(pairs, 0.5) < 1e-3
+    assert compute_rise_p(pairs, 1.5) == 1.0

@@ -75,15 +75,15 @@ def behaviours(  # long: its signature lists every option
     from posttrain.cli.stopping import StopFlag
     from posttrain.core.errors import EXIT_DATA
     from posttrain.core.sampling import SamplingSettings
-
-    check_models(description, writer, filter_)
-    settings = SamplingSettings(max_new_tokens, temperature=temperature)
     from posttrain.pipeline.behaviour_suites import read_behaviour, save_report, save_suite, write_lab_behaviours
 
-    if writer is None:
+    # A name that is none is told before what it would need.
+    behaviour = None if description == LAB else read_behaviour(description)
+    check_models(description, writer, filter_)
+    settings = SamplingSettings(max_new_tokens, temperature=temperature)
+    if behaviour is None or writer is None:
         found = write_lab_behaviours(rows, out)
     else:
-        behaviour = read_behaviour(description)
         from posttrain.pipeline.behaviours import (
             WritingChoice,
             write_behaviours,

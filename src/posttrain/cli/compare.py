@@ -65,8 +65,11 @@ def compare(
     from posttrain.cli.console import build_progress
     from posttrain.cli.output import print_json, print_lines
     from posttrain.cli.stopping import StopFlag
+    from posttrain.core.output_paths import check_page
     from posttrain.pipeline.suites import read_suites
 
+    if page is not None:
+        check_page(page)
     found = read_suites(suite, data=data, only=task or ()) if suite else None
     given = {
         "--data": data, "--task": task, "--rows": rows, "--template": template != "auto", "--out": out != Path(),

@@ -45,7 +45,9 @@ KeepOption = Annotated[
     int | None, typer.Option("--keep", metavar="N", help="Choose so many rows, for quality and diversity.")
 ]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Weigh answers by a model's nats a token.")]
-ScorerOption = Annotated[str | None, typer.Option("--scorer", help="Judge answers by a scorer.")]
+ScorerOption = Annotated[
+    str | None, typer.Option("--scorer", help="Judge answers by a scorer: a name, file.py:name, or a mapping.")
+]
 LowOption = Annotated[
     float | None, typer.Option("--low", help="Drop a model's or scorer's values below this quantile.")
 ]
@@ -88,8 +90,8 @@ def curate(
     from posttrain.cli.console import build_progress
     from posttrain.cli.output import print_json
     from posttrain.pipeline.contamination import RowsChoice
-    from posttrain.pipeline.curation import CurationRequest, read_settings
     from posttrain.pipeline.curation import curate as curate_rows
+    from posttrain.pipeline.curation_request import CurationRequest, read_settings
     from posttrain.pipeline.data_check import read_columns
 
     bounds = {name: value for name, value in (("low", low), ("high", high)) if value is not None}
@@ -103,8 +105,10 @@ def curate(
         RowsChoice(against, against_split, read_columns(against_column or ())) if against else None,
         model,
         scorer,
+        config,
     )
-    found = curate_rows(request, out, build_progress(json), annotate=annotate)
+    accounts = {"--report": report, "--page": page}
+    found = curate_rows(request, out, build_progress(json), annotate=annotate, accounts=accounts)
     write_account(found, report, page)
     if json:
         print_json(found.to_json())
@@ -127,7 +131,7 @@ def show_account(found: Curated, out: Path) -> None:
     """Print the balance, the reasons with their counts, and two rows of each."""
     from posttrain.cli.output import print_lines, print_table
 
-    print_lines(found.describe())
+    print_lines(found.describe(), *(f"note: {note}" for note in found.notes))
     table = found.tabulate()
     if table:
         print_table(("dropped", "rows", "of all"), table)

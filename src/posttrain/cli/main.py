@@ -58,7 +58,7 @@ def show_help(
 
 @data_verbs.callback(invoke_without_command=True)
 def show_data_help(context: typer.Context) -> None:
-    """Look at rows as they are trained on; check data files; have suites of behaviours written."""
+    """Look at training rows, check and curate files, write suites."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

@@ -38,8 +38,10 @@ def report(
     if other is not None and page is not None:
         if card:
             raise typer.BadParameter("a model card speaks of one run: posttrain report RUN --card")
+        from posttrain.core.output_paths import check_page
         from posttrain.reports.run_pair import write_run_pair
 
+        check_page(page)
         written = {"page": write_run_pair((folder, other), page)}
     elif card:
         from posttrain.reports.card import build_run_card

@@ -91,7 +91,10 @@ def parse_config(kind: type[Config], values: Any, *, place: str) -> Any:
     """
     if not isinstance(values, Mapping):
         raise RecipeError(
-            f"found {_describe(values)}", expected=f"a mapping with the keys of {kind.__name__}", place=place
+            "found nothing" if values is None else f"found {_describe(values)}",
+            expected=f"a mapping with the keys of {kind.__name__}",
+            cure=f"write them as 'key: value', one a line: {', '.join(sorted(kind.model_fields))}",
+            place=place,
         )
     try:
         return kind.model_validate(dict(values))

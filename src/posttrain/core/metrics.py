@@ -17,25 +17,38 @@ Reduction = Literal["token_mean", "sum", "last", "maximum"]
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """What a metric is: its key, unit, how it is reduced over micro-batches and ranks, its meaning."""
+    """What a metric is: its key, unit, how it is reduced over micro-batches and ranks, its meaning.
+
+    `bounds` are the least and the greatest value that it can have; None: not declared.
+    """
 
     key: str
     unit: str
     reduction: Reduction
     meaning: str
     lower_is_better: bool | None = None
+    bounds: tuple[float, float] | None = None
 
 
 METRICS: dict[str, MetricSpec] = {}
 
 
-def declare(key: str, unit: str, reduction: Reduction, meaning: str, *, lower_is_better: bool | None = None) -> str:
+# many parameters: the fields of one metric
+def declare(
+    key: str,
+    unit: str,
+    reduction: Reduction,
+    meaning: str,
+    *,
+    lower_is_better: bool | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> str:
     """Declare a metric and return its key.
 
     Raises:
         ValueError: The key is declared already, with another meaning.
     """
-    spec = MetricSpec(key, unit, reduction, meaning, lower_is_better)
+    spec = MetricSpec(key, unit, reduction, meaning, lower_is_better, bounds)
     if METRICS.setdefault(key, spec) != spec:
         raise ValueError(f"metric {key!r} is declared twice with different meanings")
     return key
@@ -105,6 +118,7 @@ CHOICE_MASS = declare(
     "token_mean",
     "share of the choices' likelihood that the right ones have",
     lower_is_better=False,
+    bounds=(0.0, 1.0),
 )
 CONSISTENCY = declare(
     "consistency",
@@ -169,10 +183,18 @@ EFFECTIVE_SAMPLE_SIZE = declare(
     "effective_sample_size", "fraction", "token_mean", "share of tokens that importance weights leave in effect"
 )
 BIAS_AMBIGUOUS = declare(
-    "bias_ambiguous", "score", "token_mean", "BBQ's bias score without evidence, -1 to 1; 0 is without bias"
+    "bias_ambiguous",
+    "score",
+    "token_mean",
+    "BBQ's bias score without evidence, -1 to 1; 0 is without bias",
+    bounds=(-1.0, 1.0),
 )
 BIAS_DISAMBIGUATED = declare(
-    "bias_disambiguated", "score", "token_mean", "BBQ's bias score with evidence, -1 to 1; 0 is without bias"
+    "bias_disambiguated",
+    "score",
+    "token_mean",
+    "BBQ's bias score with evidence, -1 to 1; 0 is without bias",
+    bounds=(-1.0, 1.0),
 )
 UNIQUE_ACCEPTED = declare(
     "collapse/unique_accepted", "solutions", "token_mean", "different accepted solutions of a problem"

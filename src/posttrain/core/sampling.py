@@ -13,6 +13,11 @@ from posttrain.core.records import Completion, Problem
 from posttrain.core.seeds import derive_seed
 
 MAX_TOP_LOGPROBS = 128
+LOWER_MAX_NEW_TOKENS = (
+    "lower max_new_tokens (of a published benchmark: in a YAML suite with a task that has 'benchmark: <name>' and its "
+    "own max_new_tokens)"
+)
+"""The cure of completions that find no room."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 A cell in double quotes may hold separators, line breaks and, doubled, quotes. A first column without a name is a row
 index, as pandas writes it, and is left out. What the standard does not allow costs its row: a quote inside a bare cell,
-text after a closing quote, more or fewer cells than the header has. Python's `csv` reads on over such rows with other
-cells than were meant, and its limit on a cell's length is one for the process.
+text after a closing quote, more or fewer cells than the header has. A quote that is never closed costs every line after
+it, each counted as a bad row. Python's `csv` reads on over such rows with other cells than were meant, and its limit on
+a cell's length is one for the process.
 """
 
 from __future__ import annotations
@@ -139,6 +140,7 @@ def read_tsv(path: Path, name: str) -> Iterator[RawRow | BadRow]:
 
 def _iterate_records(lines: Iterator[tuple[int, bytes | None]], separator: str) -> Iterator[_Record]:
     record: _Record | None = None
+    number = 0
     for number, line in lines:
         if line is not None and number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
@@ -152,9 +154,13 @@ def _iterate_records(lines: Iterator[tuple[int, bytes | None]], separator: str) 
             yield record
             record = None
     if record is not None:
-        cure = "close the quote: every line after it was read as part of this cell"
+        cure = f"close the quote that line {record.line} opens: every line after it was read as part of this cell"
         record.refuse(RowError("wrong quotes", "a quoted cell that does not end", cure))
         yield record
+        for swallowed in range(record.line + 1, number + 1):  # each may be a row that is lost, and counts as one
+            lost = _Record(separator, swallowed)
+            lost.refuse(RowError("wrong quotes", f"the quoted cell of line {record.line} does not end", cure))
+            yield lost
 
 
 def _check_header(record: _Record, path: Path, separator: str) -> list[str]:

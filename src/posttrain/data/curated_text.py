@@ -27,6 +27,7 @@ class CuratedText:
     answer: str
     answers: tuple[str, ...] = ()
     has_answer: bool = True
+    rejected: str | None = None
     example: Example | None = field(default=None, compare=False)
 
     @property
@@ -46,7 +47,8 @@ def read_curated_text(example: Example) -> CuratedText:
     before = messages if last is None else messages[:last]
     prompt = "\n".join(_read(message) for message in before)
     answer = _read(messages[last]) if has_answer and last is not None else ""
-    return CuratedText(example.row_id, prompt, answer, answers, has_answer, example)
+    rejected = "\n".join(map(_read, example.rejected)) if example.kind == "preference" else None
+    return CuratedText(example.row_id, prompt, answer, answers, has_answer, rejected, example)
 
 
 def split_words(text: str) -> list[str]:

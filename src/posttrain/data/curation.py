@@ -6,7 +6,7 @@ signature, a score), never a text; then rows are compared with one another; the 
 1. unreadable rows, by their own reasons;
 2. `formats`, `lengths`, `languages`, `refusals`, `max_repetition`: what a row is by itself (`row_filters.py`);
 3. `contaminated`: it holds an evaluation item;
-4. `duplicate`: the texts of an earlier row, case and spacing aside;
+4. `duplicate`: the texts, labels and tools of an earlier row, case and spacing aside;
 5. `near duplicate`: of a better row (`near_duplicates.py`);
 6. `quality`: below `min_quality` (`quality_rules.py`);
 7. `value band`: outside of what is kept of a model's or scorer's values;
@@ -22,6 +22,7 @@ is tell whether an answer is right: that needs a scorer.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -124,18 +125,22 @@ class Curation:
     def _describe(self, number: int, text: CuratedText, value: float | None) -> Judged:
         settings = self.settings
         words = split_words(text.joined)
-        content = hashlib.blake2b(f"{' '.join(text.prompt.casefold().split())}\0".encode("utf-8", "replace"))
-        content.update(" ".join(text.answer.casefold().split()).encode("utf-8", "replace"))
+        aside = hash_aside(text.example)
+        parts = (_fold(text.prompt), _fold(text.answer), _fold(text.rejected or ""))
+        content = hashlib.blake2b("\0".join(parts).encode("utf-8", "replace") + aside)
         return Judged(
             number,
             text.row_id,
             content.digest()[:16],
             judge_quality(text),
             len(words),
-            sign_text(text.joined, settings.shingle_words) if settings.near is not None else None,
+            self._sign(text, aside) if settings.near is not None else None,
             count_terms(text.joined) if settings.keep is not None else None,
             value,
         )
+
+    def _sign(self, text: CuratedText, aside: bytes) -> Signature:
+        return sign_text(text.joined, self.settings.shingle_words, rejected=text.rejected, aside=aside)
 
     def _drop(self, rows: Sequence[Judged], reason: str, explain: Callable[[Judged], str]) -> Iterator[Judged]:
         """Yield the rows of which there is nothing to explain; the others are dropped with the explanation."""
@@ -195,6 +200,19 @@ class Curation:
         places = {row.number: place for place, row in enumerate(rows)}
         left = f"{len(rows):,} rows for {self.settings.keep:,} places"
         return list(self._drop(rows, NOT_CHOSEN, lambda row: "" if places[row.number] in chosen else left))
+
+
+def hash_aside(example: Example | None) -> bytes:
+    """Return a hash of what makes rows of the same texts different rows: labels and tools."""
+    if example is None:
+        return b""
+    values = [example.label, example.labels, example.tools]
+    said = json.dumps(values, sort_keys=True, default=str).encode("utf-8", "replace")
+    return hashlib.blake2b(said, digest_size=16).digest()
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _explain_quality(row: Judged, least: float) -> str:

@@ -16,6 +16,11 @@ ANSWER_COLUMNS = ("answer", "ground_truth")
 KEY_COLUMN = "content_keys"
 """Column of texts whose appearance in training data is contamination by itself: canaries, names, rare values."""
 
+LEAK_QUESTION, LEAK_ANSWERS = "leak_question", "leak_answers"
+"""Columns that hold the bare question, and its right answers, of a row whose prompt says more (headings, options,
+solved examples, what form is asked for) or whose answer is a letter. They are searched for in place of both, and are
+no part of what is asked: no prompt shows them and no task's hash counts them."""
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationItem:
@@ -55,10 +60,11 @@ def read_item(row: Example | Problem) -> EvaluationItem:
     """Return what of an evaluation row must not occur in training data.
 
     The answer is the column of `ANSWER_COLUMNS`, else the assistant's message that the row ends with; of a
-    preference, the chosen answer. A document (`text`) is a question without an answer.
+    preference, the chosen answer. A document (`text`) is a question without an answer. The columns `leak_question` and
+    `leak_answers` stand in the place of what they name.
 
     Raises:
-        DataError: `content_keys` is no list of texts.
+        DataError: `content_keys` or `leak_answers` is no list of texts, or `leak_question` no text.
     """
     if isinstance(row, Problem):
         item_id, messages, last = row.problem_id, list(row.messages), None
@@ -71,8 +77,14 @@ def read_item(row: Example | Problem) -> EvaluationItem:
     question = "\n".join(_read_content(message) for message in messages if message["role"] != "system")
     if isinstance(row, Example) and row.kind == "text":
         question = row.text
-    answers = _read_answers(row.columns) or ([last] if last else [])
-    return EvaluationItem(item_id, question, tuple(answers), _read_keys(row.columns, item_id))
+    bare = row.columns.get(LEAK_QUESTION)
+    if bare is not None and (not isinstance(bare, str) or not bare.strip()):
+        raise _refuse(LEAK_QUESTION, bare, "the bare question, a text", item_id)
+    answers = _read_texts(row.columns, LEAK_ANSWERS, item_id)
+    if row.columns.get(LEAK_ANSWERS) is None:
+        answers = tuple(_read_answers(row.columns) or ([last] if last else []))
+    keys = _read_texts(row.columns, KEY_COLUMN, item_id)
+    return EvaluationItem(item_id, question if bare is None else bare, answers, keys)
 
 
 def read_training_text(row: Example) -> TrainingText:
@@ -109,18 +121,22 @@ def _read_answers(columns: dict[str, Any]) -> list[str]:
     return []
 
 
-def _read_keys(columns: dict[str, Any], item_id: str) -> tuple[str, ...]:
-    value = columns.get(KEY_COLUMN)
+def _read_texts(columns: dict[str, Any], name: str, item_id: str) -> tuple[str, ...]:
+    value = columns.get(name)
     if value is None:
         return ()
     if not isinstance(value, list | tuple) or not all(isinstance(key, str) and key.strip() for key in value):
-        raise DataError(
-            f"'{KEY_COLUMN}' is {json.dumps(value, default=str)[:80]}",
-            expected='a list of texts: ["Elmridge Canal"]',
-            cure="correct the row, or leave the column out",
-            place=item_id,
-        )
+        raise _refuse(name, value, 'a list of texts: ["Elmridge Canal"]', item_id)
     return tuple(value)
+
+
+def _refuse(name: str, value: Any, expected: str, item_id: str) -> DataError:
+    return DataError(
+        f"'{name}' is {json.dumps(value, default=str)[:80]}",
+        expected=expected,
+        cure="correct the row, or leave the column out",
+        place=item_id,
+    )
 
 
 def _join_values(value: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +25,13 @@ _ARRAY_CURE = "write the file again; as JSON Lines (.jsonl, one object a line) a
 
 
 class RowDecoder:
-    """Decodes objects and notices what Python's parser lets pass: duplicate keys, NaN, lone surrogates."""
+    """Decodes objects and notices what Python's parser lets pass: duplicate keys, NaN, infinity, lone surrogates."""
 
     def __init__(self) -> None:
         self._problem: tuple[str, str] | None = None
-        self._decoder = json.JSONDecoder(object_pairs_hook=self._build_object, parse_constant=self._note_constant)
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=self._build_object, parse_constant=self._note_constant, parse_float=self._read_float
+        )
 
     def _build_object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
@@ -40,6 +43,12 @@ class RowDecoder:
 
     def _note_constant(self, name: str) -> None:
         self._problem = ("not JSON", f"{name}, which JSON does not have (write null)")
+
+    def _read_float(self, digits: str) -> float:
+        value = float(digits)
+        if math.isinf(value):
+            self._problem = ("not JSON", f"{shorten(digits)}, which is beyond the largest number, 1.8e308 (write null)")
+        return value
 
     def decode_at(self, text: str, start: int) -> tuple[Any, int]:
         """Return the value that begins at a position, and where it ends; `check` then says if it is usable.

@@ -25,7 +25,18 @@ _CODE_MARKS = frozenset("{}()[];=<>_\\|")
 _CODE_SHARE = 0.03
 """A text with a larger share of these marks is code, whose language cannot be told; the prompt's is then."""
 
-_ASSISTANT_TALK = ("as an ai", "as a language model", "i'm an ai", "i am an ai", "as an artificial intelligence")
+_MACHINE = r"(?:language[ ]model|model|assistant|chat[ ]?bot|bot|program|system)"
+_ASSISTANT_TALK = re.compile(
+    rf"""
+    \b(?: (?:as|i'm|i[ ]am) [ ] an [ ] (?:ai|artificial[ ]intelligence) (?:[ ] (?:large[ ])? {_MACHINE})?
+       | as [ ] a [ ] (?:large[ ])? language [ ] model )
+    (?= \s* (?: $ | [^\w\s-]
+             | (?:i|i'm|it|we|my|and|so|who|that|which|with|without|trained|created|developed|designed|made|by)\b ) )
+    """,
+    re.VERBOSE,
+)
+"""An answer that calls itself a machine: no noun follows, as in `As an AI researcher would tell you`."""
+
 _OPENING = 60
 _IDIOM = re.compile(r"\bhelp but\b|\bhelp (?:\w+ing)\b", re.IGNORECASE)
 """`I couldn't help but smile` declines nothing."""
@@ -69,10 +80,10 @@ def build_row_filters(
 
 def find_refusal(text: CuratedText) -> str:
     """Return why an answer refuses, or speaks of itself as a machine in its opening."""
-    opening = text.answer[:_OPENING].casefold().replace("\u2019", "'")
-    talk = next((phrase for phrase in _ASSISTANT_TALK if phrase in opening), None)
-    if talk is not None:
-        return f"'{talk}'"
+    opening = " ".join(text.answer[: 2 * _OPENING].casefold().replace("\u2019", "'").split())
+    talk = _ASSISTANT_TALK.search(opening)
+    if talk is not None and talk.start() < _OPENING:
+        return f"'{talk[0]}'"
     if not text.answer.strip():
         return ""
     verdict = judge_refusal(_IDIOM.sub(" ", text.answer))

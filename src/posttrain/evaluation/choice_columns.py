@@ -64,10 +64,16 @@ def read_choice_parts(problem: Problem, chosen: int, num_choices: int) -> dict[s
 def _is_series(values: Any, length: int) -> bool:
     if not isinstance(values, list | tuple) or len(values) != length:
         return False
-    return all(
-        value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
-        for value in values
-    )
+    return all(value is None or _is_number(value) for value in values)
+
+
+def _is_number(value: Any) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond what a float holds
+        return False
 
 
 def _refuse(problem: Problem, column: str, found: Any, expected: str) -> DataError:

@@ -54,7 +54,7 @@ def summarise_items(
     `core.metrics` declares where no outcome has it: the bias of answers that name somebody, where none does.
 
     Intervals: right or wrong, Wilson's, of items that share sources Korn and Graubard's; other values, the bootstrap's,
-    of items that share sources the cluster-robust one. Items of one source have none (`_estimate`).
+    of items that share sources the cluster-robust one, within a metric's declared bounds; of one source none.
 
     Raises:
         RefusedError: Harness faults are more than 1 % of the items, the scorer applies to none, or no outcome has a
@@ -84,7 +84,7 @@ def summarise_items(
             faulty.append(name)
             folded = []
         series[name] = _read(folded, lambda outcome: outcome.value)
-    is_unread = outcomes["scored"] == 0
+    unread = (metric_name, *repeated) if outcomes["scored"] == 0 else ()
     seeds = (items[0].task_hash, items[0].policy_hash)
     return [
         {
@@ -92,8 +92,8 @@ def summarise_items(
             "name": name,
             **(
                 _say_nothing(clusters, HARNESS if name in faulty else UNREAD)
-                if name in faulty or not values or (is_unread and name in (metric_name, *repeated))
-                else _estimate(values, clusters, *seeds)
+                if name in faulty or not values or name in unread
+                else _clip(name, _estimate(values, clusters, *seeds))
             ),
             "outcomes": outcomes,
         }
@@ -146,6 +146,15 @@ def _read_part(items: Iterable[ItemResult], part: str) -> Series:
 def _say_nothing(clusters: Sequence[str], why: str) -> dict[str, Any]:
     known = {"n": len(clusters), "clusters": len(set(clusters)), "method": why}
     return {"value": None, "low": None, "high": None, **known}
+
+
+def _clip(name: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """Return figures whose interval lies within what the metric can be, as far as that is declared."""
+    spec = describe_metric(name)
+    if spec is None or spec.bounds is None or figures["low"] is None:
+        return figures
+    least, most = spec.bounds
+    return {**figures, "low": max(least, figures["low"]), "high": min(most, figures["high"])}
 
 
 def _estimate(values: Sequence[float], clusters: Sequence[str], *seed_parts: str) -> dict[str, Any]:

@@ -330,17 +330,19 @@ def _hash_task(
         for number, doc in docs.items()
     ]
     code = _hash_code(include) if include is not None else ""
-    return hash_json([_describe(settings), str(loaded.VERSION), lm_eval.__version__, code, asked])
+    # Settings name functions by what they are in memory, as texts too; what they make stands in the requests as it is.
+    return hash_json([_ADDRESS.sub("", _describe(settings)), str(loaded.VERSION), lm_eval.__version__, code, asked])
 
 
 def _describe(value: Any) -> str:
-    """Return a value as text, the same in every process."""
-    text = json.dumps(value, default=_describe_other, ensure_ascii=True)
-    return _ADDRESS.sub("", text)
+    """Return a value as text, the same in every process: texts as they are, other objects without their address."""
+    return json.dumps(value, default=_describe_other, ensure_ascii=True)
 
 
 def _describe_other(value: Any) -> Any:
-    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(_describe(part) for part in value)
+    return _ADDRESS.sub("", str(value))
 
 
 def _hash_code(folder: Path) -> str:

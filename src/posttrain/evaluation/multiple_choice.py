@@ -114,6 +114,13 @@ class MultipleChoice:
     def _ask(self, problem: Problem, question: Question) -> list[tuple[Problem, str]]:
         """Return for each choice what is asked, and the text that is weighed after it."""
         own = split_contexts(problem, len(question.choices))
+        if own and self.task.options == "letters":
+            raise DataError(
+                "the row has 'contexts', and the task asks with options: letters",
+                expected="rows whose choices are weighed as texts, since contexts take the prompt's place",
+                cure="set options: texts, or leave out the column 'contexts'",
+                place=problem.problem_id,
+            )
         if own:
             return own
         if self.task.options == "texts":

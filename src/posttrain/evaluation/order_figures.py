@@ -16,11 +16,14 @@ from posttrain.core.metrics import CONSISTENCY, LABEL_BIAS, POSITION_BIAS
 from posttrain.core.records import ItemResult, Message
 from posttrain.statistics.intervals import Interval
 from posttrain.statistics.order_swaps import LabelSplit, OrderSwaps, compare_labels, compare_orders
+from posttrain.statistics.pairing import cluster_name
 
 RIGHT_PLACE = "right_place"
 """The part of a choice item that says where the right option stands, from 0."""
 RIGHT_OPTION, CHOSEN_OPTION = "right_option", "chosen_option"
 """The parts that say which option is right, and which is chosen: numbers of the sorted texts, whatever their order."""
+NUM_OPTIONS = "num_options"
+"""The part that says among how many different options is chosen: a guesser keeps one of k in 1/k of the questions."""
 
 MIN_PAIRED_FRACTION = 0.8
 """Below this share of clusters that hold a question in both orders a task is not asked in both."""
@@ -47,13 +50,19 @@ def describe_order(texts: Sequence[str], rights: Sequence[int], chosen: int) -> 
     """Return the parts of an outcome by which the two orders of a question are told; none where several are right.
 
     Example: of the options `("b", "a")` with the first right and the second chosen: `right_place=0`, `right_option=1`,
-    `chosen_option=0`; with the options turned around and the same answer `right_place=1`, and the rest as before.
+    `chosen_option=0`, `num_options=2`; with the options turned around and the same answer `right_place=1`, and the rest
+    as before.
     """
     if len(rights) != 1:
         return {}
     distinct = sorted({text.strip() for text in texts})
     right, said = (distinct.index(texts[place].strip()) for place in (rights[0], chosen))
-    return {RIGHT_PLACE: float(rights[0]), RIGHT_OPTION: float(right), CHOSEN_OPTION: float(said)}
+    return {
+        RIGHT_PLACE: float(rights[0]),
+        RIGHT_OPTION: float(right),
+        CHOSEN_OPTION: float(said),
+        NUM_OPTIONS: float(len(distinct)),
+    }
 
 
 def read_option_texts(messages: Sequence[Message], choices: Sequence[str]) -> list[str]:
@@ -103,7 +112,7 @@ def find_order_pairs(items: Sequence[ItemResult]) -> list[OrderPair]:
 
 def _read_pairs(cluster: Sequence[ItemResult]) -> list[OrderPair]:
     parts = [item.outcome.parts for item in cluster]
-    if not all(RIGHT_PLACE in one and RIGHT_OPTION in one for one in parts):
+    if not all({RIGHT_PLACE, RIGHT_OPTION, NUM_OPTIONS} <= one.keys() and one[NUM_OPTIONS] >= 2 for one in parts):
         return []
     if len({one[RIGHT_OPTION] for one in parts}) > 1 or any(item.outcome.value not in (0, 1) for item in cluster):
         return []
@@ -115,13 +124,16 @@ def _read_pairs(cluster: Sequence[ItemResult]) -> list[OrderPair]:
 
 
 def compare_item_orders(pairs: Sequence[OrderPair], *, alpha: float = 0.05) -> OrderSwaps | None:
-    """Return what is owed to content and position, or None of fewer than two questions."""
-    if len(pairs) < 2:
+    """Return what is owed to content and position, or None of fewer than two sources."""
+    clusters = [cluster_name(pair.early) for pair in pairs]
+    if len(set(clusters)) < 2:
         return None
     return compare_orders(
         [pair.early.outcome.value for pair in pairs],
         [pair.late.outcome.value for pair in pairs],
         [pair.is_same for pair in pairs],
+        num_options_N=[pair.early.outcome.parts[NUM_OPTIONS] for pair in pairs],
+        clusters_N=clusters,
         alpha=alpha,
     )
 
@@ -129,9 +141,11 @@ def compare_item_orders(pairs: Sequence[OrderPair], *, alpha: float = 0.05) -> O
 def compare_item_labels(items: Sequence[ItemResult], *, alpha: float = 0.05) -> LabelSplit | None:
     """Return what is owed to the labels Yes and No, or None where these are not what every item is answered with.
 
-    The labels are those that the rows give (`choices: {text: [Yes, No], label: [Yes, No]}`); a letter is none.
+    The labels are those that the rows give (`choices: {text: [Yes, No], label: [Yes, No]}`); a letter is none. Of a
+    source the first statement of either label counts, so that those that do are independent.
     """
     counts = {YES: [0, 0], NO: [0, 0]}
+    counted: set[tuple[str, str]] = set()
     for item in items:
         if not item.outcome.is_counted:
             continue
@@ -139,8 +153,10 @@ def compare_item_labels(items: Sequence[ItemResult], *, alpha: float = 0.05) -> 
             return None
         is_matching = item.outcome.value == 1
         right = item.outcome.answer if is_matching else (NO if item.outcome.answer == YES else YES)
-        counts[right][0] += is_matching
-        counts[right][1] += 1
+        if (right, source := cluster_name(item)) not in counted:
+            counted.add((right, source))
+            counts[right][0] += is_matching
+            counts[right][1] += 1
     (yes, num_yes), (no, num_no) = counts[YES], counts[NO]
     return compare_labels((yes, num_yes), (no, num_no), alpha=alpha) if num_yes and num_no else None
 
@@ -162,14 +178,17 @@ class WordSplit:
 def compare_option_words(pairs: Sequence[OrderPair], *, alpha: float = 0.05) -> WordSplit | None:
     """Return what is owed to the words Yes and No, of items with their texts; None where options begin otherwise.
 
-    A question counts once, and where both orders have the same answer: what the position decides is told elsewhere.
+    A question counts once, the first of its source and of either word, and where both orders have the same answer: what
+    the position decides is told elsewhere.
     """
     counts = {YES: [0, 0], NO: [0, 0]}
+    counted: set[tuple[str, str]] = set()
     num_yes = 0
     for item in (pair.early for pair in pairs if pair.is_same):
         said, right = (_FIRST_WORD.match(text) for text in _read_texts(item))
-        if said and right:
-            word = right[1].capitalize()
+        word = right[1].capitalize() if right else ""
+        if said and (word, source := cluster_name(item)) not in counted and word:
+            counted.add((word, source))
             counts[word][0] += item.outcome.value == 1
             counts[word][1] += 1
             num_yes += said[1].capitalize() == YES
@@ -198,21 +217,22 @@ def summarise_orders(task_name: str, items: Sequence[ItemResult]) -> list[dict[s
     pairs = find_order_pairs(items)
     orders = compare_item_orders(pairs)
     if orders is not None:
+        is_clustered = orders.num_clusters < len(pairs)
+        sizes = (len(pairs), orders.num_clusters, 2 * len(pairs))
         return [
-            _build(task_name, CONSISTENCY, orders.consistency, "wilson", len(pairs), 2 * len(pairs)),
-            _build(task_name, POSITION_BIAS, orders.position_bias, "paired_score", len(pairs), 2 * len(pairs)),
+            _build(task_name, CONSISTENCY, orders.consistency, "korn_graubard" if is_clustered else "wilson", sizes),
+            _build(task_name, POSITION_BIAS, orders.position_bias, "paired_score", sizes),
         ]
     labels = compare_item_labels(items)
     if labels is None:
         return []
     size = labels.num_statements
-    return [_build(task_name, LABEL_BIAS, labels.label_bias, "newcombe", size, size)]
+    return [_build(task_name, LABEL_BIAS, labels.label_bias, "newcombe", (size, size, size))]
 
 
-# many parameters: the fields of one figure
-def _build(
-    task_name: str, name: str, interval: Interval, method: str, num_questions: int, num_items: int
-) -> dict[str, Any]:
+def _build(task_name: str, name: str, interval: Interval, method: str, sizes: tuple[int, int, int]) -> dict[str, Any]:
+    """Return one figure; `sizes` are its questions, their sources, and the items."""
+    num_questions, num_clusters, num_items = sizes
     rest = ("unparsed", "timed_out", "truncated", "errored", "not_applicable", "harness")
     return {
         "task": task_name,
@@ -221,7 +241,7 @@ def _build(
         "low": interval.low,
         "high": interval.high,
         "n": num_questions,
-        "clusters": num_questions,
+        "clusters": num_clusters,
         "method": method,
         "outcomes": {"scored": num_items, **dict.fromkeys(rest, 0)},
     }

@@ -1,13 +1,14 @@
 """Problems that are read when they are asked for: a task's rows do not lie in memory.
 
 `StoredProblems` writes them to a file that has no name (it is gone when the process is); `ProblemView` is some of
-them, or all of them as a task shows them. In memory are their ids and where each begins.
+them, or all of them as a task shows them. In memory are their ids, their clusters, and where each begins.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import sys
 import tempfile
 import weakref
 from array import array
@@ -27,6 +28,7 @@ class _ReadSequence(Sequence[Problem]):
     """A sequence whose members are made when they are read."""
 
     ids: Sequence[str]
+    clusters: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,7 +49,7 @@ class _ReadSequence(Sequence[Problem]):
 
 
 class StoredProblems(_ReadSequence):
-    """Problems in a nameless file of the temporary folder; `ids` are in memory.
+    """Problems in a nameless file of the temporary folder; `ids` and `clusters` are in memory.
 
     Args:
         problems: Read once, and kept on disk.
@@ -58,6 +60,7 @@ class StoredProblems(_ReadSequence):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         ids: list[str] = []
+        clusters: list[str] = []
         self._starts = array("q", [0])
         with storage_errors(Path(tempfile.gettempdir())):
             self._file = tempfile.TemporaryFile(buffering=_WRITTEN_AT_ONCE)  # noqa: SIM115 - closed with the problems
@@ -67,10 +70,11 @@ class StoredProblems(_ReadSequence):
             with storage_errors(Path(tempfile.gettempdir())):
                 self._file.write(content)
             ids.append(problem.problem_id)
+            clusters.append(sys.intern(problem.cluster_id))
             self._starts.append(self._starts[-1] + len(content))
         with storage_errors(Path(tempfile.gettempdir())):
             self._file.flush()
-        self.ids = ids
+        self.ids, self.clusters = ids, clusters
 
     def _read(self, place: int) -> Problem:
         start, end = self._starts[place], self._starts[place + 1]
@@ -81,7 +85,7 @@ class StoredProblems(_ReadSequence):
 
 @dataclass(frozen=True, slots=True)
 class _Chosen(Sequence[str]):
-    """The ids of some problems, held once."""
+    """The ids or clusters of some problems, held once."""
 
     ids: Sequence[str]
     places: Sequence[int]
@@ -115,8 +119,10 @@ class ProblemView(_ReadSequence):
         show: Callable[[Problem], Problem] | None = None,
     ) -> None:
         self._problems, self._places, self._show = problems, places, show
-        ids = list_ids(problems)
-        self.ids = ids if places is None else _Chosen(ids, array("q", places))
+        self.ids, self.clusters = list_ids(problems), list_clusters(problems)
+        if places is not None:
+            held = array("q", places)
+            self.ids, self.clusters = _Chosen(self.ids, held), _Chosen(self.clusters, held)
 
     def _read(self, place: int) -> Problem:
         problem = self._problems[place if self._places is None else self._places[place]]
@@ -126,3 +132,8 @@ class ProblemView(_ReadSequence):
 def list_ids(problems: Sequence[Problem]) -> Sequence[str]:
     """Return the ids of problems, without reading those that are stored."""
     return problems.ids if isinstance(problems, _ReadSequence) else [problem.problem_id for problem in problems]
+
+
+def list_clusters(problems: Sequence[Problem]) -> Sequence[str]:
+    """Return the clusters of problems, "" of those without one, without reading those that are stored."""
+    return problems.clusters if isinstance(problems, _ReadSequence) else [problem.cluster_id for problem in problems]

@@ -34,7 +34,7 @@ def read_question(problem: Problem, *, may_repeat: bool = False) -> Question:
 
     Raises:
         DataError: There are fewer than two choices, one is empty or no text, labels are not as many or not differing,
-            or an answer is none of the choices, or several as it is read.
+            or an answer is none of the choices, all of them, or several as it is read.
     """
     given = found = problem.columns.get("choices")
     labels: list[str] | None = None
@@ -54,6 +54,13 @@ def read_question(problem: Problem, *, may_repeat: bool = False) -> Question:
     given = problem.columns.get("answer")
     answers = given if isinstance(given, list | tuple) and given else [given]
     rights = {_find_right(problem, answer, choices, labels) for answer in answers}
+    if len(rights) == len(choices):
+        raise DataError(
+            f"'answer' is {given!r}, which names all {len(choices)} choices"[:200],
+            expected="at least one choice that is wrong, so that something can be told by the answer",
+            cure="name the right ones only, or leave the row out",
+            place=problem.problem_id,
+        )
     return Question(choices, labels or _name_choices(len(choices)), tuple(sorted(rights)))
 
 

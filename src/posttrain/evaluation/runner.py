@@ -27,7 +27,10 @@ from posttrain.evaluation.items import (
     iterate_items,
     keep_items,
 )
-from posttrain.evaluation.problem_store import ProblemView, list_ids
+from posttrain.evaluation.problem_store import ProblemView, list_clusters, list_ids
+
+MAX_ROWS_TOGETHER = 4
+"""Rows of a cluster that a choice of rows keeps together: a question in two orders, or asked twice in both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,9 @@ class MeasuredTask:
 def choose_problems(name: str, task_hash: str, problems: Sequence[Problem], first: int | None = None) -> MeasuredTask:
     """Return a task with all of its problems, or a fixed random choice of so many.
 
-    A smaller choice is part of every larger one, so that more items may be drawn later.
+    A smaller choice is part of every larger one, so that more items may be drawn later. Rows of a cluster of at most
+    MAX_ROWS_TOGETHER are chosen one after another, so that a question in both orders keeps both, but for the last one
+    that there is room for. Rows of larger clusters are chosen singly: so many of one template would say little.
 
     Raises:
         DataError: There is no problem, or two share an id.
@@ -61,8 +66,15 @@ def choose_problems(name: str, task_hash: str, problems: Sequence[Problem], firs
         )
     if first is None or first >= len(problems):
         return MeasuredTask(name, task_hash, problems)
-    order = sorted(range(len(ids)), key=lambda index: hash_text(task_hash, ids[index]))
-    return MeasuredTask(name, task_hash, ProblemView(problems, sorted(order[:first])))
+    clusters = list_clusters(problems)
+    sizes = Counter(clusters)
+
+    def rank(index: int) -> tuple[str, str]:
+        own, cluster = hash_text(task_hash, ids[index]), clusters[index]
+        is_kept = cluster and 1 < sizes[cluster] <= MAX_ROWS_TOGETHER
+        return (hash_text(task_hash, "cluster", cluster) if is_kept else own), own
+
+    return MeasuredTask(name, task_hash, ProblemView(problems, sorted(sorted(range(len(ids)), key=rank)[:first])))
 
 
 def run_task(task: MeasuredTask, answerer: Answerer, items_path: Path, progress: Progress) -> list[dict[str, Any]]:

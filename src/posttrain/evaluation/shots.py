@@ -28,7 +28,6 @@ class Example:
     """A solved row: its turns, what it is asked with, and the value that it must share with the question."""
 
     turns: Sequence[Message]
-    problem_id: str
     question: str
     group: str
 
@@ -36,9 +35,9 @@ class Example:
 class Shots:
     """Gives each question of a task its examples.
 
-    The rows are put into one order, that of their hashes with the task's `shots_seed`; a question has the first ones of
-    it, without itself and without those of another value of `shots_by`. So examples are the same for all questions as
-    far as may be, and for every policy.
+    The rows are put into one order, that of the hashes of what they say with the task's `shots_seed`; a question has
+    the first ones of it, without itself and without those of another value of `shots_by`. So examples are the same for
+    all questions as far as may be, for every policy, and under whatever name their file lies.
 
     Args:
         task: Says how many, and by which column.
@@ -50,12 +49,11 @@ class Shots:
 
     def __init__(self, task: GenerationTask | ChoiceTask, problems: Sequence[Problem]) -> None:
         self._task = task
-        solved = [
-            Example(_solve(task, one), one.problem_id, _name_question(one), self._find_group(one)) for one in problems
-        ]
+        solved = [Example(_solve(task, one), _name_question(one), self._find_group(one)) for one in problems]
         self.hash = hash_json([[example.turns, example.group] for example in solved])
         if task.shots_seed is not None:
-            solved.sort(key=lambda one: hash_text("shots", str(task.shots_seed), one.problem_id, one.question))
+            seed = str(task.shots_seed)
+            solved.sort(key=lambda one: hash_text("shots", seed, one.question, canonical_json(list(one.turns))))
         self._by_group: dict[str, list[Example]] = {}
         for one in solved:
             self._by_group.setdefault(one.group, []).append(one)
@@ -73,7 +71,7 @@ class Shots:
         for one in known:
             if len(found) == self._task.shots:
                 break
-            if one.problem_id != problem.problem_id and one.question != question:
+            if one.question != question:
                 found.append(one)
         if len(found) < self._task.shots:
             where = f" whose '{self._task.shots_by}' is {group}" if self._task.shots_by else ""

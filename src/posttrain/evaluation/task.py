@@ -18,10 +18,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from posttrain.core.config import Config, display_field, optional_field
-from posttrain.core.errors import RecipeError
+from posttrain.core.errors import DataError, RecipeError
 from posttrain.core.hashing import canonical_json, hash_pieces
 from posttrain.core.records import Problem
 from posttrain.core.sampling import SamplingSettings
+from posttrain.data.evaluation_items import LEAK_ANSWERS, LEAK_QUESTION
 from posttrain.data.sources import DataSource
 from posttrain.evaluation.harness_task import HARNESS, HarnessTask
 from posttrain.evaluation.suites.registry import find_benchmark
@@ -84,6 +85,7 @@ class _AskedTask(_Task):
             raise ValueError("'shots' are rows of a source: add shots_from: {source: ...}, or set shots: 0")
         if not self.shots:
             given = [name for name in ("shots_from", "shots_by") if getattr(self, name) is not None]
+            given += ["shots_seed"] if self.shots_seed != type(self).model_fields["shots_seed"].default else []
             if given:
                 raise ValueError(f"'{given[0]}' without shots changes nothing: set shots, or leave it out")
         return self
@@ -153,13 +155,26 @@ class ChoiceTask(_AskedTask):
     its label, its letter, or its text, or a list of those where several are right. `normalisation`: the log-likelihood
     as it is (`sum`), by token, or by byte of UTF-8. `options: letters` shows the choices in the prompt and weighs their
     letters. `metric`: 1 where the likeliest is right (`accuracy`), or the share of the choices' likelihood that the
-    right ones have (`mass`).
+    right ones have (`mass`), which is of likelihoods as they are: `normalisation` is `sum` there.
     """
 
     type: Literal["choice"]
     normalisation: Normalisation = "byte"
     options: Literal["texts", "letters"] = "texts"
     metric: Literal["accuracy", "mass"] = optional_field("accuracy")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_normalisation(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("metric") == "mass":
+            return {"normalisation": "sum", **value}
+        return value
+
+    @model_validator(mode="after")
+    def _check_mass(self) -> ChoiceTask:
+        if self.metric == "mass" and self.normalisation != "sum":
+            raise ValueError(f"'mass' by {self.normalisation} is no share of likelihood: leave 'normalisation' out")
+        return self
 
 
 class PerplexityTask(_Task):
@@ -237,6 +252,9 @@ def hash_task(
         task: Its settings.
         problems: All of its rows.
         measured_by: The hash of what else decides an item: chat format, scorer, precision, solved examples.
+
+    Raises:
+        DataError: A row of columns, as Parquet may hold, has a number that is not finite.
     """
     settings = {key: value for key, value in task.identity().items() if key not in task.BESIDE}
     return hash_pieces(lambda: _write_pieces(settings, problems, measured_by))
@@ -246,6 +264,16 @@ def _write_pieces(settings: Mapping[str, Any], problems: Sequence[Problem], meas
     """Yield the canonical JSON of `[settings, [problem, ...], measured_by]`, a problem at a time."""
     yield f"[{canonical_json(settings)},["
     for number, p in enumerate(problems):
-        content = [p.problem_id, p.messages, p.tools, p.columns, p.cluster_id, p.reply]
-        yield ("," if number else "") + canonical_json(content)
+        columns = {name: value for name, value in p.columns.items() if name not in (LEAK_QUESTION, LEAK_ANSWERS)}
+        content = [p.problem_id, p.messages, p.tools, columns, p.cluster_id, p.reply]
+        try:
+            text = canonical_json(content)
+        except ValueError as error:
+            raise DataError(
+                "a number that is not finite",
+                expected="rows of text, finite numbers, true, false and null",
+                cure="write null in its place, or leave the column out",
+                place=p.problem_id,
+            ) from error
+        yield ("," if number else "") + text
     yield f"],{canonical_json(measured_by)}]"

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from posttrain.chat.rendering import Renderer, SampleRequest
 from posttrain.chat.text_prompts import TextRenderer, join_reply
 from posttrain.core.errors import DataError, RefusedError, TemplateError
+from posttrain.core.hashing import hash_text
 from posttrain.core.records import Problem, RenderedSample
 from posttrain.models.branch_logprobs import Branching
 from posttrain.models.logprobs import CompletionLogprobs
@@ -45,6 +46,11 @@ def build_text_renderer(renderer: Renderer) -> TextRenderer:
     """Return what encodes plain text with a renderer's tokenizer; control tokens in rows stay text."""
     chat = renderer.format
     return TextRenderer(renderer.tokenizer, dict(chat.special_tokens), chat.stop_ids, specials_as_text=True)
+
+
+def name_template(form: str, renderer: Renderer) -> str:
+    """Return what names the template that prompts go through: its hash, or that of plain text, whoever is asked."""
+    return renderer.format.hash if form == "chat" else hash_text("text")
 
 
 def check_policy(weigher: Weigher, policy_hash: str, place: str) -> Weigher:

@@ -4,20 +4,52 @@ Autograd through the usual formulation of RMSNorm keeps an fp32 copy of its inpu
 the normalised rows; here the input itself and one number a row are kept. Of the gated unit the two
 inputs are kept and the activation is computed again. Results round at the same places as the
 architectures' own code. With `native`, compiled kernels do the same in one pass over memory
-(`kernels/native_layers.py`). Shape letters: N rows (any leading dimensions), H hidden size.
+(`kernels/native_layers.py` on a CPU, `kernels/triton_layers.py` on a GPU). Shape letters: N rows (any leading
+dimensions), H hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import silu
 
-from posttrain.kernels.native_layers import NativeLayers
-
 _TILE_ELEMENTS = 1 << 17  # 512 kB of fp32
+
+
+class LayerKernels(Protocol):
+    """Compiled kernels of layers, made by `pipeline/compiled.py` for a dtype and a device."""
+
+    def takes(self, *tensors: torch.Tensor) -> bool:
+        """Return whether the kernels can read tensors."""
+
+    def normalise(
+        self, rows_NH: torch.Tensor, gain_H: torch.Tensor, epsilon: float, *, is_unit_offset: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the RMSNorm of rows [N, H] and what each was multiplied by, fp32 [N, 1]."""
+
+    # many parameters: what a backward pass is given
+    def normalise_backward(
+        self,
+        rows_NH: torch.Tensor,
+        gain_H: torch.Tensor,
+        scales_N1: torch.Tensor,
+        grad_NH: torch.Tensor,
+        needs: tuple[bool, bool],
+        *,
+        is_unit_offset: bool,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return the gradients of rows and gain (fp32), None for one that is not needed."""
+
+    def gate_silu(self, gate_NH: torch.Tensor, up_NH: torch.Tensor) -> torch.Tensor:
+        """Return silu(gate) * up."""
+
+    def gate_silu_backward(
+        self, gate_NH: torch.Tensor, up_NH: torch.Tensor, grad_NH: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the gradients of gate and up."""
 
 
 def rms_norm(
@@ -26,7 +58,7 @@ def rms_norm(
     epsilon: float,
     *,
     is_unit_offset: bool = False,
-    native: NativeLayers | None = None,
+    native: LayerKernels | None = None,
 ) -> torch.Tensor:
     """Return x / sqrt(mean(x^2) + epsilon) * w over the last dimension (arXiv 1910.07467).
 
@@ -41,7 +73,7 @@ def rms_norm(
     return _RmsNorm.apply(hidden_NH, weight_H, epsilon, is_unit_offset, native)
 
 
-def gated_silu(gate_NH: torch.Tensor, up_NH: torch.Tensor, *, native: NativeLayers | None = None) -> torch.Tensor:
+def gated_silu(gate_NH: torch.Tensor, up_NH: torch.Tensor, *, native: LayerKernels | None = None) -> torch.Tensor:
     """Return silu(gate) * up (SwiGLU without its products, arXiv 2002.05202); `native` as of `rms_norm`."""
     return _GatedSilu.apply(gate_NH, up_NH, native)
 
@@ -62,7 +94,7 @@ class _RmsNorm(torch.autograd.Function):
         weight_H: torch.Tensor,
         epsilon: float,
         is_unit_offset: bool,
-        native: NativeLayers | None,
+        native: LayerKernels | None,
     ) -> torch.Tensor:
         H = hidden_NH.shape[-1]
         ctx.is_unit_offset, ctx.native = is_unit_offset, native
@@ -130,7 +162,7 @@ def _shape_grads(
 
 class _GatedSilu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate_NH: torch.Tensor, up_NH: torch.Tensor, native: NativeLayers | None) -> torch.Tensor:
+    def forward(ctx: Any, gate_NH: torch.Tensor, up_NH: torch.Tensor, native: LayerKernels | None) -> torch.Tensor:
         ctx.save_for_backward(gate_NH, up_NH)
         ctx.native = native
         if native is not None and native.takes(gate_NH, up_NH):

@@ -12,6 +12,8 @@ formed when it is frozen. Shape letters: N scored rows, C rows of a chunk, H hid
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +26,7 @@ TokenObjective = Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tens
 """Maps (policy log-probs [C], row constants each [C]) to a loss [C]; must act on each row alone."""
 
 CHUNK_ROWS = 512  # least rows of a chunk
+GPU_CHUNK_ROWS = 2048  # a GPU's products and sums of the head's gradient pay only with more
 CHUNK_ELEMENTS = 1 << 22  # small vocabularies take more rows: fewer products, and fewer sums of the head's gradient
 _ROW_MULTIPLE = 64
 _BLOCK_TOKENS = 128
@@ -58,9 +61,19 @@ class TokenScores:
     entropies_N: torch.Tensor | None
 
 
-def count_chunk_rows(vocabulary: int) -> int:
-    """Return how many rows' logits exist at once, a multiple of 64: at least 512, more of a small vocabulary."""
-    return max(CHUNK_ROWS, CHUNK_ELEMENTS // vocabulary // _ROW_MULTIPLE * _ROW_MULTIPLE)
+@functools.cache
+def has_triton() -> bool:
+    """Return whether Triton is installed, as it is with torch's wheels for NVIDIA GPUs."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def count_chunk_rows(vocabulary: int, device_type: str = "cpu") -> int:
+    """Return how many rows' logits exist at once, a multiple of 64: more of a small vocabulary.
+
+    At least 512 on a CPU and 2,048 on a GPU.
+    """
+    least = GPU_CHUNK_ROWS if device_type == "cuda" else CHUNK_ROWS
+    return max(least, CHUNK_ELEMENTS // vocabulary // _ROW_MULTIPLE * _ROW_MULTIPLE)
 
 
 def score_tokens(
@@ -150,7 +163,7 @@ class _ScoreTokens(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         needs_grad = needs_hidden or needs_weight or needs_bias
         N = hidden_NH.shape[0]
-        chunk_rows = count_chunk_rows(weight_VH.shape[0])
+        chunk_rows = count_chunk_rows(weight_VH.shape[0], weight_VH.device.type)
         num_chunks = -(-N // chunk_rows)
         figures = hidden_NH.new_empty((4, N), dtype=torch.float32)  # logprob, is_argmax, entropy, loss
         grad_hidden = torch.empty_like(hidden_NH) if needs_hidden else None
@@ -243,7 +256,7 @@ def compute_row_logprobs(
         torch.empty(N, K, dtype=torch.int64, device=device) if K else None,
         torch.empty(N, K, device=device) if K else None,
     )
-    chunk_rows = count_chunk_rows(V)
+    chunk_rows = count_chunk_rows(V, device.type)
     for start in range(0, N, chunk_rows):
         rows = slice(start, min(start + chunk_rows, N))
         logits = (_pad_rows(hidden_NH[rows]) @ head.weight.T)[: rows.stop - rows.start]
@@ -307,6 +320,11 @@ def _score_chunk(
 ) -> None:
     """Fill `figures` [4, C] and, if a gradient is needed, overwrite the logits with it; tile by tile on a CPU."""
     C, V = logits_CV.shape
+    if logits_CV.device.type == "cuda" and head.softcap is None and has_triton():
+        _score_chunk_on_gpu(
+            logits_CV, targets_C, weights_C, objective, constants, head, figures, needs_grad, with_entropy
+        )
+        return
     tile_rows = max(1, _TILE_ELEMENTS // V) if logits_CV.device.type == "cpu" else C
     buffer = logits_CV.new_empty((min(tile_rows, C), V), dtype=torch.float32)
     for start in range(0, C, tile_rows):
@@ -330,11 +348,7 @@ def _score_chunk(
         if not needs_grad:
             figures[3, rows] = objective(logprobs, row_constants)
             continue
-        with torch.enable_grad():
-            leaf = logprobs.detach().requires_grad_()
-            losses = objective(leaf, row_constants)
-            (slopes,) = torch.autograd.grad(losses.sum(), leaf)
-        figures[3, rows] = losses.detach()
+        figures[3, rows], slopes = _differentiate(objective, logprobs, row_constants)
         slopes = (slopes * weights_C[rows])[:, None]
         values.mul_(-slopes / total)
         values.scatter_add_(1, targets, slopes)
@@ -343,6 +357,40 @@ def _score_chunk(
         if head.scale != 1.0:
             values.mul_(head.scale)
         logits_CV[rows] = values.to(logits_CV.dtype)
+
+
+# many parameters: one chunk of each of score_tokens' own
+def _score_chunk_on_gpu(
+    logits_CV: torch.Tensor,
+    targets_C: torch.Tensor,
+    weights_C: torch.Tensor,
+    objective: TokenObjective,
+    constants: Mapping[str, torch.Tensor],
+    head: Head,
+    figures: torch.Tensor,
+    needs_grad: bool,
+    with_entropy: bool,
+) -> None:
+    """Do as `_score_chunk` does, without an fp32 copy of the logits."""
+    from posttrain.kernels.triton_scores import read_chunk, write_gradient
+
+    totals_C = read_chunk(logits_CV, targets_C, figures, head.scale, with_entropy=with_entropy)
+    if not needs_grad:
+        figures[3] = objective(figures[0], constants)
+        return
+    figures[3], slopes = _differentiate(objective, figures[0], constants)
+    write_gradient(logits_CV, targets_C, slopes * weights_C, totals_C, head.scale)
+
+
+def _differentiate(
+    objective: TokenObjective, logprobs_C: torch.Tensor, constants: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return an objective's loss [C] and its derivative by the log-probs [C]."""
+    with torch.enable_grad():
+        leaf = logprobs_C.detach().requires_grad_()
+        losses = objective(leaf, constants)
+        (slopes,) = torch.autograd.grad(losses.sum(), leaf)
+    return losses.detach(), slopes
 
 
 def _apply_scale_and_cap(values: torch.Tensor, head: Head) -> torch.Tensor | None:

@@ -14,19 +14,18 @@ import torch
 from torch import nn
 
 from posttrain.core.seeds import build_torch_generator
-from posttrain.kernels.layers import gated_silu, rms_norm
-from posttrain.kernels.native_layers import NativeLayers
+from posttrain.kernels.layers import LayerKernels, gated_silu, rms_norm
 
 _PROBE_ROWS = 4
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 
-def fuse_layers(model: nn.Module, native: NativeLayers | None = None) -> int:
+def fuse_layers(model: nn.Module, native: LayerKernels | None = None) -> int:
     """Replace RMSNorms and gated SiLU units in place, by compiled kernels if given; return how many were replaced."""
     return sum(_fuse_norm(module, native) or _fuse_gated_unit(module, native) for module in list(model.modules()))
 
 
-def _fuse_norm(module: nn.Module, native: NativeLayers | None) -> bool:
+def _fuse_norm(module: nn.Module, native: LayerKernels | None) -> bool:
     weight = getattr(module, "weight", None)
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if not (isinstance(weight, nn.Parameter) and weight.ndim == 1 and isinstance(epsilon, float)):
@@ -44,12 +43,12 @@ def _fuse_norm(module: nn.Module, native: NativeLayers | None) -> bool:
 
 
 def _normalise(
-    module: Any, epsilon: float, is_unit_offset: bool, native: NativeLayers | None, hidden: torch.Tensor
+    module: Any, epsilon: float, is_unit_offset: bool, native: LayerKernels | None, hidden: torch.Tensor
 ) -> torch.Tensor:
     return rms_norm(hidden, module.weight, epsilon, is_unit_offset=is_unit_offset, native=native)
 
 
-def _fuse_gated_unit(module: nn.Module, native: NativeLayers | None) -> bool:
+def _fuse_gated_unit(module: nn.Module, native: LayerKernels | None) -> bool:
     parts = ("gate_proj", "up_proj", "down_proj")
     if not all(isinstance(getattr(module, name, None), nn.Module) for name in parts):
         return False
@@ -68,7 +67,7 @@ def _fuse_gated_unit(module: nn.Module, native: NativeLayers | None) -> bool:
     return True
 
 
-def _run_gated_unit(module: Any, native: NativeLayers | None, hidden: torch.Tensor) -> torch.Tensor:
+def _run_gated_unit(module: Any, native: LayerKernels | None, hidden: torch.Tensor) -> torch.Tensor:
     return module.down_proj(gated_silu(module.gate_proj(hidden), module.up_proj(hidden), native=native))
 
 

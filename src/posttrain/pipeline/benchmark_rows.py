@@ -18,7 +18,8 @@ from posttrain.pipeline.roots import Roots
 def read_published(name: str | None, source: DataSource, roots: Roots) -> tuple[DataSource, RawReader | None]:
     """Return a source as it is read, and what maps its published rows to ours; None where a task names no benchmark.
 
-    A row that gives several is numbered: `navigate.json:1#1`, `navigate.json:1#2`.
+    A row is called after the benchmark and its number in the file, whatever the file is called and however it is
+    compressed: `winogrande:17`. Where it gives several they are numbered: `bbh:1#1`, `bbh:1#2`.
 
     Args:
         name: The benchmark, with or without its version; None: the rows are of our form.
@@ -52,8 +53,8 @@ def _read_row(benchmark: Benchmark, file: PublishedFile, row: RawRow) -> Iterato
         )
         return
     for number, values in enumerate(found, start=1):
-        row_id = row.row_id if len(found) == 1 else f"{row.row_id}#{number}"
-        yield RawRow(row_id, row.place, values)
+        row_id = f"{benchmark.name}:{row.row_id.rpartition(':')[2]}"
+        yield RawRow(row_id if len(found) == 1 else f"{row_id}#{number}", row.place, values)
 
 
 def _describe_file(source: DataSource, roots: Roots) -> PublishedFile:

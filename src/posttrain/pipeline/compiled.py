@@ -16,6 +16,8 @@ import torch
 
 from posttrain.core.native_library import NativeUnavailableError, load_library
 from posttrain.kernels import native_decoding, native_drawing, native_layers
+from posttrain.kernels.layers import LayerKernels
+from posttrain.kernels.token_logprobs import has_triton
 from posttrain.models.heads import find_head
 from posttrain.models.lean_decoding import LeanDecoder, build_lean_decoder
 from posttrain.models.native_decoding import NativeDecoder, find_head_shape
@@ -69,8 +71,14 @@ class _Kernels:
         return None if library is None else NativeDecoder(lean, native_decoding.NativeDecoding(library, shape))
 
 
-def build_training_kernels(weight: torch.Tensor) -> tuple[native_layers.NativeLayers | None, str]:
+def build_training_kernels(weight: torch.Tensor) -> tuple[LayerKernels | None, str]:
     """Return the kernels that layers of a weight's dtype and device are trained with, or None and the reason if any."""
+    if weight.device.type == "cuda":
+        if not has_triton():
+            return None, "Triton is not installed"
+        from posttrain.kernels.triton_layers import TritonLayers
+
+        return TritonLayers(weight.dtype), ""
     kernels = _Kernels(weight)
     return kernels.build_layers(), kernels.why_not
 

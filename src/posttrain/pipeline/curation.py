@@ -5,35 +5,35 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from posttrain.core.config import parse_config
 from posttrain.core.durable import write_lines
-from posttrain.core.errors import DataError, RecipeError
+from posttrain.core.errors import DataError
 from posttrain.core.protocols import Progress
 from posttrain.core.records import Example
 from posttrain.data.contamination_index import ContaminationIndex
 from posttrain.data.curated_text import read_curated_text, split_words
 from posttrain.data.curation import CONTAMINATED, Curation, Dropped, Judged, Values
-from posttrain.data.curation_settings import CurationSettings
 from posttrain.data.evaluation_items import read_item
+from posttrain.data.json_values import to_json_value
 from posttrain.data.ledger import DropKind, Ledger
 from posttrain.data.row_filters import build_row_filters
 from posttrain.data.rows import BadRow, RawRow, RowError
 from posttrain.data.schemas import read_example
 from posttrain.data.sources import DataSource, fingerprint, open_rows
+from posttrain.data.unanswered import Unanswered
 from posttrain.lab.source import lab_rows
 from posttrain.models.loading import load_tokenizer
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
-from posttrain.pipeline.contamination import RowsChoice, iterate_rows
+from posttrain.pipeline.contamination import iterate_rows
+from posttrain.pipeline.curation_request import CurationRequest, check_request, list_sources
 from posttrain.pipeline.curation_values import build_scorer_values, open_perplexity
 from posttrain.pipeline.talking import find_model
-from posttrain.pipeline.yaml_reader import read_file, read_yaml
-from posttrain.scorers.language import detect_languages, list_languages
+from posttrain.scorers.language import detect_languages
 from posttrain.scorers.repetition import compute_repeated_fraction
 
 ANNOTATION = "curation"
@@ -42,21 +42,8 @@ NUM_EXAMPLES = 2
 """Rows of each reason that are shown with their texts."""
 _ROWS_AT_ONCE = 64
 _EXCERPT = 240
-
-
-@dataclass(frozen=True, slots=True)
-class CurationRequest:
-    """What to curate: made by the command line, read by `curate`.
-
-    `against` names evaluation items; `model` weighs answers by perplexity, `scorer` judges them, one of them at most;
-    `model` also counts tokens where a bound of length is in tokens.
-    """
-
-    sources: RowsChoice
-    settings: CurationSettings
-    against: RowsChoice | None = None
-    model: str | None = None
-    scorer: str | None = None
+_NOT_UNDERSTOOD = ("unknown columns", "missing column", "wrong type")
+"""Reasons whose rows can be read, and mean something once their columns are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +62,8 @@ class Curated:
     """What a curation did; printed by `posttrain data curate`, shown by its page.
 
     In the ledger a row that is kept counts as trained on. `lengths_in` and `lengths_kept` count rows by the words of
-    prompt and answer together; `examples` are the first rows of each reason.
+    prompt and answer together; `examples` are the first rows of each reason; `unwritable` counts by column the rows
+    with numbers that JSON has none of.
     """
 
     request: CurationRequest
@@ -84,6 +72,17 @@ class Curated:
     lengths_kept: Counter[int] = field(default_factory=Counter)
     examples: dict[str, list[DroppedExample]] = field(default_factory=dict)
     mean_quality: dict[str, float] = field(default_factory=dict)
+    unanswered: Unanswered = field(default_factory=Unanswered)
+    unwritable: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know beside the counts, a sentence each."""
+        told = [self.unanswered.describe()] if self.unanswered.columns else []
+        if self.unwritable:
+            columns = ", ".join(f"{name} ({count:,})" for name, count in sorted(self.unwritable.items()))
+            told.append(f"numbers that JSON has none of (NaN, infinite) are written as null, in: {columns}")
+        return told
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON-like values."""
@@ -97,6 +96,7 @@ class Curated:
             "rows_in": self.ledger.rows_in,
             "rows_kept": self.ledger.rows_trained,
             "ledger": self.ledger.to_json(),
+            "notes": self.notes,
             "mean_quality": self.mean_quality,
             "words_in": _summarise(self.lengths_in),
             "words_kept": _summarise(self.lengths_kept),
@@ -115,28 +115,14 @@ class Curated:
         return [(reason, f"{entry.rows:,}", f"{entry.rows / whole:.1%}") for reason, entry in entries]
 
 
-def read_settings(path: Path | None, changes: dict[str, Any]) -> CurationSettings:
-    """Return the settings of a YAML file with some of them changed.
-
-    Raises:
-        RecipeError: The file or a change is none of `CurationSettings`.
-    """
-    values: Any = {}
-    if path is not None:
-        values, _ = read_yaml(read_file(path), str(path))
-        values = {} if values is None else values
-    place = str(path) if path is not None else "data curate"
-    if not isinstance(values, dict):
-        raise RecipeError(f"found a {type(values).__name__}", expected="a mapping of settings", place=place)
-    settings: CurationSettings = parse_config(CurationSettings, {**values, **changes}, place=place)
-    unknown = [name for name in settings.languages if name not in list_languages()]
-    if unknown:
-        known = ", ".join(list_languages())
-        raise RecipeError(f"no language is called '{unknown[0]}'", expected=f"codes of {known}", place="languages")
-    return settings
-
-
-def curate(request: CurationRequest, out: Path, progress: Progress, *, annotate: bool = False) -> Curated:
+def curate(
+    request: CurationRequest,
+    out: Path,
+    progress: Progress,
+    *,
+    annotate: bool = False,
+    accounts: Mapping[str, Path | None] | None = None,
+) -> Curated:
     """Write the rows that are kept, one JSON line each with all their columns, and return the account of all.
 
     Args:
@@ -144,15 +130,16 @@ def curate(request: CurationRequest, out: Path, progress: Progress, *, annotate:
         out: The file to write; it appears whole or not at all.
         progress: Shows how far it has come.
         annotate: Whether each row gets a column `curation` with its id, quality and value.
+        accounts: What else will be written, by the option that names it: none of them may be what is read.
 
     Raises:
         DataError: A source cannot be read, has more bad rows than it may, changes meanwhile, or no row is kept.
-        RecipeError: `out` is one of the sources, or tokens are to be counted and no model is named.
+        RecipeError: An output is an input, or what is asked for needs something that is not named (`check_request`).
         ModelError: The model cannot be loaded.
     """
-    _check_request(request, out)
+    check_request(request, {"--out": out, **(accounts or {})})
     curated = Curated(request)
-    before = [fingerprint(source, root=Path.cwd(), row_source=lab_rows) for source in _list_sources(request)]
+    before = [fingerprint(source, root=Path.cwd(), row_source=lab_rows) for source in list_sources(request)]
     with ExitStack() as stack:
         curation = _build_curation(request, stack)
         kept = _judge_rows(curation, curated, progress)
@@ -160,24 +147,24 @@ def curate(request: CurationRequest, out: Path, progress: Progress, *, annotate:
     if not kept:
         reasons = "; ".join(f"{reason}: {count}" for reason, count, _ in curated.tabulate())
         raise DataError(
-            f"no row is kept ({reasons})", expected="at least one", cure="loosen what drops most", place="data curate"
+            f"no row is kept ({reasons})", expected="at least one", cure=_find_cure(curated), place="data curate"
         )
     write_lines(out, _write_kept(curated, kept, annotate, progress))
-    after = [fingerprint(source, root=Path.cwd(), row_source=lab_rows) for source in _list_sources(request)]
+    after = [fingerprint(source, root=Path.cwd(), row_source=lab_rows) for source in list_sources(request)]
     if after != before:
         out.unlink()
         raise DataError("a source changed while it was read", cure="start again when it is whole", place=str(out))
     return curated
 
 
-def _check_request(request: CurationRequest, out: Path) -> None:
-    if any(Path(name).exists() and out.exists() and out.samefile(name) for name in request.sources.references):
-        raise RecipeError("--out is one of the sources", expected="another file", place="--out")
-    if request.model is not None and request.scorer is not None:
-        raise RecipeError("both a model and a scorer", expected="one of them gives the values", place="--scorer")
-    if request.model is None and any(bounds.unit == "tokens" for bounds in request.settings.lengths):
-        cure = "name a model with --model, or bound words"
-        raise RecipeError("lengths in tokens and no model", expected="a tokenizer", cure=cure, place="lengths")
+def _find_cure(curated: Curated) -> str:
+    """Return what to do where no row is kept: what drops most is a filter, or the rows were not understood."""
+    reason, _, _ = curated.tabulate()[0]
+    if curated.ledger.dropped[reason].kind == "bad":
+        return (
+            "map columns with --column prompt=<yours> --column completion=<yours>; posttrain data check FILE says why"
+        )
+    return f"'{reason}' drops most: loosen it with --config"
 
 
 def _build_curation(request: CurationRequest, stack: ExitStack) -> Curation:
@@ -228,7 +215,10 @@ def _iterate_examples(request: CurationRequest, curated: Curated) -> Iterator[tu
         if isinstance(found, BadRow):
             ledger.drop(found.row_id, found.reason, kind="bad", detail=found.detail)
         else:
-            curated.lengths_in[_count_words(found)] += 1
+            text = read_curated_text(found)
+            curated.lengths_in[len(split_words(text.joined))] += 1
+            if not text.has_answer:
+                curated.unanswered.count(found)
             yield number, found
     limit = request.sources.max_bad_fraction
     if ledger.rows_bad > limit * ledger.rows_in:
@@ -247,20 +237,10 @@ def _read(row: RawRow, source: DataSource) -> Example | BadRow:
         return BadRow(row.row_id, row.place, error.reason, error.detail, error.cure)
 
 
-def _list_sources(request: CurationRequest) -> list[DataSource]:
-    choice = request.sources
-    return [
-        parse_config(
-            DataSource, {"source": reference, "split": choice.split, "columns": choice.columns}, place="data curate"
-        )
-        for reference in choice.references
-    ]
-
-
 def _iterate_raw(request: CurationRequest) -> Iterator[tuple[int, DataSource, RawRow | BadRow]]:
     """Yield the rows of all sources as they stand there, numbered through."""
     number = itertools.count()
-    for source in _list_sources(request):
+    for source in list_sources(request):
         for row in open_rows(source, root=Path.cwd(), row_source=lab_rows):
             yield next(number), source, row
 
@@ -296,13 +276,17 @@ def _write_kept(curated: Curated, kept: Sequence[Judged], annotate: bool, progre
                 rows, place = shown[number]
                 rows[place] = _show(rows[place], _read(row, source))
             if number in by_number:
-                yield _write_row(row, by_number[number], annotate)
+                yield _write_row(row, by_number[number], annotate, curated.unwritable)
     finally:
         progress.finish()
 
 
-def _write_row(row: RawRow, judged: Judged, annotate: bool) -> str:
-    values = row.values
+def _write_row(row: RawRow, judged: Judged, annotate: bool, unwritable: Counter[str]) -> str:
+    values = {}
+    for name, value in row.values.items():
+        values[name], is_whole = to_json_value(value)
+        if not is_whole:
+            unwritable[name] += 1
     if annotate:
         if ANNOTATION in values:
             raise DataError(
@@ -313,7 +297,7 @@ def _write_row(row: RawRow, judged: Judged, annotate: bool) -> str:
             )
         rated = {"row_id": judged.row_id, "quality": round(judged.quality.score, 6)}
         values = {**values, ANNOTATION: rated if judged.value is None else {**rated, "value": judged.value}}
-    return json.dumps(values, ensure_ascii=False, allow_nan=False, default=str)
+    return json.dumps(values, ensure_ascii=False, allow_nan=False)
 
 
 def _show(example: DroppedExample, row: Example | BadRow) -> DroppedExample:
@@ -321,10 +305,6 @@ def _show(example: DroppedExample, row: Example | BadRow) -> DroppedExample:
         return example
     text = read_curated_text(row)
     return replace(example, prompt=text.prompt[:_EXCERPT], answer=text.answer[:_EXCERPT])
-
-
-def _count_words(example: Example) -> int:
-    return len(split_words(read_curated_text(example).joined))
 
 
 def _summarise(lengths: Counter[int]) -> dict[str, float]:

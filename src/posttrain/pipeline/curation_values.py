@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +17,10 @@ from posttrain.data.curation import Values
 from posttrain.evaluation.generation import score_batch
 from posttrain.evaluation.weighing import Weigher, render_replies, split_sample
 from posttrain.models.loading import load_policy
-from posttrain.pipeline.scorers import ScorerContext, ScorerValue, build_scorer
+from posttrain.pipeline.curation_request import SCORER_PLACE, read_scorer_text
+from posttrain.pipeline.recipe_checks import find_scorer_plugins
+from posttrain.pipeline.roots import declare_roots
+from posttrain.pipeline.scorers import build_context, build_scorer
 from posttrain.pipeline.talking import choose_dtype, find_model, open_policy_renderer
 from posttrain.pipeline.task_rows import build_problem
 from posttrain.pipeline.weighers import build_weigher
@@ -62,13 +67,19 @@ def _weigh(weigher: Weigher, text: CuratedText) -> float | None:
     return nats if math.isfinite(nats) else None
 
 
-def build_scorer_values(value: ScorerValue) -> Values:
+def build_scorer_values(text: str) -> Values:
     """Return what gives each answer's score; None where the scorer has nothing to say or the harness failed.
+
+    Args:
+        text: The scorer as a recipe writes it: a name, `file.py:name` from the current folder, or a YAML mapping.
 
     Raises:
         RecipeError: No such scorer, or its settings do not fit.
     """
-    scorer = build_scorer(value, ScorerContext(place="--scorer"))
+    value = read_scorer_text(text)
+    roots = declare_roots(Path.cwd() / "curation.yaml")
+    plugins = find_scorer_plugins(value, roots, SCORER_PLACE)
+    scorer = build_scorer(value, replace(build_context(roots, plugins), place=SCORER_PLACE))
 
     def score(texts: Sequence[CuratedText]) -> list[float | None]:
         batch = [(_build_problem(text), _complete(text)) for text in texts]

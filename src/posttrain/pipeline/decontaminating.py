@@ -2,7 +2,8 @@
 
 Every row of a stage's `data` is searched for the rows that the recipe's tasks are measured on (`data` of each task;
 rows for selection, `development`, are none of them). What was found is kept in the run folder's cache by the content of
-both sides, so that a second start, and a stage whose rows were searched, search nothing.
+both sides (what the items say, not where they lie), so that a second start, and a stage whose rows were searched,
+search nothing.
 
 A stage's key counts the rows that are left out and not the items that were looked for: a task that is added and whose
 items occur in no training row leaves every artifact its name.
@@ -25,7 +26,13 @@ from posttrain.core.records import Problem
 from posttrain.core.run_folder import RunFolder
 from posttrain.data.contamination_index import ContaminationIndex, ContaminationSettings, Hit
 from posttrain.data.decontamination import DECONTAMINATION_VERSION, find_contaminating_rows
-from posttrain.data.evaluation_items import EvaluationItem, TrainingText, read_item, read_training_text
+from posttrain.data.evaluation_items import (
+    LEAK_ANSWERS,
+    EvaluationItem,
+    TrainingText,
+    read_item,
+    read_training_text,
+)
 from posttrain.data.examples import iterate_examples
 from posttrain.data.ledger import Ledger
 from posttrain.data.sources import DataSource, fingerprint
@@ -78,7 +85,9 @@ class RowSearch:
     ) -> None:
         self.recipe, self.settings, self.tasks, self.progress = recipe, settings, tasks, progress
         self._index: ContaminationIndex | None = None
+        self._items: list[EvaluationItem] = []
         self._lab_items: set[int] = set()
+        self._items_hash: str | None = None
 
     def find(self, source: DataSource) -> dict[str, str]:
         """Return the rows of a source that hold an item, by id with how, from the cache where it is known.
@@ -96,35 +105,39 @@ class RowSearch:
         return found
 
     def _compute_key(self, source: DataSource) -> str:
-        root = self.recipe.root
-        sides = [data for _, data in self.tasks]
         return hash_json(
             {
-                "rows": fingerprint(source, root=root, row_source=lab_rows),
-                "items": [fingerprint(data, root=root, row_source=lab_rows) for data in sides],
-                "tasks": [[task.name, task.benchmark, data.source.startswith(_LAB)] for task, data in self.tasks],
+                "rows": [fingerprint(source, root=self.recipe.root, row_source=lab_rows), _is_lab(source)],
+                "items": self._read_items(),
                 "settings": self.settings.model_dump(exclude={"max_fraction"}),
                 "version": DECONTAMINATION_VERSION,
             }
         )
 
+    def _read_items(self) -> str:
+        """Read the tasks' items once, and return their hash: whatever a task's settings change in them, it changes."""
+        if self._items_hash is None:
+            for task, data in self.tasks:
+                begin = len(self._items)
+                problems = read_task_problems(self.recipe.roots, task, data, are_shown=False)
+                self._items += [_read_task_item(task, problem) for problem in problems]
+                if _is_lab(data):
+                    self._lab_items.update(range(begin, len(self._items)))
+            contents = [hash_json([one.item_id, one.question, one.answers, one.keys]) for one in self._items]
+            self._items_hash = hash_json([contents, sorted(self._lab_items)])
+        return self._items_hash
+
     def _build_index(self) -> ContaminationIndex:
         if self._index is None:
-            items: list[EvaluationItem] = []
-            for task, data in self.tasks:
-                begin = len(items)
-                problems = read_task_problems(self.recipe.roots, task, data, are_shown=False)
-                items += [_read_task_item(task, problem) for problem in problems]
-                if data.source.startswith(_LAB):
-                    self._lab_items.update(range(begin, len(items)))
+            self._read_items()
             own = {name: getattr(self.settings, name) for name in ContaminationSettings.model_fields}
             near = self.settings.near if "near" in self.settings.kinds else None
-            self._index = ContaminationIndex(items, ContaminationSettings(**{**own, "near": near}))
+            self._index = ContaminationIndex(self._items, ContaminationSettings(**{**own, "near": near}))
         return self._index
 
     def _choose_hits(self, source: DataSource) -> Any:
         """Return what says whether a match counts for rows of a source."""
-        kinds, of_lab = set(self.settings.kinds), self._lab_items if source.source.startswith(_LAB) else set()
+        kinds, of_lab = set(self.settings.kinds), self._lab_items if _is_lab(source) else set()
 
         def counts(hit: Hit) -> bool:
             if hit.kind not in kinds:
@@ -149,11 +162,18 @@ class RowSearch:
                 self.progress.finish()
 
 
+def _is_lab(source: DataSource) -> bool:
+    return source.source.startswith(_LAB)
+
+
 def _read_task_item(task: RowTask, problem: Problem) -> EvaluationItem:
-    """Return what of a task's row must not occur in training data; of a multiple choice the right texts answer."""
+    """Return what of a task's row must not occur in training data.
+
+    Of a multiple choice the right texts answer, unless the row itself says what must not leak.
+    """
     item = read_item(problem)
     answers = item.answers
-    if isinstance(task, ChoiceTask):
+    if isinstance(task, ChoiceTask) and problem.columns.get(LEAK_ANSWERS) is None:
         question = read_question(problem, may_repeat=True)
         answers = tuple(question.choices[place] for place in question.rights)
     text = item.question or str(problem.columns.get(DOCUMENT, ""))

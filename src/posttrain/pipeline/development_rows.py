@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from posttrain.core.errors import DataError, RecipeError
 from posttrain.core.hashing import hash_json
 from posttrain.core.records import Problem
+from posttrain.data.ledger import Ledger
 from posttrain.data.sources import DataSource
 from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.perplexity import DOCUMENT
@@ -36,8 +37,13 @@ def require_development(task: EvaluationTask) -> DataSource:
     return found
 
 
-def read_development_problems(roots: Roots, task: EvaluationTask) -> Sequence[Problem]:
+def read_development_problems(roots: Roots, task: EvaluationTask, *, ledger: Ledger | None = None) -> Sequence[Problem]:
     """Return a task's rows for selection as problems, having shown that none of them is measured.
+
+    Args:
+        roots: Where paths may lead.
+        task: Names the rows.
+        ledger: Counts what became of them.
 
     Raises:
         DataError: The rows cannot be read, two share an id, or one of them is among the task's own.
@@ -45,7 +51,7 @@ def read_development_problems(roots: Roots, task: EvaluationTask) -> Sequence[Pr
     """
     source = require_development(task)
     assert not isinstance(task, HarnessTask)  # it has no rows for selection
-    problems = read_task_problems(roots, task, source)
+    problems = read_task_problems(roots, task, source, ledger=ledger)
     choose_problems(task.name, "", problems)  # refuses ids that are not unique
     if source == task.data:  # the task is measured on a split for development, so nothing is held out
         return problems

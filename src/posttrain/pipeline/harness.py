@@ -12,15 +12,12 @@ from posttrain.core.hashing import hash_json
 from posttrain.evaluation.harness import LoadedTask, load_task
 from posttrain.evaluation.harness_metrics import choose_metric
 from posttrain.evaluation.harness_task import HarnessTask
-from posttrain.evaluation.weighing import Weigher
+from posttrain.evaluation.weighing import Weigher, name_template
 from posttrain.models.heads import choose_layout
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.logprobs import compute_logprobs
 from posttrain.pipeline.harness_suites import locate_include
 from posttrain.pipeline.roots import Roots
-
-TEXT_TEMPLATE = "text"
-"""In place of a template's hash where prompts go through none."""
 
 
 def prepare_harness(
@@ -36,12 +33,7 @@ def prepare_harness(
     include = locate_include(task, roots, place=f"evaluate: {task.name}: include")
     loaded = load_task(task, include, render_chat=renderer.render_text, allow_unsafe=allow_unsafe)
     value = choose_metric(task, loaded)
-    return loaded, hash_json([loaded.hash, value, name_template(task, renderer), dtype])
-
-
-def name_template(task: HarnessTask, renderer: Renderer) -> str:
-    """Return what names the template that a task's prompts go through."""
-    return renderer.format.hash if task.form == "chat" else TEXT_TEMPLATE
+    return loaded, hash_json([loaded.hash, value, name_template(task.form, renderer), dtype])
 
 
 def open_harness_policy(policy: LoadedPolicy, task: HarnessTask, weigher: Weigher, open_sampler: Any) -> Any:

@@ -50,11 +50,19 @@ def list_suite_tasks(names: str) -> list[dict[str, Any]]:
     """Return tasks, as a suite writes them, for the harness's tasks, groups and tags that a suite's name lists.
 
     Raises:
-        RecipeError: The harness is not installed, or has no such task.
+        RecipeError: None is listed, or the harness is not installed, or has no such task.
     """
+    wanted = [part.strip() for part in names.split(",") if part.strip()]
+    if not wanted:
+        raise RecipeError(
+            f"'{SUITE_PREFIX}' names no task",
+            expected=f"tasks, groups or tags of the harness, with commas between them: {SUITE_PREFIX}arc_easy,piqa",
+            cure="name one behind the colon",
+            place="--suite",
+        )
     check_installed("--suite")
     tasks: dict[str, dict[str, Any]] = {}
-    for name in (part.strip() for part in names.split(",")):
+    for name in wanted:
         for member in list_members(name) or [name]:  # an unknown name is refused, with what was meant, once it is asked
             called = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in member.lower())[:64]
             called = called.lstrip("-_") or HARNESS

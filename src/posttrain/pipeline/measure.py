@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.durable import write_json
-from posttrain.core.hashing import hash_json, hash_text
+from posttrain.core.hashing import hash_json
 from posttrain.core.protocols import Progress, Scorer
 from posttrain.core.records import ItemResult, Problem
 from posttrain.core.run_folder import RunFolder
 from posttrain.core.sampling import Sampler
+from posttrain.data.ledger import Ledger
 from posttrain.evaluation.answering import Answerer
 from posttrain.evaluation.generation import Generation
 from posttrain.evaluation.harness import LoadedTask
@@ -38,7 +39,7 @@ from posttrain.evaluation.task import (
     PerplexityTask,
     hash_task,
 )
-from posttrain.evaluation.weighing import Weigher, build_text_renderer
+from posttrain.evaluation.weighing import Weigher, build_text_renderer, name_template
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy, read_context_tokens
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
@@ -110,12 +111,16 @@ class Measured:
 
 @dataclass(slots=True)
 class PreparedTask:
-    """A task with its rows read: made once, asked of many policies. `loaded` is what the harness made of its own."""
+    """A task with its rows read: made once, asked of many policies.
+
+    `loaded` is what the harness made of its own; `rows_bad` are rows that cannot be read, as far as the task lets them.
+    """
 
     task: EvaluationTask
     problems: Sequence[Problem]
     hash: str
     loaded: LoadedTask | None = None
+    rows_bad: int = 0
 
 
 class OpenPolicy:
@@ -216,12 +221,18 @@ class Measurer:
         key = hash_json([task.model_dump(mode="json"), source.model_dump(mode="json")])
         if key not in self._prepared:
             roots = self.settings.roots
+            ledger = Ledger()
             if rows == "data":
-                problems = read_task_problems(roots, task, source)
+                problems = read_task_problems(roots, task, source, ledger=ledger)
             else:
-                problems = read_development_problems(roots, task)
+                problems = read_development_problems(roots, task, ledger=ledger)
             measured_by = hash_json([self._name_template(task), self.settings.dtype, self._hash_scorer(task)])
-            self._prepared[key] = PreparedTask(task, problems, hash_task(task, problems, measured_by))
+            found = hash_task(task, problems, measured_by)
+            self._prepared[key] = PreparedTask(task, problems, found, rows_bad=ledger.rows_bad)
+            if ledger.rows_bad:
+                self.progress.note(
+                    f"{task.name}: {ledger.rows_bad:,} of {ledger.rows_in:,} rows cannot be read and are not measured"
+                )
         return self._prepared[key]
 
     def _prepare_harness(self, task: HarnessTask, rows: Rows) -> PreparedTask:
@@ -300,9 +311,8 @@ class Measurer:
         return self._scorers[key]
 
     def _name_template(self, task: EvaluationTask) -> str:
-        """Return the hash of the chat format that a task is asked in; plain text has one, whoever is asked."""
-        is_text = not isinstance(task, PerplexityTask) and task.form == "text"
-        return hash_text("text") if is_text else self.renderer.format.hash
+        """Return what names the chat format that a task is asked in."""
+        return name_template("chat" if isinstance(task, PerplexityTask) else task.form, self.renderer)
 
     def _hash_scorer(self, task: EvaluationTask) -> list[Any] | None:
         return hash_scorer(task.scorer, self.settings.scorer_context) if isinstance(task, GenerationTask) else None
@@ -330,6 +340,7 @@ class Measurer:
             "parts": _parts_of(task),
             "settings": _settings_of(task),
             "num_problems": len(prepared.problems),
+            "rows_bad": prepared.rows_bad,
         }
 
 

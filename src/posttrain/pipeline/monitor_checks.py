@@ -8,7 +8,7 @@ from posttrain.core.config import suggest
 from posttrain.core.errors import RecipeError
 from posttrain.evaluation.monitors.keys import AlarmKeys, MonitorKeys
 from posttrain.evaluation.monitors.reading import Monitor
-from posttrain.evaluation.monitors.settings import AutoMonitors, expand_auto
+from posttrain.evaluation.monitors.settings import MONITORS, AutoMonitors, expand_auto
 from posttrain.evaluation.task import EvaluationTask, GenerationTask, PerplexityTask
 from posttrain.pipeline.yaml_reader import Positions
 
@@ -35,7 +35,7 @@ def _says_right_or_wrong(task: GenerationTask) -> bool:
 
 
 def check_monitors(monitors: Sequence[AlarmKeys], tasks: Sequence[EvaluationTask], positions: Positions) -> None:
-    """Refuse monitors of unknown tasks, monitors that share a name, and an `auto` that stands for none.
+    """Refuse monitors of unknown tasks, monitors that share a name or have another type's, and an `auto` for none.
 
     Raises:
         RecipeError: See above, at the entry's line.
@@ -57,14 +57,29 @@ def check_monitors(monitors: Sequence[AlarmKeys], tasks: Sequence[EvaluationTask
                     cure=suggest(name, known) if known else f"add a task '{name}' to 'evaluate'",
                     place=place,
                 )
-        if monitor.label in labels:
+        kind = getattr(monitor, "type", "")
+        if monitor.label in MONITORS and monitor.label != kind:
             raise RecipeError(
-                f"two monitors are named '{monitor.label}'",
-                expected="a name of its own for each",
-                cure="give one of them a 'name'",
+                f"a monitor of the type '{kind}' is named '{monitor.label}', which is another type",
+                expected="a name that is no other type's, since readings and overrides know monitors by it",
+                cure=f"choose another name, or leave it out: it is called '{kind}' then",
                 place=place,
             )
+        check_labels([*labels, monitor.label], place, cure="give one of them a 'name'")
         labels.append(monitor.label)
+
+
+def check_labels(labels: Sequence[str], place: str, *, cure: str) -> None:
+    """Refuse monitors that share a name.
+
+    Raises:
+        RecipeError: Two do.
+    """
+    twice = [label for number, label in enumerate(labels) if label in labels[:number]]
+    if twice:
+        raise RecipeError(
+            f"two monitors are named '{twice[0]}'", expected="a name of its own for each", cure=cure, place=place
+        )
 
 
 def _check_auto(monitor: AutoMonitors, tasks: Sequence[EvaluationTask], labels: list[str], place: str) -> None:

@@ -6,7 +6,8 @@ cache, reads the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -88,7 +89,8 @@ class MonitorReader:
             if isinstance(settings, HarnessTask):  # its documents have no columns of ours
                 return items
             problems = read_task_problems(self.roots, settings, settings.data, are_shown=False)
-            self._columns[task] = {problem.problem_id: _read_numbers(problem.columns) for problem in problems}
+            wanted = {name for one in self.monitors for name in getattr(one, "columns_read", ())}
+            self._columns[task] = {one.problem_id: _read_numbers(one.columns, wanted) for one in problems}
         columns = self._columns[task]
 
         def complete(item: ItemResult) -> ItemResult:
@@ -98,8 +100,15 @@ class MonitorReader:
         return [complete(item) for item in items]
 
 
-def _read_numbers(columns: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in columns.items() if isinstance(value, int | float)}
+def _read_numbers(columns: Mapping[str, Any], names: Collection[str]) -> dict[str, float]:
+    """Return the numbers of these columns; without those that are no finite float."""
+    found = {}
+    for name in names:
+        value = columns.get(name)
+        # An integer beyond the largest float cannot be made one.
+        if isinstance(value, int | float) and -sys.float_info.max <= value <= sys.float_info.max:
+            found[name] = float(value)
+    return found
 
 
 @dataclass(slots=True)
@@ -193,10 +202,18 @@ def evaluate_monitored(
         should_stop: Asked after every batch.
 
     Raises:
-        RecipeError: A model to hold against is named, and the suite has no monitors.
+        RecipeError: A model to hold against is named, and the suite has no monitors, or none for the chosen tasks.
         PosttrainError: As `evaluate_model`.
     """
     monitors = list_monitors(choice.suite.monitors, choice.chosen)
+    if against is not None and not monitors and choice.suite.monitors:
+        names = ", ".join(one.name for one in choice.chosen)
+        raise RecipeError(
+            f"the monitors of the suite '{choice.suite.name}' read none of {names}",
+            expected="a task that its monitors read: of 'auto' one of the type generation or perplexity",
+            cure="choose another --task or all, name a monitor of this task in the suite, or use posttrain compare",
+            place="--task" if len(choice.chosen) < len(choice.suite.tasks) else "--against",
+        )
     if against is not None and not monitors:
         raise RecipeError(
             f"the suite '{choice.suite.name}' has no monitors",

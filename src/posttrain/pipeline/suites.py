@@ -28,7 +28,7 @@ from posttrain.evaluation.suites.registry import BENCHMARKS, find_benchmark
 from posttrain.evaluation.task import EvaluationTask, GenerationTask
 from posttrain.pipeline.benchmark_files import build_part_task, find_data_folder, list_parts
 from posttrain.pipeline.harness_suites import SUITE_PREFIX, check_includes, list_suite_tasks
-from posttrain.pipeline.monitor_checks import check_monitors
+from posttrain.pipeline.monitor_checks import check_labels, check_monitors, list_monitors
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe_checks import (
     check_keys,
@@ -126,8 +126,8 @@ def read_suites(names: Sequence[str], *, data: Path | None = None, only: Sequenc
         only: Names of tasks, where not all are wanted; only their files are looked for.
 
     Raises:
-        RecipeError: There is no such suite or task, two tasks have one name, two suites have their own paths, or a
-            benchmark's file is not there.
+        RecipeError: There is no such suite or task, two tasks or monitors have one name, two suites have their own
+            paths, or a benchmark's file is not there.
     """
     # After its prefix the commas are the harness's own.
     split = [part for name in names for part in ([name] if name.startswith(SUITE_PREFIX) else name.split(","))]
@@ -161,8 +161,27 @@ def read_suites(names: Sequence[str], *, data: Path | None = None, only: Sequenc
     scorers = {name: plugin for suite in others for name, plugin in suite.scorers.items()}
     folders = (*roots.folders, *([] if folder is None else [folder]))
     version = others[0].version if len(wanted) == len(others) == 1 else 1
-    monitors = tuple(monitor for suite in others for monitor in suite.monitors)
-    return Suite("+".join(wanted), version, tuple(tasks), replace(roots, folders=folders), scorers, monitors)
+    monitors = others[0].monitors if len(wanted) == len(others) == 1 else _join_monitors(others, only)
+    own_names = {
+        path: suite.name for path, suite in zip((w for w in wanted if w not in benchmarks), others, strict=True)
+    }
+    label = "+".join(own_names[name] if name in own else name for name in wanted)
+    return Suite(label, version, tuple(tasks), replace(roots, folders=folders), scorers, monitors)
+
+
+def _join_monitors(suites: Sequence[Suite], only: Sequence[str]) -> tuple[AlarmKeys, ...]:
+    """Return the monitors of several suites, each suite's `auto` standing for its own tasks alone.
+
+    Raises:
+        RecipeError: Two have one name.
+    """
+    monitors = [
+        monitor
+        for suite in suites
+        for monitor in list_monitors(suite.monitors, [task for task in suite.tasks if not only or task.name in only])
+    ]
+    check_labels([one.label for one in monitors], "--suite", cure="measure the suites one after the other")
+    return tuple(monitors)
 
 
 def find_suite(name: str) -> Path:

@@ -211,8 +211,19 @@ def write_rebuild(files: RunFiles) -> list[str]:
     facts += [(key, value) for key, value in machine if known.get(key) != value]
     lines += write_table(["what", "value"], [[escape(key), escape(value)] for key, value in facts if value])
     if files.recipe:
-        lines += ["The recipe:", "", *write_block(files.recipe[:MAX_RECIPE_CHARACTERS], "yaml")]
+        shown, num_left = _cut_lines(files.recipe, MAX_RECIPE_CHARACTERS)
+        lines += ["The recipe:", "", *write_block(shown, "yaml")]
+        if num_left:
+            lines += [f"{num_left:,} more lines of the recipe are left out here: the run's folder holds it whole.", ""]
     return lines
+
+
+def _cut_lines(text: str, limit: int) -> tuple[str, int]:
+    """Return the whole lines at a text's beginning that have at most `limit` characters, and how many are left out."""
+    if len(text) <= limit:
+        return text, 0
+    end = text.rfind("\n", 0, limit) + 1
+    return text[:end], len(text[end:].splitlines())
 
 
 def _list_undecided(gate: GateView) -> list[str]:

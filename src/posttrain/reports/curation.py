@@ -83,6 +83,7 @@ def write_curation_page(
         rows_in=format_count(rows_in),
         rows_kept=format_count(found["rows_kept"]),
         rows_dropped=format_count(found["ledger"]["rows_dropped"]),
+        notes=found["notes"],
         reasons=reasons,
         words=words,
         histogram=build_histogram(lengths_in, lengths_kept),

@@ -8,6 +8,7 @@ in place (`models.shadow.Shadow.refresh`), inputs are copied into the recording'
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -124,6 +125,12 @@ class RecordedDecode:
         return output
 
 
+@functools.cache
+def _pool() -> Any:
+    """Return the memory that all recordings share: one pass at a time is replayed, so they may use the same places."""
+    return torch.cuda.graph_pool_handle()
+
+
 def record_cuda(run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, Recording]:
     """Return a pass's output and a CUDA graph of it, after warm-up runs on a stream of its own."""
     stream = torch.cuda.Stream()
@@ -133,6 +140,6 @@ def record_cuda(run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, Recordin
             run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=_pool()):
         output = run()
     return output, graph

@@ -284,7 +284,8 @@ class KvCache:
         masks: dict[int | None, torch.Tensor] = {}
         for window in self.windows:
             if window is None:
-                self._mask[torch.arange(len(lengths_B), device=self.device), 0, 0, lengths_B] = 0
+                # Not by assignment to an index: that copies the 0 from the host, which no recording of a GPU takes.
+                self._mask[: len(lengths_B), 0, 0].scatter_(1, lengths_B[:, None], 0.0)
                 masks[window] = self._mask[: len(lengths_B), ..., :N]
             else:
                 distance_BN = lengths_B[:, None] - torch.arange(N, device=self.device)

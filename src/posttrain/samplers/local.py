@@ -19,7 +19,7 @@ import torch
 
 from posttrain.core.errors import DataError, SamplerError
 from posttrain.core.records import Completion, Problem
-from posttrain.core.sampling import PolicyVersion, SamplingSettings
+from posttrain.core.sampling import LOWER_MAX_NEW_TOKENS, PolicyVersion, SamplingSettings
 from posttrain.kernels.cached_attention import PromptPiece
 from posttrain.kernels.native_drawing import NativeDrawing
 from posttrain.kernels.token_logprobs import Head
@@ -267,6 +267,6 @@ def check_prompts(
             raise DataError(
                 f"a prompt of {len(prompt)} tokens and max_new_tokens {settings.max_new_tokens}",
                 expected=f"at most {context} tokens together, the model's context",
-                cure="lower max_new_tokens, or leave out or shorten this row",
+                cure=f"{LOWER_MAX_NEW_TOKENS}, or leave out or shorten this row",
                 place=problem.problem_id,
             )

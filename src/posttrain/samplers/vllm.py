@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from posttrain.core.errors import DataError, RecipeError
 from posttrain.core.records import Completion, FinishReason, Problem, TopLogprobs
-from posttrain.core.sampling import PolicyVersion, SamplingSettings, derive_sample_seed
+from posttrain.core.sampling import LOWER_MAX_NEW_TOKENS, PolicyVersion, SamplingSettings, derive_sample_seed
 from posttrain.core.seeds import derive_seed
 from posttrain.samplers.vllm_process import Mailbox, VllmError, VllmProcess
 from posttrain.samplers.vllm_settings import (
@@ -228,7 +228,7 @@ class VllmSampler:
                 raise DataError(
                     f"a prompt of {len(prompt)} tokens and max_new_tokens {settings.max_new_tokens}",
                     expected=f"at most {context} tokens together, the engine's context",
-                    cure="lower max_new_tokens, raise context_tokens, or leave out or shorten this row",
+                    cure=f"{LOWER_MAX_NEW_TOKENS}, raise context_tokens, or leave out or shorten this row",
                     place=problem.problem_id,
                 )
 

@@ -37,8 +37,10 @@ def compute_expected_distinct(groups_K: Sequence[Sequence[Hashable]], num_sample
     return math.fsum(compute_pass_at_k(len(groups_K), count, num_samples) for count in holders.values())
 
 
-def compute_distinct_n(tokens_K: Sequence[Sequence[Hashable]], n: int, *, num_samples: int | None = None) -> float:
-    """Return distinct-n: different n-grams by n-grams, in (0, 1]; 1 where no sample has n tokens.
+def compute_distinct_n(
+    tokens_K: Sequence[Sequence[Hashable]], n: int, *, num_samples: int | None = None
+) -> float | None:
+    """Return distinct-n: different n-grams by n-grams, in (0, 1]; None where no sample has n tokens.
 
     Args:
         tokens_K: The tokens of each sample.
@@ -58,7 +60,7 @@ def compute_distinct_n(tokens_K: Sequence[Sequence[Hashable]], n: int, *, num_sa
     grams_K = [_list_grams(tokens, n) for tokens in tokens_K]
     distinct = compute_expected_distinct(grams_K, chosen)
     total = sum(map(len, grams_K)) * chosen / len(grams_K)
-    return distinct / total if total else 1.0
+    return distinct / total if total else None
 
 
 def compute_bleu(
@@ -102,7 +104,8 @@ def compute_bleu(
 def compute_self_bleu(tokens_K: Sequence[Sequence[Hashable]]) -> float:
     """Return self-BLEU: the mean BLEU-4 of each sample with all others as references, in [0, 1]; 1: all are alike.
 
-    It rises with the number of samples, as more references are matched more often: compare equal numbers.
+    It rises with the number of samples, as more references are matched more often: compare equal numbers. Samples
+    without a token are alike (1 where there are several, else 0), so that saying nothing is not being different.
 
     Args:
         tokens_K: The tokens of each sample, K >= 2.
@@ -114,11 +117,14 @@ def compute_self_bleu(tokens_K: Sequence[Sequence[Hashable]]) -> float:
     """
     if len(tokens_K) < 2:
         raise ValueError(f"self-BLEU of {len(tokens_K)} samples")
+    told = [tokens for tokens in tokens_K if tokens]
     scores = [
-        compute_bleu(tokens, [other for place, other in enumerate(tokens_K) if place != index])
-        for index, tokens in enumerate(tokens_K)
+        compute_bleu(tokens, [other for place, other in enumerate(told) if place != index])
+        for index, tokens in enumerate(told)
+        if len(told) > 1
     ]
-    return math.fsum(scores) / len(scores)
+    num_empty = len(tokens_K) - len(told)
+    return math.fsum([*scores, num_empty if num_empty > 1 else 0]) / len(tokens_K)
 
 
 def compute_collision_diversity(answers_K: Sequence[Hashable]) -> float:

@@ -6,10 +6,10 @@
 | is the same option chosen in both orders? | `consistency` |
 | is an option chosen because it stands first? | `position_bias`: matching where it stands earlier, less later |
 
-A policy that always says A matches half of the time, whatever it is asked: `consistency` 0, `position_bias` 1. One that
-tosses a coin has a consistency of one half, so what is above one half is owed to the content. Where a question has but
-one form (Yes or No), `compare_labels` asks the same of the labels: a policy that says Yes to everything matches all
-statements whose answer is Yes and none of the others.
+Of two options a policy that always says A matches half of the time, whatever it is asked: `consistency` 0,
+`position_bias` 1. One that guesses among k options has a consistency of 1/k, so what is above 1/k is owed to the
+content. Where a question has but one form (Yes or No), `compare_labels` asks the same of the labels: a policy that says
+Yes to everything matches all statements whose answer is Yes and none of the others.
 
 Shape letter: N questions, each asked in two orders.
 """
@@ -22,12 +22,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import bdtr
 
 from posttrain.core.errors import DataError
 from posttrain.statistics.bounded_mean import compute_interval
-from posttrain.statistics.clusters import Floats, read_values
+from posttrain.statistics.clusters import Codes, Floats, encode_clusters, read_values
 from posttrain.statistics.intervals import Interval, korn_graubard_interval, wilson_interval
+from posttrain.statistics.one_sided import mean_test
 from posttrain.statistics.paired import summarise_difference
 from posttrain.statistics.pairing import build_pairs
 
@@ -41,15 +43,18 @@ COIN = 0.5
 class OrderSwaps:
     """What answers to N questions in both orders say.
 
-    Made by `compare_orders`, read by figures and the monitor. `matching_if_consistent` is None where no answer is
-    consistent. `decided_by` is `content` where more than half of the answers stay with their option (one-sided exact
-    binomial test), `position` where fewer than half do.
+    Made by `compare_orders`, read by figures and the monitor. `chance` is the consistency of a guesser, the mean of
+    1/k. `matching_if_consistent` is None where no answer is consistent, or several are and all of one source.
+    `decided_by` is `content` where more answers than `chance` are shown to stay with their option, `position` where
+    fewer are.
 
     Example: of four questions one is answered with the matching option in both orders, three with A in both:
     `matching.value = 0.625`, `consistency.value = 0.25`, `position_bias.value = 0.75`.
     """
 
     num_questions: int
+    num_clusters: int
+    chance: float
     matching: Interval
     consistency: Interval
     position_bias: Interval
@@ -79,57 +84,79 @@ class LabelSplit:
     p_position: float
 
 
-# many parameters: three columns, and two settings
+# many parameters: five columns, and two settings
 def compare_orders(
     early_N: Sequence[float] | Floats,
     late_N: Sequence[float] | Floats,
     is_same_N: Sequence[bool],
     *,
+    num_options_N: Sequence[float] | None = None,
+    clusters_N: Sequence[str] | Sequence[int] | Codes | None = None,
     level: float = 0.95,
     alpha: float = 0.05,
 ) -> OrderSwaps:
     """Return what is owed to content and to position.
 
     With m_e and m_l the shares that match in either order and s the answers that are the same in both:
-    `matching = (m_e + m_l) / 2`, `consistency = s / N`, `position_bias = m_e - m_l`.
+    `matching = (m_e + m_l) / 2`, `consistency = s / N`, `position_bias = m_e - m_l`. s is held against the mean of 1/k:
+    by the exact binomial test where every question is of a source of its own, else by the clustered score test of a
+    mean. Where questions differ in k the binomial tails are too wide, not too narrow, beyond one question from what
+    guessing gives (Hoeffding).
 
     Args:
         early_N: 1 where the matching option is chosen in the order in which it stands nearer the front, else 0.
         late_N: The same in the other order.
         is_same_N: Whether the option that is chosen is the same in both orders.
-        level: Confidence of the intervals: Korn and Graubard's by question, Wilson's, the paired score interval.
+        num_options_N: k of each question, at least 2; None: two each.
+        clusters_N: The name of each question's cluster; None: questions are independent.
+        level: Confidence of the intervals: Korn and Graubard's by source, Wilson's of independent shares, the paired
+            score interval.
         alpha: Level of the tests of what decides.
 
     Raises:
-        DataError: There are fewer than two questions, or the columns do not belong together.
+        DataError: There are fewer than two questions or sources, or the columns do not belong together.
 
     Source: Zheng et al. 2023, "Judging LLM-as-a-Judge" (arXiv 2306.05685), section 3.4, for swapped orders and
-    consistency; Pezeshkpour and Hruschka 2023 (arXiv 2308.11483) for the order of choices. The comparison with a coin
-    is this project's.
+    consistency; Pezeshkpour and Hruschka 2023 (arXiv 2308.11483) for the order of choices; Hoeffding, Annals
+    of Mathematical Statistics 27 (1956), p. 713, theorem 4. The comparison with a guesser is this project's.
     """
     early, late = read_values(early_N), read_values(late_N)
-    same = np.asarray(is_same_N, dtype=bool)
-    size = early.size
-    is_binary = bool(np.isin(early, (0.0, 1.0)).all() and np.isin(late, (0.0, 1.0)).all())
-    if size < 2 or late.size != size or same.size != size or not is_binary or bool((same & (early != late)).any()):
-        raise DataError(
-            f"{size} answers in one order, {late.size} in the other, {same.size} comparisons",
-            expected="at least two questions, each with 0 or 1 in both orders, equal where the answer is the same",
-            cure="ask every question in both orders",
-        )
-    num_same = int(same.sum())
-    p_content, p_position = _tail_above(num_same, size), _tail_above(size - num_same, size)
-    consistent = early[same]
+    same, size = np.asarray(is_same_N, dtype=bool), early.size
+    options = np.full(size, 2.0) if num_options_N is None else read_values(num_options_N)
+    _check_columns(early, late, same, options)
+    codes = np.arange(size) if clusters_N is None else encode_clusters(clusters_N, size)
+    chance = float((1 / options).mean())
+    p_content, p_position = _test_same(same, codes, chance), _test_same(~same, codes, 1 - chance)
     return OrderSwaps(
         num_questions=size,
-        matching=korn_graubard_interval(np.concatenate([early, late]), np.tile(np.arange(size), 2), level=level),
-        consistency=wilson_interval(num_same, size, level=level),
-        position_bias=compute_interval(summarise_difference(build_pairs(late, early)), level=level),
-        matching_if_consistent=wilson_interval(int(consistent.sum()), num_same, level=level) if num_same else None,
+        num_clusters=int(codes.max()) + 1,
+        chance=chance,
+        matching=korn_graubard_interval(np.concatenate([early, late]), np.tile(codes, 2), level=level),
+        consistency=_bound_share(same.astype(np.float64), codes, level),
+        position_bias=compute_interval(summarise_difference(build_pairs(late, early, codes)), level=level),
+        matching_if_consistent=_bound_share(early[same], codes[same], level) if _is_told(codes[same]) else None,
         decided_by=_decide(p_content <= alpha, p_position <= alpha),
         p_content=p_content,
         p_position=p_position,
     )
+
+
+def _check_columns(early_N: Floats, late_N: Floats, same_N: npt.NDArray[np.bool_], options_N: Floats) -> None:
+    """Refuse columns that do not belong together.
+
+    Raises:
+        DataError: See above.
+    """
+    size = early_N.size
+    is_binary = bool(np.isin(early_N, (0.0, 1.0)).all() and np.isin(late_N, (0.0, 1.0)).all())
+    is_whole = late_N.size == same_N.size == options_N.size == size and size >= 2
+    if not (is_binary and is_whole) or (options_N < 2).any() or (same_N & (early_N != late_N)).any():
+        raise DataError(
+            f"{size} answers in one order, {late_N.size} in the other, {same_N.size} comparisons",
+            expected="at least two questions of two options or more, each with 0 or 1 in both orders, equal where the "
+            "answer is the same",
+            cure="ask every question in both orders",
+        )
 
 
 def compare_labels(
@@ -173,9 +200,28 @@ def compare_labels(
     )
 
 
-def _tail_above(successes: int, trials: int) -> float:
-    """Return the probability that a coin gives at least so many."""
-    return float(bdtr(trials - successes, trials, COIN))
+def _is_told(codes_M: Codes) -> bool:
+    """Return whether a share of these items has limits: one item, or several of more than one source."""
+    return codes_M.size == 1 or np.unique(codes_M).size > 1
+
+
+def _bound_share(values_M: Floats, codes_M: Codes, level: float) -> Interval:
+    """Return a share of 0 and 1 with Wilson's limits, or Korn and Graubard's where items share sources."""
+    if np.unique(codes_M).size == codes_M.size:
+        return wilson_interval(int(values_M.sum()), values_M.size, level=level)
+    return korn_graubard_interval(values_M, codes_M, level=level)
+
+
+def _test_same(same_N: Any, codes_N: Codes, chance: float) -> float:
+    """Return the p-value against a share of at most `chance`."""
+    if np.unique(codes_N).size == same_N.size:
+        return _tail_above(int(same_N.sum()), same_N.size, chance)
+    return mean_test(same_N.astype(np.float64).tolist(), [str(code) for code in codes_N], chance).p_value
+
+
+def _tail_above(successes: int, trials: int, chance: float = COIN) -> float:
+    """Return the probability that chance, by itself a coin's, gives at least so many."""
+    return float(bdtr(trials - successes, trials, 1 - chance))
 
 
 def _decide(is_content: Any, is_position: Any) -> Decided:

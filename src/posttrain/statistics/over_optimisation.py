@@ -24,14 +24,16 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.core.errors import DataError
-from posttrain.statistics.bounded_mean import p_value_below
+from posttrain.statistics.bounded_mean import p_value_above, p_value_below
 from posttrain.statistics.clusters import Codes, Floats, encode_clusters
 from posttrain.statistics.intervals import Interval
-from posttrain.statistics.paired import non_inferiority_test, summarise_difference
+from posttrain.statistics.paired import summarise_difference
 from posttrain.statistics.pairing import Pairs, build_pairs
 
 Form = Literal["best_of_n", "reinforcement_learning"]
 _ROUNDING = 1e-9
+_MOST_BEYOND = 100.0
+"""A turn at more than so many times the last distance is none that the points tell of."""
 
 
 def compute_best_of_n_kl(n: int) -> float:
@@ -51,7 +53,9 @@ def compute_best_of_n_kl(n: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class GainFit:
-    """A fitted curve of gains: its two coefficients, where it turns (None where it rises for ever), and its misfit.
+    """A fitted curve of gains: its two coefficients, where it turns, and its misfit.
+
+    `turn` is None where the curve rises for ever, or turns at more than 100 times the last distance only.
 
     `residual` is the root mean squared distance of the points from the curve.
     """
@@ -241,12 +245,15 @@ def compute_rise_p(pairs: Pairs, bound: float = 0.0) -> float:
     Raises:
         DataError: All pairs share one cluster.
     """
-    return non_inferiority_test(pairs, -bound).p_value
+    sample = summarise_difference(pairs)
+    # Beyond the end of the range nothing can lie, so that nothing can be shown to.
+    return p_value_above(sample, bound) if bound <= sample.high else 1.0
 
 
 def compute_drop_p(pairs: Pairs, bound: float = 0.0) -> float:
     """Return the one-sided p-value against a drop of at most `bound`, as `compute_rise_p`."""
-    return p_value_below(summarise_difference(pairs), -bound)
+    sample = summarise_difference(pairs)
+    return p_value_below(sample, -bound) if -bound >= sample.low else 1.0
 
 
 def _check_distances(distances_L: Floats, shape: tuple[int, ...]) -> None:
@@ -269,14 +276,17 @@ def _fit(distances_L: Floats, gains_L: Floats, form: Form) -> GainFit:
     (alpha, beta), *_ = np.linalg.lstsq(columns, gains_L, rcond=None)
     misfit = gains_L - columns @ (alpha, beta)
     residual = math.sqrt(float(misfit @ misfit) / misfit.size)
-    return GainFit(form, float(alpha), float(beta), _find_turn(float(alpha), float(beta), form), residual)
+    turn = _find_turn(float(alpha), float(beta), form, _MOST_BEYOND * float(distances_L.max()))
+    return GainFit(form, float(alpha), float(beta), turn, residual)
 
 
-def _find_turn(alpha: float, beta: float, form: Form) -> float | None:
-    """Return the d of the maximum; None where the curve has none above 0."""
+def _find_turn(alpha: float, beta: float, form: Form, furthest: float) -> float | None:
+    """Return the d of the maximum; None where the curve has none above 0 and up to the furthest d."""
     if beta <= _ROUNDING * abs(alpha):
         return None
     if form == "best_of_n":
-        return alpha / (2 * beta) if alpha > 0 else None
-    exponent = alpha / beta - 1
-    return math.exp(exponent) if exponent < 700 else None
+        turn = alpha / (2 * beta)
+    else:
+        exponent = alpha / beta - 1
+        turn = math.exp(exponent) if exponent <= math.log(furthest) else math.inf
+    return turn if 0 < turn <= furthest else None

@@ -119,7 +119,7 @@ def _count_saved_bytes(policy: ScoredPolicy, lengths: Sequence[int]) -> int:
 def _head_bytes(policy: ScoredPolicy, scored: int) -> int:
     head = policy.head()
     V, H = head.weight.shape
-    rows = min(count_chunk_rows(V), scored)
+    rows = min(count_chunk_rows(V, head.weight.device.type), scored)
     size = head.weight.element_size()
     grad_weight = V * H * (size if scored <= rows else 4 + size) if head.weight.requires_grad else 0
     return rows * V * size + 2 * scored * H * size + grad_weight

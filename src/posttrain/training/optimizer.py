@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 _BUCKET_ELEMENTS = 1 << 22
+_GPU_BUCKET_ELEMENTS = 1 << 28  # 1 GiB of fp32: starting a kernel costs more than a small bucket's work
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +107,24 @@ class MasterOptimizer:
 
     def collect_gradients(self) -> None:
         """Move bf16 gradients of one micro-batch into fp32 sums on the masters (fp32 weights sum by themselves)."""
+        sums, parts = [], []
         for slot in self.slots:
             if slot.has_master and slot.weight.grad is not None:
                 if slot.master.grad is None:
                     slot.master.grad = slot.weight.grad.float()
                 else:
-                    slot.master.grad.add_(slot.weight.grad)
+                    sums.append(slot.master.grad)
+                    parts.append(slot.weight.grad)
                 slot.weight.grad = None
+        if sums:
+            torch._foreach_add_(sums, parts)
 
     def compute_norm(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the norm of all gradients and the norm of each parameter's, fp32, in the slots' order."""
-        norms = [_full(torch.linalg.vector_norm(grad, dtype=torch.float32)) for _, grad in self._gradients()]
-        if not norms:
+        gradients = [grad for _, grad in self._gradients()]
+        if not gradients:
             return torch.zeros(()), torch.zeros(0)
+        norms = [_full(norm) for norm in torch._foreach_norm(gradients, 2, dtype=torch.float32)]
         stacked = torch.stack(norms)
         return torch.linalg.vector_norm(stacked), stacked
 
@@ -132,17 +138,18 @@ class MasterOptimizer:
             group["lr"] = learning_rate
         # Taken off first: AdamW passes over parameters without a gradient, so only a bucket's are updated.
         waiting = self._gradients()[::-1]
+        most = _GPU_BUCKET_ELEMENTS if waiting and waiting[0][1].device.type == "cuda" else _BUCKET_ELEMENTS
         self.drop_gradients()
         bucket: list[_Slot] = []
         size = 0
         while waiting:
             slot, grad = waiting.pop()
-            slot.master.grad = grad.float() if scale == 1.0 else grad.float().mul_(scale)
+            slot.master.grad = grad.float()
             del grad  # a bf16 gradient is freed here
             bucket.append(slot)
             size += slot.master.numel()
-            if size >= _BUCKET_ELEMENTS or not waiting:
-                self._apply_bucket(bucket)
+            if size >= most or not waiting:
+                self._apply_bucket(bucket, scale)
                 bucket, size = [], 0
         for average, slot in zip(self.ema, self.slots, strict=False):
             average.lerp_(slot.master.detach(), 1 - (self.ema_decay or 0.0))
@@ -208,12 +215,15 @@ class MasterOptimizer:
         return [(slot, grad) for slot, grad in pairs if grad is not None]
 
     @torch.no_grad()
-    def _apply_bucket(self, bucket: list[_Slot]) -> None:
+    def _apply_bucket(self, bucket: list[_Slot], scale: float) -> None:
+        if scale != 1.0:
+            torch._foreach_mul_([slot.master.grad for slot in bucket if slot.master.grad is not None], scale)
         self.adamw.step()
         for slot in bucket:
             slot.master.grad = None
-            if slot.has_master:
-                slot.weight.copy_(slot.master)
+        rounded = [slot for slot in bucket if slot.has_master]
+        if rounded:
+            torch._foreach_copy_([slot.weight for slot in rounded], [slot.master for slot in rounded])
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ import pytest
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.evaluation.monitors.calibration import CalibrationMonitor
 from posttrain.evaluation.monitors.evidence import UnmeasuredError
+from posttrain.evaluation.monitors.verdicts import count_resamples
 from tests.evaluation.monitors.samples import build_item, build_samples
 
 MONITOR = CalibrationMonitor(type="calibration", task="choices")
@@ -35,6 +36,7 @@ def test_confidence_that_outruns_the_truth_is_an_alarm() -> None:
     assert "wrong at a confidence of" in reading.examples[0].why
 
 
+@pytest.mark.invariants
 def test_calibrated_policies_are_no_alarm() -> None:
     readings = [MONITOR.read(draw("own", 0, f"a{k}"), draw("parent", 0, f"b{k}")) for k in range(3)]
     assert {reading.status for reading in readings} == {"silent"}
@@ -82,3 +84,12 @@ def test_items_without_a_confidence_cannot_tell() -> None:
     alone = CalibrationMonitor(type="calibration", task="choices", confidence=None)
     with pytest.raises(UnmeasuredError, match="two samples"):
         alone.read({"choices": build_samples("own", [["a"]])}, None)
+
+
+def test_a_low_level_draws_what_it_needs_to_reject_and_one_that_is_too_low_is_refused() -> None:
+    """20 x 2 / 0.0005 = 80,000; 1 / 100,001 is the smallest p-value of 100,000, two of which are 0.00002."""
+    assert count_resamples(0.01, 2) == 4000
+    assert count_resamples(0.0005, 2) == 80_000
+    assert count_resamples(0.0001, 2) == 100_000
+    with pytest.raises(UnmeasuredError, match="100,000 resamples"):
+        count_resamples(0.00001, 2)

@@ -75,3 +75,18 @@ def test_examples_are_problems_whose_samples_agree() -> None:
 def test_keys_out_of_range_are_refused(keys: dict) -> None:
     with pytest.raises(ValueError, match="validation error"):
         DiversityMonitor(**{"type": "diversity", "task": "sums", **keys})
+
+
+def test_a_policy_that_says_nothing_is_the_least_diverse() -> None:
+    silent = {"sums": build_samples("own", [[""] * 4] * 60)}
+    reading = MONITOR.read(silent, draw("parent", 6, "many"))
+    assert reading.status == "alarm"
+    assert "1 - self-BLEU: 100.0 % lost" in reading.why and "distinct-2: 100.0 % lost" in reading.why
+
+
+def test_answers_of_one_word_have_no_distinct_2() -> None:
+    """Without a pair of words there is nothing to divide by, which is no diversity of 1."""
+    words = {"sums": build_samples("own", [["yes", "no", "yes", "no"]] * 60)}
+    reading = MONITOR.read(words, {"sums": build_samples("parent", [["yes", "no", "yes", "no"]] * 60)})
+    assert find(reading, "distinct-2", "own").value is None
+    assert "not tested: distinct-2: 0 sources" in reading.why

@@ -14,6 +14,7 @@ from posttrain.core.seeds import build_numpy_generator
 from posttrain.evaluation.monitors.keys import MonitorKeys
 from posttrain.evaluation.monitors.reading import Figure, Items, Monitor, Reading
 from posttrain.evaluation.monitors.settings import MONITORS, MonitorSettings, expand_auto, read_monitor
+from posttrain.evaluation.order_figures import describe_order
 from tests.evaluation.monitors.planted import answer_under_pressure, draw_lengths, make_item, make_items
 from tests.evaluation.monitors.samples import build_samples
 
@@ -288,8 +289,15 @@ def test_no_monitor_raises_an_alarm_on_a_policy_that_is_its_own_parent() -> None
         {"type": "diversity", "task": "drawn"}, {"type": "collapse", "task": "drawn"},
         {"type": "calibration", "task": "drawn", "confidence": None},
         {"type": "over_optimisation", "proxy": "sums/drawn_tokens", "gold": "sums"},
-        {"type": "reward_audit", "task": "paid"},
+        {"type": "reward_audit", "task": "paid"}, {"type": "position_bias", "task": "asked"},
     ]  # fmt: skip
+    both["asked"] = [
+        make_item(
+            number, 1.0, describe_order(order, [place], place), item_id=f"{number}{place}", cluster_id=f"q{number}"
+        )
+        for number in range(40)
+        for order, place in ((["a", "b"], 0), (["b", "a"], 1))
+    ]
     both["drawn"] = build_samples("own", [["right a", f"right {k}", f"wrong {k}"] for k in range(40)], right="right")
     lengths = [float(10 + index % 7) for index in range(100)]
     correct = [float(index % 2) for index in range(100)]

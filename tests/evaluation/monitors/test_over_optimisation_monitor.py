@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from posttrain.core.errors import DataError
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.evaluation.monitors.evidence import UnmeasuredError
 from posttrain.evaluation.monitors.over_optimisation import OverOptimisationMonitor, SeriesPoint
@@ -89,3 +90,35 @@ def test_a_part_with_braces_in_its_name_is_a_name() -> None:
         for item in side["sums"]:
             item.outcome.parts["proxy{0}"] = item.outcome.parts.pop("proxy")
     assert "sums/proxy{0} is up by" in braced.read(*sides).why
+
+
+def test_gold_that_is_straight_has_no_turn_under_reinforcement_learning() -> None:
+    start, series = build_series(turn=False)
+    for shift in range(3):
+        reading = MONITOR.read_series(start, series[shift:] or series, "reinforcement_learning", num_looks=3)
+        assert reading.status in ("silent", "alarm")
+    strict = OverOptimisationMonitor(type="over_optimisation", proxy="sums/proxy", gold="sums", allowed_drop=1.5)
+    assert strict.read_series(start, build_series(turn=True)[1], "best_of_n").status == "silent"
+
+
+def test_several_samples_are_folded() -> None:
+    """Of two samples one is right in every other problem: pass@2 is 1/2, and the mean score 1/4."""
+
+    def sample(policy: str, share: int) -> dict[str, list]:
+        return {
+            "sums": [
+                build_item(f"p{k}", index, float(index == 0 and k % share == 0), policy, proxy=float(policy == "own"))
+                for k in range(100)
+                for index in range(2)
+            ]
+        }
+
+    monitor = OverOptimisationMonitor(type="over_optimisation", proxy="sums/proxy", gold="sums/pass@2")
+    own, parent = sample("own", 2), sample("parent", 1)
+    reading = monitor.read(own, parent)
+    figures = {(figure.name, figure.of): figure.value for figure in reading.figures}
+    assert (reading.status, figures["sums/pass@2", "own"], figures["sums/pass@2", "parent"]) == ("alarm", 0.5, 1.0)
+    curves = monitor.read_series(parent, [SeriesPoint(1.0, own)], "best_of_n").curves
+    assert curves[1].points == ((0.0, 1.0), (1.0, 0.5))
+    with pytest.raises(DataError, match="pass@3"):
+        OverOptimisationMonitor(type="over_optimisation", proxy="sums/proxy", gold="sums/pass@3").read(own, parent)

@@ -12,13 +12,19 @@ from tests.evaluation.monitors.samples import build_item
 MONITOR = RewardAuditMonitor(type="reward_audit", task="sums", components=["correct", "style"])
 
 
-# many parameters: whose items, what is right, and what is paid for
+# many parameters: whose items, how many, what is right, and what is paid for
 def draw(
-    policy: str, right: float, *, pay_length: float = 0.0, style: float = 0.0, longer_if_right: float = 0.0
+    policy: str,
+    right: float,
+    *,
+    count: int = 200,
+    pay_length: float = 0.0,
+    style: float = 0.0,
+    longer_if_right: float = 0.0,
 ) -> dict[str, list]:
     generator = build_numpy_generator("monitor", "audit", policy)
     items = []
-    for number in range(200):
+    for number in range(count):
         correct = float(generator.random() < right)
         length = 20 + 10 * generator.random() + longer_if_right * correct
         manner = style + generator.random()
@@ -84,3 +90,18 @@ def test_items_that_do_not_say_what_is_right_cannot_tell() -> None:
     items = [build_item(f"p{k}", 0, 1.0, "own", "x", drawn_tokens=3.0) for k in range(30)]
     with pytest.raises(UnmeasuredError, match="'correct'"):
         MONITOR.read({"sums": items}, None)
+
+
+def test_a_reward_that_rises_for_nothing_is_an_alarm_though_correctness_stays() -> None:
+    """The same items are right on both sides, so that a gain of 2 points is ruled out and a fall is not shown."""
+    own, parent = draw("one", 0.5, count=800, style=2.0), draw("one", 0.5, count=800)
+    assert MONITOR.read(own, parent).status == "alarm"
+    strict = RewardAuditMonitor(type="reward_audit", task="sums", least_gain=0.0)
+    assert strict.read(own, parent).status == "silent"
+
+
+def test_a_component_that_no_outcome_has_is_said_to_be_missing() -> None:
+    reading = RewardAuditMonitor(type="reward_audit", task="sums", components=["correct", "stlye"]).read(
+        draw("own", 0.5), None
+    )
+    assert "no outcome has the part 'stlye'" in reading.why

@@ -29,7 +29,7 @@ from posttrain.evaluation.monitors.evidence import (
 from posttrain.evaluation.monitors.keys import TASK_PATTERN, MonitorKeys
 from posttrain.evaluation.monitors.problems import group_samples
 from posttrain.evaluation.monitors.reading import Curve, Figure, Items, Reading
-from posttrain.evaluation.monitors.verdicts import Check, Findings, conclude
+from posttrain.evaluation.monitors.verdicts import Check, Findings, conclude, count_resamples
 from posttrain.statistics.calibration import Calibration, compare_calibration, measure_calibration
 from posttrain.statistics.one_sided import OneSided, mean_test, rise_test
 from posttrain.statistics.pairing import build_pairs, cluster_name
@@ -43,6 +43,7 @@ FOOLED_BY = (
 
 
 OVER_CONFIDENCE = "over-confidence"
+_NUM_TESTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class CalibrationMonitor(MonitorKeys):
             clusters_N=clusters,
             bound=self.allowed_rise,
             num_bins=self.num_bins,
-            num_resamples=4000,
+            num_resamples=count_resamples(self.level, _NUM_TESTS),
         )
         rise, p_value = found.rise, max(found.p_value, found.chance_p_value)
         num_sources = len(set(clusters))

@@ -102,12 +102,14 @@ def _read_texts(samples: Samples) -> list[list[str]]:
     return [read_words(item.text) for item in samples[:MOST_SAMPLES]]
 
 
-def _distinct_pairs(samples: Samples) -> float:
-    return compute_distinct_n(_read_texts(samples), 2)
+def _distinct_pairs(samples: Samples) -> float | None:
+    """Return distinct-2; None of answers without a pair of words, which are not diverse for it, and 0 of no words."""
+    texts = _read_texts(samples)
+    return compute_distinct_n(texts, 2) if any(texts) else 0.0
 
 
 def _unlikeness(samples: Samples) -> float | None:
-    texts = [words for words in _read_texts(samples) if words]
+    texts = _read_texts(samples)
     return 1 - compute_self_bleu(texts) if len(texts) >= 2 else None
 
 

@@ -64,14 +64,12 @@ class ForgettingMonitor(MonitorKeys):
         return self.read_beside_base(own, parent, None)
 
     def read_beside_base(self, own: Items, parent: Items | None, base: Items | None) -> Reading:
-        """Return what was lost since the policy before it, and since the base.
-
-        Raises:
-            UnmeasuredError: A task was not measured.
-        """
+        """Return what was lost since the policy before it, and since the base; an unreadable task is told of."""
         findings = Findings()
         for task in self.tasks:
-            items = take_items(own, task)
+            items = findings.take(own, task)
+            if not items:
+                continue
             findings.figures.append(_describe(task, items))
             findings.attempt(task, self._check, task, own, parent, is_base=False)
             # Of the first stage the base is the parent: one test is enough.
@@ -98,7 +96,7 @@ class ForgettingMonitor(MonitorKeys):
     def _choose_lost(self, own: Items, parent: Items | None) -> tuple[Example, ...]:
         lost = []
         for task in self.tasks:
-            later = {(item.item_id, item.sample_index): item for item in own[task]}
+            later = {(item.item_id, item.sample_index): item for item in own.get(task, ())}
             before = [] if parent is None else parent.get(task, ())
             pairs = [(item, later.get((item.item_id, item.sample_index))) for item in before]
             lost += [after for item, after in pairs if after is not None and after.outcome.value < item.outcome.value]

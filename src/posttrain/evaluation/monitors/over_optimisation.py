@@ -34,6 +34,7 @@ from posttrain.statistics.clusters import Floats
 from posttrain.statistics.one_sided import OneSided, rise_test
 from posttrain.statistics.over_optimisation import BootstrappedFit, Form, bootstrap_gains, find_divergence
 from posttrain.statistics.pairing import Pairs, cluster_name, pair_items, read_value
+from posttrain.statistics.repeats import fold_samples, parse_repeated
 
 FOOLED_BY = (
     "a gold judge that shares the proxy's faults: build it from other data or by other means; gold that is measured on "
@@ -53,7 +54,8 @@ class SeriesPoint:
 class OverOptimisationMonitor(MonitorKeys):
     """Reads what is optimised beside the truth.
 
-    `proxy` and `gold` are `<task>` (the mean of its scores) or `<task>/<part>`. `allowed_drop` bounds the fall of gold
+    `proxy` and `gold` are `<task>` (the mean of its scores), `<task>/<part>`, or `<task>/pass@k` of several samples.
+    `allowed_drop` bounds the fall of gold
     that goes with a rise of the proxy, in gold's own unit.
     """
 
@@ -109,10 +111,11 @@ class OverOptimisationMonitor(MonitorKeys):
         return Check(self.gold, phrase, both, self.allowed_drop, unit=_UNIT, sign=-1)
 
     def _choose_worse(self, own: Items, parent: Items | None) -> tuple:
-        task, part = _split(self.gold)
-        later = {(item.item_id, item.sample_index): item for item in own.get(task, ())}
+        task = _task_of(self.gold)
+        after_items, part = _fold(self.gold, own.get(task, ()))
+        later = {(item.item_id, item.sample_index): item for item in after_items}
         worse = []
-        for item in () if parent is None else parent.get(task, ()):
+        for item in () if parent is None else _fold(self.gold, parent.get(task, ()))[0]:
             after = later.get((item.item_id, item.sample_index))
             values = [read_value(one, part) for one in (item, after) if one is not None]
             numbers = [value for value in values if not isinstance(value, str)]
@@ -193,6 +196,16 @@ def _split(metric: str) -> tuple[str, str | None]:
     return task, part or None
 
 
+def _fold(metric: str, items: Sequence[ItemResult]) -> tuple[Sequence[ItemResult], str | None]:
+    """Return the items that a metric is read of, and its part: of pass@k one item a problem, and its value.
+
+    Raises:
+        DataError: A problem has fewer than k samples.
+    """
+    part = _split(metric)[1]
+    return (items, part) if part is None or parse_repeated(part) is None else (fold_samples(items, part), None)
+
+
 def _task_of(metric: str) -> str:
     return metric.partition("/")[0]
 
@@ -206,7 +219,7 @@ def _pair(metric: str, own: Items, parent: Items | None) -> Pairs:
 
 
 def _describe(metric: str, items: Sequence[ItemResult], *, is_parents: bool = False) -> Figure:
-    part = _split(metric)[1]
+    items, part = _fold(metric, items)
     found = [(value, cluster_name(item)) for item in items if not isinstance(value := read_value(item, part), str)]
     sample = Sample([value for value, _ in found], [cluster for _, cluster in found])
     return describe_mean(metric, sample, _UNIT, is_parents=is_parents)
@@ -214,12 +227,13 @@ def _describe(metric: str, items: Sequence[ItemResult], *, is_parents: bool = Fa
 
 def _tabulate(metric: str, policies: Sequence[Items]) -> tuple[Floats, list[str]]:
     """Return the mean value of each problem under each policy, of problems that all have, and their clusters."""
-    task, part = _split(metric)
+    task = _task_of(metric)
     columns: list[dict[str, list[float]]] = []
     clusters: dict[str, str] = {}
     for policy in policies:
         column: dict[str, list[float]] = {}
-        for item in take_items(policy, task, "a policy of the series"):
+        items, part = _fold(metric, take_items(policy, task, "a policy of the series"))
+        for item in items:
             value = read_value(item, part)
             if not isinstance(value, str):
                 column.setdefault(item.item_id, []).append(value)

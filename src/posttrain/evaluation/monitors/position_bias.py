@@ -6,15 +6,16 @@ what the policy matches is not measured, and the figure has no value.
 
 | status | orders | labels |
 | --- | --- | --- |
-| `alarm` | fewer than half of the questions keep their option | one label is likelier to both kinds of statement |
-| `silent` | more than half do | both kinds match, or fail, more often than not |
-| `unmeasured` | neither can be told from a coin | the same |
+| `alarm` | fewer questions than a guesser's keep their option | one label is likelier to both kinds of statement |
+| `silent` | more do | both kinds match, or fail, more often than not |
+| `unmeasured` | neither can be told from guessing | the same |
 
-Each is a one-sided exact binomial test at `level` (`statistics.order_swaps`), so that a coin raises the alarm at most
-that often. A policy that says Yes to everything keeps its option too: where most options begin with Yes or No, the
-labels are held against it as well, and where what matches always begins with the same word the reading says so, since
-nothing can tell then. What fools it: a policy that is biased and knows the answers too is consistent on the questions
-it is sure of; its bias then shows in the figure alone.
+A guesser among k options keeps 1/k. Each is a one-sided test at `level` (`statistics.order_swaps`), exact where every
+question is of a source of its own, by source where not, so that guessing raises the alarm at most that often. A policy
+that says Yes to everything keeps its option too: where most options begin with Yes or No, the labels are held against
+it as well, and where what matches always begins with the same word the reading says so, since nothing can tell then.
+What fools it: a policy that is biased and knows the answers too is consistent on the questions it is sure of; its bias
+then shows in the figure alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Literal
 from pydantic import Field
 
 from posttrain.core.records import ItemResult
+from posttrain.evaluation.monitors.evidence import read_sample, take_items
 from posttrain.evaluation.monitors.keys import TASK_PATTERN, MonitorKeys
 from posttrain.evaluation.monitors.reading import Example, Figure, Items, Reading, Status
 from posttrain.evaluation.order_figures import (
@@ -38,7 +40,6 @@ from posttrain.evaluation.order_figures import (
 from posttrain.statistics.intervals import Interval
 from posttrain.statistics.order_swaps import COIN, Decided, LabelSplit, OrderSwaps
 
-NAME = "position_bias"
 _FOOLED_BY = "a policy that is biased and consistent where it is sure: the bias shows in its figure alone"
 _STATUS: dict[Decided, Status] = {"content": "silent", "position": "alarm", "undecided": "unmeasured"}
 _MAX_EXAMPLES = 3
@@ -56,9 +57,15 @@ class PositionBiasMonitor(MonitorKeys):
         return (self.task,)
 
     def read(self, own: Items, parent: Items | None) -> Reading:
-        """Return what decides the policy's answers: content, position, or it cannot be told."""
-        items = own.get(self.task, ())
+        """Return what decides the policy's answers: content, position, or it cannot be told.
+
+        Raises:
+            UnmeasuredError: The task was not measured, the harness failed on too many, or sources are too few.
+        """
+        items = take_items(own, self.task)
         pairs = find_order_pairs(items)
+        what = "questions in both orders" if pairs else f"items of {self.task}"
+        read_sample([pair.early for pair in pairs] or items, lambda item: item.outcome.value).check(what)
         orders = compare_item_orders(pairs, alpha=self.level)
         if orders is not None:
             return self._read_orders(orders, pairs, compare_option_words(pairs, alpha=self.level))
@@ -66,7 +73,7 @@ class PositionBiasMonitor(MonitorKeys):
         if labels is not None:
             return self._read_labels(labels)
         why = "no question of the task stands in both orders, and its right answers are not Yes and No"
-        return Reading(NAME, (self.task,), "unmeasured", why, level=self.level, fooled_by=_FOOLED_BY)
+        return Reading(self.label, (self.task,), "unmeasured", why, level=self.level, fooled_by=_FOOLED_BY)
 
     def _read_orders(self, orders: OrderSwaps, pairs: Sequence[OrderPair], words: WordSplit | None) -> Reading:
         kept, size = orders.consistency.value, orders.num_questions
@@ -79,9 +86,10 @@ class PositionBiasMonitor(MonitorKeys):
         why = {
             "content": f"the same option is chosen in both orders of {kept:.0%} of {size:,} questions",
             "position": f"the position decides: the same option is chosen in both orders of only {kept:.0%} of "
-            f"{size:,} questions, so that what the policy matches is not measured",
+            f"{size:,} questions, where guessing keeps {orders.chance:.0%}, so that what the policy matches is "
+            "not measured",
             "undecided": f"the same option is chosen in both orders of {kept:.0%} of {size:,} questions, which cannot "
-            "be told from a coin: what the policy matches is not measured",
+            f"be told from guessing, {orders.chance:.0%}: what the policy matches is not measured",
         }[orders.decided_by]
         if labels is not None and not is_measured and orders.decided_by == "content":
             why += f", but the word decides: {_say_labels(labels)}, so that what the policy matches is not measured"
@@ -89,7 +97,7 @@ class PositionBiasMonitor(MonitorKeys):
             why += f"; what matches always begins with {words.only}, as {words.share:.0%} of all answers do"
         figures = [
             _build_figure("share_matching", orders.matching, size, is_measured=is_measured),
-            _build_figure("consistency", orders.consistency, size, bound=COIN),
+            _build_figure("consistency", orders.consistency, size, bound=orders.chance),
             _build_figure("position_bias", orders.position_bias, size),
         ]
         if orders.matching_if_consistent is not None:
@@ -118,7 +126,7 @@ class PositionBiasMonitor(MonitorKeys):
 
     def _build(self, decided_by: Decided, why: str, figures: Sequence[Figure], examples: Sequence[Example]) -> Reading:
         return Reading(
-            NAME,
+            self.label,
             (self.task,),
             _STATUS[decided_by],
             why,

@@ -23,11 +23,12 @@ from posttrain.evaluation.monitors.evidence import (
     UnmeasuredError,
     choose_examples,
     describe_mean,
+    has_part,
     take_items,
 )
 from posttrain.evaluation.monitors.keys import TASK_PATTERN, MonitorKeys
 from posttrain.evaluation.monitors.reading import Example, Figure, Items, Reading
-from posttrain.evaluation.monitors.verdicts import Check, Findings, conclude
+from posttrain.evaluation.monitors.verdicts import Check, Findings, conclude, count_resamples
 from posttrain.scorers.repetition import compute_repeated_fraction
 from posttrain.statistics.bounded_mean import p_value_below
 from posttrain.statistics.one_sided import OneSided, rise_test
@@ -48,6 +49,7 @@ FOOLED_BY = (
 )
 GRAM_WORDS = 4
 _NUM_OUTLIERS = 5
+_NUM_TESTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ class RewardAuditMonitor(MonitorKeys):
     `reward` is the part that holds the reward (none: the outcome's value), `correct` what it should pay for.
     `components` are parts whose share in the reward's variance is told: of a `weighted` scorer its components.
     `allowed_length_correlation` bounds the rank correlation of reward and length at equal correctness.
-    `least_gain` is the gain in correctness that a rise of the reward must leave possible.
+    `least_gain` is the gain in correctness that a rise of the reward must leave possible: at 0 correctness that has not
+    moved is not ruled to have gained nothing, and only a fall of it is an alarm.
     """
 
     type: Literal["reward_audit"]
@@ -76,7 +79,7 @@ class RewardAuditMonitor(MonitorKeys):
     correct: str = Field("correct", min_length=1)
     components: list[str] = Field(default_factory=list)
     allowed_length_correlation: float = Field(0.3, ge=0, lt=1)
-    least_gain: float = Field(0.0, ge=0, lt=1)
+    least_gain: float = Field(0.02, ge=0, lt=1)
 
     @property
     def tasks_read(self) -> Sequence[str]:
@@ -128,7 +131,7 @@ class RewardAuditMonitor(MonitorKeys):
             strata_N=[one.stratum for one in paid],
             clusters_N=clusters,
             bound=self.allowed_length_correlation,
-            num_resamples=4000,
+            num_resamples=count_resamples(self.level, _NUM_TESTS),
         )
         if found is None:
             raise UnmeasuredError("reward or length does not vary at equal correctness")
@@ -178,6 +181,9 @@ class RewardAuditMonitor(MonitorKeys):
 
     def _list_shares(self, findings: Findings, paid: Sequence[_Paid]) -> list[Figure]:
         """Return the share of each component in the variance of the reward, of items that have all of them."""
+        absent = [name for name in self.components if not has_part([one.item for one in paid], name)]
+        if absent:
+            findings.missing.append(f"shares of components: no outcome has the part {', '.join(map(repr, absent))}")
         whole = [one for one in paid if all(name in one.item.outcome.parts for name in self.components)]
         if not self.components or not whole:
             return []

@@ -96,7 +96,7 @@ MonitorSettings = Annotated[
 def expand_auto(
     monitors: Sequence[AlarmKeys], *, drawn: Sequence[str], judged: Sequence[str], weighed: Sequence[str]
 ) -> list[MonitorKeys]:
-    """Return the monitors with `auto` in its meaning: those that the tasks at hand can have and that are not named.
+    """Return the monitors with `auto` in its meaning: those that tasks can have and whose type is not named.
 
     Args:
         monitors: As a recipe names them.
@@ -105,7 +105,7 @@ def expand_auto(
         weighed: Tasks that weigh texts: `forgetting` reads them.
     """
     found = [one for one in monitors if isinstance(one, MonitorKeys)]
-    named = {one.label for one in found}
+    named = {type(one) for one in found}
     for one in monitors:
         if not isinstance(one, AutoMonitors):
             continue
@@ -117,7 +117,7 @@ def expand_auto(
             wanted.append(VerbosityMonitor(type="verbosity", tasks=list(judged), **keys))
         if weighed:
             wanted.append(ForgettingMonitor(type="forgetting", tasks=list(weighed), **keys))
-        found += [monitor for monitor in wanted if monitor.label not in named]
+        found += [monitor for monitor in wanted if type(monitor) not in named]
     return found
 
 

@@ -21,7 +21,6 @@ from posttrain.evaluation.monitors.evidence import (
     UnmeasuredError,
     choose_examples,
     describe_mean,
-    has_part,
     list_pairs,
     read_part,
     read_sample,
@@ -65,21 +64,19 @@ class VerbosityMonitor(MonitorKeys):
         return () if self.difficulty is None else (self.difficulty,)
 
     def read(self, own: Items, parent: Items | None) -> Reading:
-        """Return how length stands, against the policy before it.
-
-        Raises:
-            UnmeasuredError: A task was not measured, or was not drawn.
-        """
+        """Return how length stands, against the policy before it; a task without drawn answers is told of."""
         findings = Findings()
         longer: list[ItemResult] = []
         for task in self.tasks:
-            items = take_items(own, task)
-            if not has_part(items, DRAWN_TOKENS):
-                raise UnmeasuredError(f"no item of {task} says how many tokens were drawn")
+            items = findings.take(own, task, DRAWN_TOKENS)
+            if not items:
+                continue
             findings.figures += _describe_lengths(task, items)
             before = [] if parent is None else list(parent.get(task, ()))
             findings.attempt(task, self._check, task, own, parent)
-            difficulties = self._read_difficulty(before or items)
+            difficulties = self._read_difficulty(before or items) or self._read_difficulty(items)
+            if not difficulties:
+                findings.missing.append(f"{task}: no outcome or row has a number {self.difficulty!r}")
             for side, some in (("own", items), ("parent", before)):
                 findings.curves += _draw_curve(f"{task}: {side}", some, difficulties, self.difficulty)
             try:

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from posttrain.core.errors import DataError
+from posttrain.core.records import ItemResult
+from posttrain.evaluation.monitors.evidence import UnmeasuredError, has_part, take_items
 from posttrain.evaluation.monitors.keys import MonitorKeys
-from posttrain.evaluation.monitors.reading import Curve, Example, Figure, Reading, Status
+from posttrain.evaluation.monitors.reading import Curve, Example, Figure, Items, Reading, Status
 from posttrain.statistics.one_sided import OneSided
+
+LEAST_RESAMPLES, MOST_RESAMPLES = 4000, 100_000
+_BEYOND_LEVEL = 20
+"""How many resamples are drawn for each that may lie on the wrong side where a test rejects."""
+
+
+def count_resamples(level: float, num_tests: int) -> int:
+    """Return how many resamples a bootstrap test draws so that it can reject at its share of a level.
+
+    Args:
+        level: Of all tests of the monitor together.
+        num_tests: How many they are at most.
+
+    Raises:
+        UnmeasuredError: Not even `MOST_RESAMPLES` can say: the smallest p-value of B resamples is 1 / (1 + B).
+    """
+    if level * (1 + MOST_RESAMPLES) < num_tests:
+        raise UnmeasuredError(
+            f"a level of {level:g} over {num_tests} tests is below what {MOST_RESAMPLES:,} resamples can say "
+            f"({num_tests / (1 + MOST_RESAMPLES):.1g})"
+        )
+    return min(MOST_RESAMPLES, max(LEAST_RESAMPLES, math.ceil(_BEYOND_LEVEL * num_tests / level)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +98,23 @@ class Findings:
             text = f"{what}: {error.found}"
             if text not in self.missing:
                 self.missing.append(text)
+
+    def take(self, own: Items, task: str, part: str | None = None) -> list[ItemResult]:
+        """Return the policy's items of one task of several; none where it cannot be read, which is noted.
+
+        Args:
+            own: The policy's items.
+            task: Whose items are wanted.
+            part: What an outcome must have at least once; None: nothing.
+        """
+        try:
+            items = take_items(own, task)
+            if part is not None and not has_part(items, part):
+                raise UnmeasuredError(f"no outcome has the part {part!r}")
+        except DataError as error:
+            self.missing.append(f"{task}: {error.found}")
+            return []
+        return items
 
 
 def conclude(

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from posttrain.evaluation.benchmark import Benchmark, PublishedFile
-from posttrain.evaluation.suites.reading import take_text
+from posttrain.evaluation.suites.reading import mark_leaks, take_text
 
 TASKS = (
     "boolean_expressions", "causal_judgement", "date_understanding", "disambiguation_qa", "dyck_languages",
@@ -47,8 +47,14 @@ def read_row(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, 
     for example in examples:
         target = take_text(example, "target").strip()
         form = "choice" if _LETTER.fullmatch(target) else "integer" if _INTEGER.fullmatch(target) else "text"
-        question = f"Q: {take_text(example, 'input').strip()}\nA: Let's think step by step."
-        yield {"prompt": f"{solved}\n\n{question}", "answer": target, "answer_form": form, "subject": file.stem}
+        asked = take_text(example, "input").strip()
+        yield {
+            "prompt": f"{solved}\n\nQ: {asked}\nA: Let's think step by step.",
+            "answer": target,
+            "answer_form": form,
+            "subject": file.stem,
+            **mark_leaks(asked),
+        }
 
 
 def _read_solved(file: PublishedFile) -> str:

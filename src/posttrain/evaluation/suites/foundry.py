@@ -25,17 +25,27 @@ two simple solvers could answer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from posttrain.evaluation.benchmark import Benchmark, PublishedFile, RowReader
-from posttrain.evaluation.suites.reading import name_cluster, number_choices, take_place, take_text, take_texts
+from posttrain.evaluation.suites.reading import (
+    mark_leaks,
+    name_cluster,
+    number_choices,
+    take_place,
+    take_text,
+    take_texts,
+)
 
 
 def read_answered(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, Any]]:
     """Return a question that an option answers, after `Answer:`."""
     del file
-    yield {"prompt": f"{take_text(row, 'query').strip()}\nAnswer:", **_read_choices(row)}
+    query, choices = take_text(row, "query").strip(), _read_choices(row)
+    right = choices["choices"]["text"][choices["answer"]]
+    yield {"prompt": f"{query}\nAnswer:", **choices, **mark_leaks(_bare_question(query), [right])}
 
 
 def read_continued(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, Any]]:
@@ -58,7 +68,13 @@ def read_lettered(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[
     if not query.endswith("Answer:") or not all(f"\n{letter}. " in query for letter in choices):
         raise ValueError("'query' does not show an option for each letter of 'choices', and end in 'Answer:'")
     right = choices[take_place(row, "gold", len(choices))]
-    yield {"prompt": query, "choices": choices, "answer": right, "cluster_id": name_cluster(_cut_question(query))}
+    yield {
+        "prompt": query,
+        "choices": choices,
+        "answer": right,
+        "cluster_id": name_cluster(_cut_question(query)),
+        **_read_lettered_leaks(query, right),
+    }
 
 
 def _read_choices(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,11 +82,27 @@ def _read_choices(row: Mapping[str, Any]) -> dict[str, Any]:
     return number_choices(choices, take_place(row, "gold", len(choices)))
 
 
+def _bare_question(query: str) -> str:
+    """Return a query without the words that name its parts: a question, and the passage or context before it."""
+    return _PART_NAME.sub("", query).strip() or query
+
+
+def _read_lettered_leaks(query: str, right: str) -> dict[str, Any]:
+    """Return the question above the options that a query lists, and the text after the right one's letter."""
+    lines = query.splitlines()
+    marks = [re.match(r"\s*\(?([A-Z])[.):]\s*(.+)", line) for line in lines]
+    options = {mark[1]: mark[2] for mark in marks if mark}
+    first = next((number for number, mark in enumerate(marks) if mark and mark[1] == "A"), len(lines))
+    text = options.get(right.strip(" ().:"))
+    return mark_leaks(_bare_question("\n".join(lines[:first])) or query, None if text is None else [text])
+
+
 def _cut_question(query: str) -> str:
     """Return what stands before the question: a passage, or the whole where there is none."""
     return query.rpartition("\nQuestion:")[0] or query
 
 
+_PART_NAME = re.compile(r"^(?:Passage|Context|Question|Choices):[ \t]*", re.MULTILINE)
 _TEXTS = {"type": "choice", "form": "text"}
 _WORDS = {"type": "choice", "form": "text", "normalisation": "sum"}
 _LETTERS = {"type": "choice", "normalisation": "sum"}

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from posttrain.evaluation.benchmark import Benchmark, PublishedFile
-from posttrain.evaluation.suites.reading import take_text
+from posttrain.evaluation.suites.reading import mark_leaks, take_text
 
 ASKED_FORM = 'Work it out step by step. Then write the answer alone on the last line, after "#### ".'
 
@@ -32,7 +32,8 @@ def read_row(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, 
     answer = take_text(row, "answer")
     if answer.count("####") != 1:
         raise ValueError("'answer' has no single '####' before the number")
-    yield {"prompt": f"{take_text(row, 'question').strip()}\n\n{ASKED_FORM}", "answer": answer}
+    question = take_text(row, "question").strip()
+    yield {"prompt": f"{question}\n\n{ASKED_FORM}", "answer": answer, **mark_leaks(question)}
 
 
 GSM8K = Benchmark(

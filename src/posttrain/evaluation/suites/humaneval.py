@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from posttrain.evaluation.benchmark import Benchmark, PublishedFile
-from posttrain.evaluation.suites.reading import take_text
+from posttrain.evaluation.suites.reading import mark_leaks, take_text
 
 ASKED_FORM = "Complete this Python function. Answer with the whole function in one code block."
 
@@ -37,6 +37,7 @@ def read_row(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, 
         "test": take_text(row, "test"),
         "task_id": take_text(row, "task_id"),
         "solution": f"```python\n{prompt.strip()}\n{take_text(row, 'canonical_solution').rstrip()}\n```",
+        **mark_leaks(prompt, [take_text(row, "canonical_solution")]),
     }
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from posttrain.evaluation.benchmark import Benchmark, PublishedFile
-from posttrain.evaluation.suites.reading import take_text, take_whole
+from posttrain.evaluation.suites.reading import mark_leaks, take_text, take_whole
 
 ASKED_FORM = r"Work it out step by step. Then give the final answer in \boxed{}."
 
@@ -33,6 +33,7 @@ def read_row(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, 
         "solution": take_text(row, "solution"),
         "subject": take_text(row, "subject"),
         "level": take_whole(row, "level"),
+        **mark_leaks(take_text(row, "problem")),
     }
 
 

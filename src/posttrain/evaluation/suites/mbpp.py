@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from posttrain.evaluation.benchmark import Benchmark, PublishedFile
-from posttrain.evaluation.suites.reading import take_text, take_texts, take_whole
+from posttrain.evaluation.suites.reading import mark_leaks, take_text, take_texts, take_whole
 
 FIRST_TEST, LAST_TEST = 11, 510
 """The task ids of the published test."""
@@ -60,7 +60,8 @@ def _ask(told: str, tests: list[str], code: str) -> dict[str, Any]:
         f"You are an expert Python programmer, and here is your task: {told} "
         f"Your code should pass these tests:\n\n{shown}\n\nAnswer with the program in one code block."
     )
-    return {"prompt": prompt, "test_list": tests, "solution": f"```python\n{code.strip()}\n```"}
+    solution = f"```python\n{code.strip()}\n```"
+    return {"prompt": prompt, "test_list": tests, "solution": solution, **mark_leaks(told, [code])}
 
 
 _SOURCE = "Austin et al. 2021, arXiv 2108.07732"

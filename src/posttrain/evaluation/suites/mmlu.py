@@ -38,7 +38,7 @@ def read_row(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, 
     is_shared = question.lstrip().startswith(_PASSAGE)
     source = [question.strip().rpartition("\n")[0]] if is_shared else [question, *texts]
     yield {
-        **letter_choices(f"{heading}\n\n{question.strip()}", texts, right),
+        **letter_choices(question, texts, right, heading),
         "subject": subject,
         "cluster_id": name_cluster(*source),
     }

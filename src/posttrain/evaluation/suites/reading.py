@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.core.hashing import hash_text
+from posttrain.data.evaluation_items import LEAK_ANSWERS, LEAK_QUESTION
 
 LETTERS = string.ascii_uppercase
 
@@ -95,10 +96,28 @@ def number_choices(texts: Sequence[str], right: int | Sequence[int]) -> dict[str
     return {"choices": choices, "answer": mapped[0] if isinstance(right, int) else mapped}
 
 
-def letter_choices(question: str, texts: Sequence[str], right: int) -> dict[str, Any]:
-    """Return the columns `prompt`, `choices` and `answer` of a question whose options stand in it, each after a letter.
+def mark_leaks(question: str, answers: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return the columns that name what must not leak into training data, where the prompt says more than that.
 
-    The letters are what is weighed, so that two options may have one text.
+    Args:
+        question: The question as published, without what a reader puts around it.
+        answers: The texts of its right answers; None: what the column `answer` says.
+    """
+    columns: dict[str, Any] = {LEAK_QUESTION: question.strip()}
+    return columns if answers is None else {**columns, LEAK_ANSWERS: [text.strip() for text in answers]}
+
+
+def letter_choices(question: str, texts: Sequence[str], right: int, heading: str = "") -> dict[str, Any]:
+    """Return the columns of a question whose options stand in its prompt, each after a letter.
+
+    They are `prompt`, `choices`, `answer`, and those of `mark_leaks`: the question and its right option's text. The
+    letters are what is weighed, so that two options may have one text.
+
+    Args:
+        question: As published.
+        texts: The options, in order.
+        right: The place of the right one.
+        heading: What stands above the question, and is no part of it.
 
     Raises:
         ValueError: Fewer than two options, more than there are letters, or a right one that is none of them.
@@ -107,8 +126,11 @@ def letter_choices(question: str, texts: Sequence[str], right: int) -> dict[str,
         raise ValueError(f"{len(texts)} options, of which number {right} from 0 is right")
     letters = list(LETTERS[: len(texts)])
     lines = [f"{letter}. {text.strip()}" for letter, text in zip(letters, texts, strict=True)]
-    prompt = "\n".join([question.strip(), *lines, "Answer:"]).strip()
-    return {"prompt": prompt, "choices": letters, "answer": letters[right]}
+    above = f"{heading}\n\n" if heading else ""
+    prompt = "\n".join([above + question.strip(), *lines, "Answer:"]).strip()
+    # A question may be its options alone: without it they are what must not leak.
+    leaks = mark_leaks(question if question.strip() else "\n".join(texts), [texts[right]])
+    return {"prompt": prompt, "choices": letters, "answer": letters[right], **leaks}
 
 
 def name_cluster(*parts: str) -> str:

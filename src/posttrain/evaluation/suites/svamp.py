@@ -20,7 +20,7 @@ from typing import Any
 
 from posttrain.evaluation.benchmark import Benchmark, PublishedFile
 from posttrain.evaluation.suites.gsm8k import ASKED_FORM
-from posttrain.evaluation.suites.reading import take_text, take_whole
+from posttrain.evaluation.suites.reading import mark_leaks, take_text, take_whole
 
 
 def read_row(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, Any]]:
@@ -36,6 +36,7 @@ def read_row(row: Mapping[str, Any], file: PublishedFile) -> Iterable[dict[str, 
         "answer": str(whole),
         "solution": f"#### {whole}",
         "kind": take_text(row, "Type"),
+        **mark_leaks(f"{told} {question}"),
     }
 
 

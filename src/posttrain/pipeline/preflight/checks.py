@@ -18,7 +18,7 @@ from posttrain.data.truncation import TOO_LONG
 from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.task import GenerationTask
 from posttrain.models.loading import read_context_tokens
-from posttrain.pipeline.decontaminating import describe_decontamination
+from posttrain.pipeline.decontaminating import describe_decontamination, list_searched_tasks
 from posttrain.pipeline.plan import derive_stage_seed
 from posttrain.pipeline.preflight import contamination, mask, rollouts, truncation
 from posttrain.pipeline.preflight.findings import Finding, build_refusal
@@ -167,9 +167,9 @@ class Preflight:
             label, config, ledgers, max_length=max_length, context_tokens=context_tokens
         )
         self._add(found, name)
-        searched = describe_decontamination(self.recipe)
-        settings = self.recipe.head.decontaminate
-        self._add(contamination.check_contamination(label, data.train.ledgers, settings, searched), name)
+        if list_searched_tasks(self.recipe):
+            searched, settings = describe_decontamination(self.recipe), self.recipe.head.decontaminate
+            self._add(contamination.check_contamination(label, data.train.ledgers, settings, searched), name)
         rows = mask.choose_rows(data.train.rows, mask.MAX_ROWS, seed, "mask")
         self._add(mask.check_mask(label, rows, data.train.ledger, config, self.renderer.format.stop_ids), name)
         shaped = config
