@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from posttrain.reports.charts import BOTTOM, LEFT, RIGHT, TOP, Point, Tick, choose_ticks, thin_points
+from posttrain.reports.charts import BOTTOM, LEFT, RIGHT, TOP, Point, Series, Tick, choose_ticks, thin_points
 from posttrain.reports.numbers import format_compact
 from posttrain.reports.raw_values import list_of, number_of, text_of
 
@@ -15,24 +15,16 @@ MAX_LINES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class CurveLine:
-    """One policy's line: whose it is, its style (`first` is the accent), its path, its points and its ends in words."""
-
-    label: str
-    style: str
-    path: str
-    dots: list[Point]
-    summary: str
-
-
-@dataclass(frozen=True, slots=True)
 class CurveChart:
-    """A curve ready to be drawn; `diagonal` is the path of y = x where both axes are shares, empty elsewhere."""
+    """A curve ready to be drawn, one line a policy.
+
+    `diagonal` is the path of y = x where both axes are shares, empty elsewhere.
+    """
 
     title: str
     x_label: str
     y_label: str
-    lines: list[CurveLine]
+    lines: list[Series]
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     diagonal: str
@@ -91,10 +83,10 @@ def _build_chart(key: tuple[str, str, str], lines: Sequence[tuple[str, list[Poin
     drawn = []
     for number, (label, points) in enumerate(lines):
         places = [place(point) for point in points]
-        ends = " → ".join(format_compact(y) for _, y in (points[0], points[-1])[: min(2, len(points))])
+        ends = " → ".join(format_compact(y) for _, y in (points[0], points[-1])[: len(points)])
         style = "first" if number == len(lines) - 1 else "second" if number == len(lines) - 2 else "faint"
         path = "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
-        drawn.append(CurveLine(label, style, path, places if len(places) <= 24 else [], ends))
+        drawn.append(Series(label, style, path, places if len(places) <= 24 else [], ends))
     return CurveChart(
         title=title,
         x_label=x_label,
