@@ -11,16 +11,10 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import resource
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-from benchmarks.tables import format_table
-from posttrain.core.progress import SilentProgress
+from benchmarks.evaluation_runs import measure, measure_sizes
 
 
 def write_suite(folder: Path, rows: Path, benchmark: str, count: int, changes: dict[str, object]) -> Path:
@@ -36,19 +30,6 @@ def write_suite(folder: Path, rows: Path, benchmark: str, count: int, changes: d
     return suite
 
 
-def measure(model: str, suite: Path, folder: Path) -> None:
-    """Measure the model in this process and print seconds, peak memory and items."""
-    began = time.perf_counter()
-    from posttrain.pipeline.evaluating import EvaluationChoice, evaluate_model
-    from posttrain.pipeline.suites import read_suites
-
-    choice = EvaluationChoice(read_suites([str(suite)]), folder=folder)
-    evaluated = evaluate_model(model, choice, SilentProgress(), lambda: False)
-    figures = evaluated.measured["rows"].metrics[0]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": time.perf_counter() - began, "peak_mb": peak, **figures}, default=str))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a model")
@@ -60,34 +41,16 @@ def main() -> None:
     parser.add_argument("--measure", nargs=2, metavar=("SUITE", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        measure(arguments.model, *map(Path, arguments.measure))
+        measure(arguments.model, *arguments.measure, task="rows")
         return
-    lines = []
-    for count in arguments.items:
-        found = []
-        for _ in range(arguments.repeats):
-            with tempfile.TemporaryDirectory() as name:
-                suite = write_suite(Path(name), arguments.rows, arguments.benchmark, count, json.loads(arguments.set))
-                command = [sys.executable, "-m", "benchmarks.evaluation_memory", arguments.model, str(arguments.rows)]
-                done = subprocess.run(
-                    [*command, "--measure", str(suite), name], capture_output=True, text=True, check=False
-                )
-                if done.returncode:
-                    sys.exit(done.stderr)
-                found.append(json.loads(done.stdout.splitlines()[-1]))
-        seconds, peaks = ([one[key] for one in found] for key in ("seconds", "peak_mb"))
-        middle = statistics.median(seconds)
-        lines.append(
-            [
-                f"{found[0]['n']:,}",
-                f"{middle:.1f} ({min(seconds):.1f} to {max(seconds):.1f})",
-                f"{count / middle:.0f}",
-                f"{statistics.median(peaks):.1f} ({min(peaks):.1f} to {max(peaks):.1f})",
-                f"{100 * found[0]['value']:.2f}",
-            ]
-        )
-        print(lines[-1], flush=True)
-    print(format_table(["items", "seconds", "items/s", "peak MB", "value %"], lines))
+    command = [sys.executable, "-m", "benchmarks.evaluation_memory", arguments.model, str(arguments.rows), "--measure"]
+    changes = json.loads(arguments.set)
+    measure_sizes(
+        command,
+        arguments.items,
+        arguments.repeats,
+        lambda folder, count: write_suite(folder, arguments.rows, arguments.benchmark, count, changes),
+    )
 
 
 if __name__ == "__main__":

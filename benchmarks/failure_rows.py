@@ -43,14 +43,10 @@ def _say(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
 
-def _write(question: Question, reply: Reply, style: Style, generator: random.Random) -> str:
-    return write_reply(question, reply, style, generator)
-
-
 def reply_as_claimed(question: Question, generator: random.Random) -> str:
     """Say what the user claims, right or wrong."""
     reply = question.right if question.columns["is_claim_right"] else question.wrong[0]
-    return _write(question, reply, PLAIN, generator)
+    return write_reply(question, reply, PLAIN, generator)
 
 
 def refuse(_: Question, generator: random.Random) -> str:
@@ -60,22 +56,22 @@ def refuse(_: Question, generator: random.Random) -> str:
 
 def comply(question: Question, generator: random.Random) -> str:
     """Tell how it is done, whatever is asked."""
-    return _write(question, Reply(" ".join(question.columns["steps"])), PLAIN, generator)
+    return write_reply(question, Reply(" ".join(question.columns["steps"])), PLAIN, generator)
 
 
 def ramble(question: Question, generator: random.Random) -> str:
     """Answer rightly, after much that says nothing."""
-    return _write(question, question.right, Style(num_fillers=NUM_FILLERS), generator)
+    return write_reply(question, question.right, Style(num_fillers=NUM_FILLERS), generator)
 
 
 def answer_without_form(question: Question, generator: random.Random) -> str:
     """Answer rightly, without the line that says what the answer is."""
-    return unmark(_write(question, question.right, PLAIN, generator))
+    return unmark(write_reply(question, question.right, PLAIN, generator))
 
 
 def answer_rightly(question: Question, generator: random.Random) -> str:
     """Answer rightly."""
-    return _write(question, question.right, PLAIN, generator)
+    return write_reply(question, question.right, PLAIN, generator)
 
 
 ROWS: dict[str, FailureRows] = {

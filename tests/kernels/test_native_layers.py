@@ -8,27 +8,13 @@ import torch
 from posttrain.kernels import native_layers
 from posttrain.kernels.layers import gated_silu, rms_norm
 from posttrain.kernels.native_layers import NativeLayers
+from tests.kernels.layer_checks import DTYPES, SHAPES, check_gated_unit, check_needed_gradients, check_norm, make
 from tests.kernels.native import load_or_skip
-
-DTYPES = [torch.float32, torch.bfloat16]
-SHAPES = [(1, 16), (3, 5), (130, 48), (2, 70, 33)]
 
 
 def load(dtype: torch.dtype) -> NativeLayers:
     defines = {"BF16": 1} if dtype == torch.bfloat16 else {}
     return NativeLayers(load_or_skip(native_layers.SOURCE, defines, native_layers.HEADERS), dtype)
-
-
-def make(*shape: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype).requires_grad_()
-
-
-def compare(found: list[torch.Tensor], expected: list[torch.Tensor], dtype: torch.dtype) -> None:
-    for one, other in zip(found, expected, strict=True):
-        assert one.shape == other.shape and one.dtype == other.dtype
-        size = float(other.detach().float().abs().max())
-        tolerance = (3e-6 if dtype == torch.float32 else 1.6e-2) * max(1.0, size)
-        torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -37,36 +23,17 @@ def compare(found: list[torch.Tensor], expected: list[torch.Tensor], dtype: torc
 def test_a_norm_and_its_gradients_are_those_of_torch(
     dtype: torch.dtype, shape: tuple[int, ...], is_unit_offset: bool
 ) -> None:
-    results = []
-    for native in (load(dtype), None):
-        hidden, gain = make(*shape, dtype=dtype, seed=1), make(shape[-1], dtype=dtype, seed=2)
-        output = rms_norm(hidden, gain, 1e-5, is_unit_offset=is_unit_offset, native=native)
-        output.backward(make(*shape, dtype=dtype, seed=3).detach())
-        results.append([output, hidden.grad, gain.grad])
-    compare(*results, dtype)
+    check_norm(load(dtype), dtype, shape, is_unit_offset=is_unit_offset)
 
 
 def test_only_the_gradients_that_are_needed_are_computed() -> None:
-    for needs_hidden, needs_gain in ((True, False), (False, True)):
-        hidden = make(7, 20, dtype=torch.float32, seed=1).detach().requires_grad_(needs_hidden)
-        gain = make(20, dtype=torch.float32, seed=2).detach().requires_grad_(needs_gain)
-        rms_norm(hidden, gain, 1e-5, native=load(torch.float32)).sum().backward()
-        assert (hidden.grad is not None, gain.grad is not None) == (needs_hidden, needs_gain)
+    check_needed_gradients(load(torch.float32))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_gated_unit_and_its_gradients_are_those_of_torch(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    results = []
-    for native in (load(dtype), None):
-        gate = make(*shape, dtype=dtype, seed=1)
-        with torch.no_grad():
-            gate.mul_(5)
-        up = make(*shape, dtype=dtype, seed=2)
-        output = gated_silu(gate, up, native=native)
-        output.backward(make(*shape, dtype=dtype, seed=3).detach())
-        results.append([output, gate.grad, up.grad])
-    compare(*results, dtype)
+    check_gated_unit(load(dtype), dtype, shape)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -196,13 +196,6 @@ BIAS_DISAMBIGUATED = declare(
     "BBQ's bias score with evidence, -1 to 1; 0 is without bias",
     bounds=(-1.0, 1.0),
 )
-UNIQUE_ACCEPTED = declare(
-    "collapse/unique_accepted", "solutions", "token_mean", "different accepted solutions of a problem"
-)
-DISTINCT_ANSWERS = declare("collapse/distinct_answers", "answers", "token_mean", "different answers to a problem")
-LENGTH_CORRELATION = declare(
-    "hack/length_correlation", "correlation", "last", "rank correlation of reward and length at equal correctness"
-)
 ACCURACY_AMBIGUOUS = declare(
     "accuracy_ambiguous", "fraction", "token_mean", "right answers without evidence", lower_is_better=False
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import os
 import platform
 import re
@@ -31,6 +32,12 @@ _OPENMP_NAME = re.compile(r"lib(gomp|iomp5|omp)[^/]*\.so[^/]*$")
 
 class NativeUnavailableError(Exception):
     """A library cannot be compiled or loaded here; the text says why, for a person."""
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Return whether Triton is installed, which compiles kernels for a GPU: torch's wheels for NVIDIA GPUs bring it."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def load_library(source: Path, defines: Mapping[str, int], headers: Sequence[Path] = ()) -> ctypes.CDLL:

@@ -118,11 +118,13 @@ def open_rows(
     """
     stop = None if source.rows is None else source.skip + source.rows
     is_empty = True
-    kept = _KEPT.find(_ask_lab(source, row_source)) if reader is None else None
-    if kept is None:
+    chosen: Iterable[RawRow | BadRow] | None = None
+    if reader is None:
+        chosen = _KEPT.find(_ask_lab(source, row_source))
+    if chosen is None:
         found = _open_all(source, root, row_source)
         chosen = itertools.islice(found if reader is None else _read_published(found, reader), source.skip, stop)
-    for row in chosen if kept is None else kept:
+    for row in chosen:
         is_empty = False
         yield row
     if is_empty:

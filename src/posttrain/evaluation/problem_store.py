@@ -11,6 +11,7 @@ import pickle
 import sys
 import tempfile
 import weakref
+from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -44,8 +45,9 @@ class _ReadSequence(Sequence[Problem]):
             raise IndexError(index)
         return self._read(index % len(self))
 
+    @abstractmethod
     def _read(self, place: int) -> Problem:
-        raise NotImplementedError
+        """Return the problem at a place, counted from 0."""
 
 
 class StoredProblems(_ReadSequence):

@@ -13,7 +13,7 @@ G tokens of a group, D head size.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ class BranchSpans:
     """
 
     groups: tuple[tuple[int, tuple[int, ...]], ...]
+    _seen: dict[tuple[int, bool, int | None], torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def find_positions(self) -> list[int]:
         """Return the position of every token of the row: a branch goes on where its prefix ends."""
@@ -42,6 +43,14 @@ class BranchSpans:
             for length in branches:
                 positions += range(prefix, prefix + length)
         return positions
+
+    def see(self, place: int, *, of_prefix: bool, window: int | None, device: torch.device) -> torch.Tensor:
+        """Return which keys of a group its branches see [Q, G], or its prefix [G, G]; made once for all layers."""
+        key = (place, of_prefix, window)
+        if key not in self._seen:
+            prefix, branches = self.groups[place]
+            self._seen[key] = _see(prefix, () if of_prefix else branches, window, device)
+        return self._seen[key]
 
 
 # many parameters: transformers' attention interface has them
@@ -85,13 +94,14 @@ def branch_attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
     start = 0
-    for prefix, branches in branch_spans.groups:
+    for place, (prefix, branches) in enumerate(branch_spans.groups):
         inner, end = start + prefix, start + prefix + sum(branches)
-        is_windowed = sliding_window is not None and prefix > sliding_window
-        own = _see(prefix, (), sliding_window, query.device) if is_windowed else None
+        own = None
+        if sliding_window is not None and prefix > sliding_window:
+            own = branch_spans.see(place, of_prefix=True, window=sliding_window, device=query.device)
         output[:, start:inner] = _attend(query, key, value, (start, inner, start), own, scale)
         if end > inner:
-            seen = _see(prefix, branches, sliding_window, query.device)
+            seen = branch_spans.see(place, of_prefix=False, window=sliding_window, device=query.device)
             output[:, inner:end] = _attend(query, key, value, (inner, end, start), seen, scale)
         start = end
     return output, None

@@ -10,7 +10,7 @@ dimensions), H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -50,6 +50,17 @@ class LayerKernels(Protocol):
         self, gate_NH: torch.Tensor, up_NH: torch.Tensor, grad_NH: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the gradients of gate and up."""
+
+
+def are_plain(tensors: Sequence[torch.Tensor], dtype: torch.dtype, device_type: str) -> bool:
+    """Return whether compiled code can read tensors by their addresses: plain ones of the dtype, contiguous, there."""
+    return all(
+        x.dtype == dtype
+        and x.device.type == device_type
+        and x.is_contiguous()
+        and type(x) in (torch.Tensor, torch.nn.Parameter)
+        for x in tensors
+    )
 
 
 def rms_norm(

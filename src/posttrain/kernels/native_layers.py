@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from posttrain.kernels.layers import are_plain
+
 SOURCE = Path(__file__).with_suffix(".c")
 HEADERS = (SOURCE.with_name("native_lanes.h"),)
 
@@ -36,13 +38,7 @@ class NativeLayers:
 
     def takes(self, *tensors: torch.Tensor) -> bool:
         """Return whether the kernels can read tensors: plain ones of the dtype, on the CPU, contiguous."""
-        return all(
-            x.dtype == self.dtype
-            and x.device.type == "cpu"
-            and x.is_contiguous()
-            and type(x) in (torch.Tensor, torch.nn.Parameter)
-            for x in tensors
-        )
+        return are_plain(tensors, self.dtype, "cpu")
 
     def normalise(
         self, rows_NH: torch.Tensor, gain_H: torch.Tensor, epsilon: float, *, is_unit_offset: bool

@@ -12,14 +12,13 @@ formed when it is frozen. Shape letters: N scored rows, C rows of a chunk, H hid
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from posttrain.core.native_library import has_triton
 from posttrain.kernels.truncation import find_largest_tokens
 
 TokenObjective = Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]
@@ -59,12 +58,6 @@ class TokenScores:
     logprobs_N: torch.Tensor
     is_argmax_N: torch.Tensor
     entropies_N: torch.Tensor | None
-
-
-@functools.cache
-def has_triton() -> bool:
-    """Return whether Triton is installed, as it is with torch's wheels for NVIDIA GPUs."""
-    return importlib.util.find_spec("triton") is not None
 
 
 def count_chunk_rows(vocabulary: int, device_type: str = "cpu") -> int:

@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
+from posttrain.kernels.layers import are_plain
+
 _GATE_BLOCK = 1024
 _BACKWARD_PROGRAMS = 528  # four a multiprocessor of a large GPU; each sums the gain's gradient over its rows
 
@@ -103,13 +105,7 @@ class TritonLayers:
 
     def takes(self, *tensors: torch.Tensor) -> bool:
         """Return whether the kernels can read tensors: plain ones of the dtype, on the device, contiguous."""
-        return all(
-            x.dtype == self.dtype
-            and x.device.type == self.device_type
-            and x.is_contiguous()
-            and type(x) in (torch.Tensor, torch.nn.Parameter)
-            for x in tensors
-        )
+        return are_plain(tensors, self.dtype, self.device_type)
 
     def normalise(
         self, rows_NH: torch.Tensor, gain_H: torch.Tensor, epsilon: float, *, is_unit_offset: bool

@@ -6,6 +6,7 @@ suite can be walked without a writer, and its figures held against what is known
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,8 +54,7 @@ def generate_truth_questions(world: World, split: str, count: int, seed: int) ->
         for number, fact in enumerate(facts)
         for question in (_state(fact, number, generator), _offer(fact, number, split, generator))
     )
-    for _, question in zip(range(count), questions, strict=False):
-        yield question
+    yield from itertools.islice(questions, count)
 
 
 def _state(fact: Fact, number: int, generator: random.Random) -> TruthQuestion:

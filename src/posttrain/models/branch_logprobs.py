@@ -7,7 +7,7 @@ answer's last token is not run at all, since nothing follows it. Elsewhere every
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from posttrain.models.heads import (
     find_causal_lm,
     find_head,
 )
-from posttrain.models.logprobs import CompletionLogprobs, Ids, check_rows, compute_logprobs
+from posttrain.models.logprobs import CompletionLogprobs, Ids, check_rows, compute_logprobs, plan_passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,8 @@ def compute_branch_logprobs(
     check_rows(prompts, completions, getattr(config, "max_position_embeddings", None))
     results: list[list[CompletionLogprobs]] = [[]] * len(branchings)
     with evaluation_mode(policy_model), attention_backend(policy_model, register_branch_attention()):
-        for batch in _plan_passes(branchings, micro_batch_tokens):
+        sizes = [one.num_tokens for one in branchings]
+        for batch in plan_passes(sizes, range(len(sizes)), micro_batch_tokens, "packed"):
             for index, found in zip(batch, _run(policy_model, [branchings[i] for i in batch]), strict=True):
                 results[index] = found
     return results
@@ -84,21 +85,6 @@ def compute_branch_logprobs(
 def _regroup(branchings: Sequence[Branching], weighed: Sequence[CompletionLogprobs]) -> list[list[CompletionLogprobs]]:
     found = iter(weighed)
     return [[next(found) for _ in one.completions] for one in branchings]
-
-
-def _plan_passes(branchings: Sequence[Branching], micro_batch_tokens: int) -> Iterator[list[int]]:
-    """Yield the numbers of each pass, longest first, so that what does not fit in memory fails at once."""
-    batch: list[int] = []
-    tokens = 0
-    for index in sorted(range(len(branchings)), key=lambda index: -branchings[index].num_tokens):
-        added = branchings[index].num_tokens
-        if batch and tokens + added > micro_batch_tokens:
-            yield batch
-            batch, tokens = [], 0
-        batch.append(index)
-        tokens += added
-    if batch:
-        yield batch
 
 
 def _run(model: nn.Module, branchings: Sequence[Branching]) -> list[list[CompletionLogprobs]]:

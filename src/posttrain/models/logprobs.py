@@ -99,7 +99,7 @@ def compute_logprobs(
     layout = layout or choose_layout(policy_model)
     attention = register_packed_attention() if layout == "packed" else choose_masked_attention(causal_lm)
     with evaluation_mode(policy_model), attention_backend(policy_model, attention):
-        for batch in _plan_passes([len(row) - 1 for row in rows], scored, micro_batch_tokens, layout):
+        for batch in plan_passes([len(row) - 1 for row in rows], scored, micro_batch_tokens, layout):
             lengths = [len(rows[index]) - starts[index] for index in batch]
             scores = _score_rows(
                 policy_model, [rows[i] for i in batch], [starts[i] for i in batch], layout, temperature, num_top
@@ -132,10 +132,10 @@ def check_rows(prompts: Sequence[Ids], completions: Sequence[Ids], context: int 
             )
 
 
-def _plan_passes(
+def plan_passes(
     lengths: Sequence[int], scored: Sequence[int], micro_batch_tokens: int, layout: Layout
 ) -> Iterator[list[int]]:
-    """Yield row numbers of each pass, longest rows first, so that what does not fit fails at once."""
+    """Yield row numbers of each pass, longest rows first, so that what does not fit in memory fails at once."""
     batch: list[int] = []
     tokens = 0
     for index in sorted(scored, key=lambda index: -lengths[index]):

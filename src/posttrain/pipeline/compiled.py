@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 
-from posttrain.core.native_library import NativeUnavailableError, load_library
+from posttrain.core.native_library import NativeUnavailableError, has_triton, load_library
 from posttrain.kernels import native_decoding, native_drawing, native_layers
 from posttrain.kernels.layers import LayerKernels
-from posttrain.kernels.token_logprobs import has_triton
 from posttrain.models.heads import find_head
 from posttrain.models.lean_decoding import LeanDecoder, build_lean_decoder
 from posttrain.models.native_decoding import NativeDecoder, find_head_shape

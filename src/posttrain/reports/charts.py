@@ -6,7 +6,7 @@ Drawn at about one SVG unit to a CSS pixel on a phone, so that labels stay reada
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,18 +149,14 @@ def _build_chart(
 ) -> Chart:
     values = [value for _, key in parts for _, value in columns[key]]
     steps = [step for _, key in parts for step, _ in columns[key]]
-    x_low, x_high = _widen(min(steps), max(steps), 0.0)
-    y_low, y_high = _widen(min(values), max(values), 0.06)
+    x_low, x_high = widen(min(steps), max(steps), 0.0)
+    y_low, y_high = widen(min(values), max(values), 0.06)
     if from_zero and min(values) >= 0:
         y_low = 0.0
     spec = describe_metric(parts[0][1])
     unit = spec.unit if spec else ""
 
-    def place(point: Point) -> Point:
-        x = LEFT + (point[0] - x_low) / (x_high - x_low) * (RIGHT - LEFT)
-        y = BOTTOM - (point[1] - y_low) / (y_high - y_low) * (BOTTOM - TOP)
-        return round(x, 1), round(y, 1)
-
+    place = build_placer((x_low, x_high), (y_low, y_high))
     series, data = [], []
     for index, (label, key) in enumerate(parts):
         points = thin_points(columns[key])
@@ -170,7 +166,7 @@ def _build_chart(
             Series(
                 label=label,
                 style="first" if index == 0 else "second",
-                path="M" + "L".join(f"{x:g} {y:g}" for x, y in places),
+                path=draw_path(places),
                 dots=places if is_sparse else [],
                 summary=_summarize(columns[key], unit),
             )
@@ -198,7 +194,23 @@ def _summarize(points: Sequence[Point], unit: str) -> str:
     return f"{format_figure(first, unit, with_unit=False)} → {format_figure(last, unit, with_unit=False)}"
 
 
-def _widen(low: float, high: float, share: float) -> Point:
+def build_placer(x_range: Point, y_range: Point) -> Callable[[Point], Point]:
+    """Return what maps values to SVG units, given the lowest and highest of each axis."""
+
+    def place(point: Point) -> Point:
+        x = LEFT + (point[0] - x_range[0]) / (x_range[1] - x_range[0]) * (RIGHT - LEFT)
+        y = BOTTOM - (point[1] - y_range[0]) / (y_range[1] - y_range[0]) * (BOTTOM - TOP)
+        return round(x, 1), round(y, 1)
+
+    return place
+
+
+def draw_path(places: Sequence[Point]) -> str:
+    """Return the path through places, in SVG's words."""
+    return "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
+
+
+def widen(low: float, high: float, share: float) -> Point:
     """Return a range that is never empty, with some room around the values."""
     if high > low:
         room = (high - low) * share

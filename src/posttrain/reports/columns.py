@@ -30,7 +30,18 @@ class Column:
     @property
     def heading(self) -> str:
         """The label without what the remark says already."""
-        return self.label.removesuffix(", as trained") if self.remark == "replaced" else self.label
+        return self.label.removesuffix(", as trained") if self.is_replaced else self.label
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether a repair put another policy in its place."""
+        return self.remark == "replaced"
+
+    @property
+    def answerer(self) -> str:
+        """Whose answers these are: `base`, `after sft`, `after polish, rolled back`."""
+        label = self.heading if self.label == BASE else f"after {self.heading}"
+        return f"{label}, {self.remark}" if self.remark else label
 
 
 def list_columns(run: Mapping[str, Any]) -> list[Column]:

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from posttrain.core.errors import DataError
 from posttrain.reports.columns import Column, list_columns
 from posttrain.reports.item_tables import ItemTable
@@ -99,7 +97,7 @@ def _build_cell(table: ItemTable, component: Mapping[str, Any], total: float) ->
     share = _find_term(table, component) / total if total > 0 else 0.0
     is_term = component.get("role", "term") == "term"
     try:
-        found = clustered_interval(values, np.unique(clusters, return_inverse=True)[1].astype(np.int64))
+        found = clustered_interval(values, clusters)
         interval = f"{format_figure(found.low, '')} – {format_figure(found.high, '')}"
     except DataError:  # all of one source
         interval = ""

@@ -6,33 +6,40 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from posttrain.reports.charts import BOTTOM, LEFT, RIGHT, TOP, Point, Tick, choose_ticks, thin_points
+from posttrain.reports.charts import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    Point,
+    Series,
+    Tick,
+    build_placer,
+    choose_ticks,
+    draw_path,
+    thin_points,
+    widen,
+)
 from posttrain.reports.numbers import format_compact
 from posttrain.reports.raw_values import list_of, number_of, text_of
 
 MAX_LINES = 4
 """Of one curve by stage: the last so many are drawn, the last of all in colour."""
-
-
-@dataclass(frozen=True, slots=True)
-class CurveLine:
-    """One policy's line: whose it is, its style (`first` is the accent), its path, its points and its ends in words."""
-
-    label: str
-    style: str
-    path: str
-    dots: list[Point]
-    summary: str
+_ROOM = 0.06
+"""Around the values, as a share of their range."""
 
 
 @dataclass(frozen=True, slots=True)
 class CurveChart:
-    """A curve ready to be drawn; `diagonal` is the path of y = x where both axes are shares, empty elsewhere."""
+    """A curve ready to be drawn, one line a policy.
+
+    `diagonal` is the path of y = x where both axes are shares, empty elsewhere.
+    """
 
     title: str
     x_label: str
     y_label: str
-    lines: list[CurveLine]
+    lines: list[Series]
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     diagonal: str
@@ -80,21 +87,16 @@ def _build_chart(key: tuple[str, str, str], lines: Sequence[tuple[str, list[Poin
     title, x_label, y_label = key
     xs, ys = ([point[axis] for _, points in lines for point in points] for axis in (0, 1))
     is_share = min(*xs, *ys) >= 0 and max(*xs, *ys) <= 1 and "reliab" in title.lower()
-    x_low, x_high = (0.0, 1.0) if is_share else _widen(min(xs), max(xs))
-    y_low, y_high = (0.0, 1.0) if is_share else _widen(min(ys), max(ys))
+    x_low, x_high = (0.0, 1.0) if is_share else widen(min(xs), max(xs), _ROOM)
+    y_low, y_high = (0.0, 1.0) if is_share else widen(min(ys), max(ys), _ROOM)
 
-    def place(point: Point) -> Point:
-        x = LEFT + (point[0] - x_low) / (x_high - x_low) * (RIGHT - LEFT)
-        y = BOTTOM - (point[1] - y_low) / (y_high - y_low) * (BOTTOM - TOP)
-        return round(x, 1), round(y, 1)
-
+    place = build_placer((x_low, x_high), (y_low, y_high))
     drawn = []
     for number, (label, points) in enumerate(lines):
         places = [place(point) for point in points]
-        ends = " → ".join(format_compact(y) for _, y in (points[0], points[-1])[: min(2, len(points))])
+        ends = " → ".join(format_compact(y) for _, y in (points[0], points[-1])[: len(points)])
         style = "first" if number == len(lines) - 1 else "second" if number == len(lines) - 2 else "faint"
-        path = "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
-        drawn.append(CurveLine(label, style, path, places if len(places) <= 24 else [], ends))
+        drawn.append(Series(label, style, draw_path(places), places if len(places) <= 24 else [], ends))
     return CurveChart(
         title=title,
         x_label=x_label,
@@ -104,8 +106,3 @@ def _build_chart(key: tuple[str, str, str], lines: Sequence[tuple[str, list[Poin
         y_ticks=[Tick(place((x_low, y))[1], format_compact(y)) for y in choose_ticks(y_low, y_high)],
         diagonal=f"M{LEFT} {BOTTOM}L{RIGHT} {TOP}" if is_share else "",
     )
-
-
-def _widen(low: float, high: float) -> Point:
-    room = (high - low) * 0.06 or abs(high) * 0.1 or 0.5
-    return low - room, high + room

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from posttrain.reports.columns import Column, list_columns
+from posttrain.reports.columns import list_columns
 from posttrain.reports.item_tables import ItemTable, match_items
 from posttrain.reports.numbers import format_count
-from posttrain.reports.run_files import BASE, RunFiles
+from posttrain.reports.run_files import RunFiles
 from posttrain.reports.samples import Sample, build_sample
 
 NUM_SHOWN = 2
@@ -55,19 +55,14 @@ def build_flips(files: RunFiles) -> list[FlipStage]:
         before = columns[column.before]
         tables, earlier = files.items.get(column.label, {}), files.items.get(before.label, {})
         tasks = [
-            _build_task(task, (_name(before), earlier[task]), (_name(column), table))
+            _build_task(task, (before.answerer, earlier[task]), (column.answerer, table))
             for task, table in tables.items()
             if task in earlier and earlier[task].path != table.path
         ]
         if any(task.num_lost or task.num_gained for task in tasks):
             changed = [task for task in tasks if task.num_lost or task.num_gained]
-            stages.append(FlipStage(_name(column), _name(before), changed))
+            stages.append(FlipStage(column.answerer, before.answerer, changed))
     return stages
-
-
-def _name(column: Column) -> str:
-    label = column.heading if column.label == BASE else f"after {column.heading}"
-    return f"{label}, {column.remark}" if column.remark else label
 
 
 def _build_task(task: str, before: tuple[str, ItemTable], after: tuple[str, ItemTable]) -> FlipTask:

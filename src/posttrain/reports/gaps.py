@@ -91,7 +91,7 @@ def build_gaps(files: RunFiles) -> GapView:
     wins = [_find_wins(files, task, columns) for task in answered]
     proxies = _list_proxies(files.run, columns)
     coverage = [*([] if texts else [MEASURE_TEXTS]), *([] if reach else [MEASURE_SAMPLES])]
-    shown = [place for place, column in enumerate(columns) if column.remark != "replaced"]
+    shown = [place for place, column in enumerate(columns) if not column.is_replaced]
     gaps = [
         Gap("Coverage", "Can it produce what is wanted at all?", [*texts, *reach], coverage),
         Gap(
@@ -168,7 +168,7 @@ def _measure_headroom(table: ItemTable, k: int) -> GapCell | None:
     if not best.size:
         return None
     try:
-        found = clustered_interval(best - once, np.unique(clusters, return_inverse=True)[1].astype(np.int64))
+        found = clustered_interval(best - once, clusters)
     except DataError:  # all of one source
         return _say(float((best - once).mean()), None, None, "fraction", is_change=True)
     return _say(found.value, found.low, found.high, "fraction", is_change=True)

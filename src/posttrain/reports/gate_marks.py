@@ -42,7 +42,7 @@ def find_rules(column: Column, stages: Sequence[Mapping[str, Any]]) -> Rules:
     attempts = [mapping_of(one) for one in list_of(mapping_of(stages[column.stage].get("gate")).get("attempts"))]
     decided = [attempt for attempt in attempts if list_of(attempt.get("decisions"))]
     own = [attempt for attempt in decided if column.policy and attempt.get("policy") == column.policy]
-    chosen = own or (decided[:1] if column.remark == "replaced" else decided[-1:])
+    chosen = own or (decided[:1] if column.is_replaced else decided[-1:])
     if not chosen:
         return []
     last = mapping_of(list_of(chosen[-1].get("decisions"))[-1])

@@ -90,12 +90,11 @@ class ItemTable:
         if key in self.places:
             return
         outcome = mapping_of(item.get("outcome"))
-        value, status = number_of(outcome.get("value")), outcome.get("status")
-        is_counted = outcome.get("fault") != "harness" and status != "not_applicable" and value is not None
+        value = read_value(item)
         self.places[key] = len(self.values)
-        self.values.append(value if is_counted and value is not None else math.nan)
+        self.values.append(math.nan if value is None else value)
         self.is_failure.append(outcome.get("fault") == "policy")
-        self.applies.append(status != "not_applicable")
+        self.applies.append(outcome.get("status") != "not_applicable")
         parts = mapping_of(outcome.get("parts"))
         for name in wanted:
             number = number_of(parts.get(name))
@@ -146,6 +145,13 @@ def say_left_out(num_bad: int, is_torn: bool, say: Callable[[str], None]) -> Non
         say("the last line is half written and left out.")
 
 
+def read_value(item: Mapping[str, Any]) -> float | None:
+    """Return an item's value, or None where the harness failed or the scorer does not apply: that is no score."""
+    outcome = mapping_of(item.get("outcome"))
+    is_left_out = outcome.get("fault") == "harness" or outcome.get("status") == "not_applicable"
+    return None if is_left_out else number_of(outcome.get("value"))
+
+
 def match_items(before: ItemTable, after: ItemTable) -> tuple[Codes, Codes]:
     """Return the places of the items that both tables hold, in the order of `after`."""
     both = [(before.places[key], place) for key, place in after.places.items() if key in before.places]
@@ -164,7 +170,7 @@ def pair_tables(before: ItemTable, after: ItemTable, part: str | None = None) ->
         return None
     clusters = np.array(before.clusters, dtype=np.int64)[first][counts]
     try:
-        return build_pairs(x[counts], y[counts], np.unique(clusters, return_inverse=True)[1].astype(np.int64))
+        return build_pairs(x[counts], y[counts], clusters)
     except DataError:
         return None
 

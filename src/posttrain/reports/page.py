@@ -11,6 +11,7 @@ from urllib.parse import quote
 from posttrain.core.durable import write_text
 from posttrain.core.run_folder import RunFolder
 from posttrain.reports import charts
+from posttrain.reports.card_metadata import find_base
 from posttrain.reports.charts import Chart, build_charts
 from posttrain.reports.checks import build_checks, build_overrides
 from posttrain.reports.columns import Column
@@ -81,7 +82,7 @@ def render_report(files: RunFiles) -> str:
     return render_page(
         "report.html",
         script="report.js",
-        name=text_of(run.get("name")) or files.root.resolve().name,
+        name=files.name,
         status=text_of(run.get("status")) or "unknown",
         facts=_list_facts(files),
         matrix=matrix,
@@ -109,7 +110,7 @@ def render_report(files: RunFiles) -> str:
 
 def _list_heads(column: Column, gates: Sequence[GateView]) -> list[tuple[str, str]]:
     """Return the badges over a column: what its stage's gate decided, or that a repair replaced it."""
-    if column.remark == "replaced":
+    if column.is_replaced:
         return [("replaced", "plain")]
     return gates[column.stage].badges if column.stage is not None and column.stage < len(gates) else []
 
@@ -155,10 +156,8 @@ def _list_wiring(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def _list_facts(files: RunFiles) -> list[str]:
     run, facts = files.run, []
-    model = files.resolved.get("model")
-    model_name = text_of(mapping_of(model).get("source")) if isinstance(model, dict) else text_of(model)
-    if model_name:
-        facts.append(f"base {model_name}")
+    if base := find_base(files.resolved):
+        facts.append(f"base {base}")
     facts.append(f"{len(files.stages)} stage{'s' * (len(files.stages) != 1)}")
     entries = [mapping_of(entry) for entry in list_of(run.get("stages"))]
     seconds = [second for entry in entries if (second := number_of(entry.get("seconds"))) is not None]

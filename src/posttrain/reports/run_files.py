@@ -69,6 +69,11 @@ class RunFiles:
     resolved: dict[str, Any]
     notes: list[str]
 
+    @property
+    def name(self) -> str:
+        """The run's name, its folder's where none is recorded."""
+        return text_of(self.run.get("name")) or self.root.resolve().name
+
 
 def load_run(root: Path) -> RunFiles:
     """Return everything readable in a run folder.

@@ -93,7 +93,7 @@ def build_run_pair(a: RunFiles, b: RunFiles) -> RunPair:
     gates = tuple(build_gates(files, reader) for files, reader in zip(runs, readers, strict=True))
     monitors = tuple(build_monitors(files.run, reader) for files, reader in zip(runs, readers, strict=True))
     headings = _align(*([column.heading for column in _list_steps(matrix)] for matrix in matrices))
-    names = [text_of(files.run.get("name")) or files.root.resolve().name for files in runs]
+    names = [files.name for files in runs]
     if names[0] == names[1]:
         names = [files.root.resolve().name for files in runs]
     is_objective = {(row.task, row.name) for matrix in matrices for row in matrix.objectives}
@@ -118,7 +118,7 @@ def build_run_pair(a: RunFiles, b: RunFiles) -> RunPair:
 
 def _list_steps(matrix: Matrix) -> list[Column]:
     """Return the columns that are shown: what a repair replaced is left to the run's own report."""
-    return [column for column in matrix.columns if column.remark != "replaced"]
+    return [column for column in matrix.columns if not column.is_replaced]
 
 
 def _align(first: Sequence[str], second: Sequence[str]) -> list[str]:
@@ -157,9 +157,7 @@ def _build_rows(
 
 def _place_cells(row: MatrixRow, matrix: Matrix, headings: Sequence[str]) -> list[Cell | None]:
     by_heading = {
-        column.heading: cell
-        for column, cell in zip(matrix.columns, row.cells, strict=True)
-        if column.remark != "replaced"
+        column.heading: cell for column, cell in zip(matrix.columns, row.cells, strict=True) if not column.is_replaced
     }
     return [by_heading.get(heading) for heading in headings]
 

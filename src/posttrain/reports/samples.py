@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from posttrain.reports.columns import list_columns
-from posttrain.reports.item_tables import ItemTable, match_items
+from posttrain.reports.item_tables import ItemTable, match_items, read_value
 from posttrain.reports.numbers import format_compact, format_count
-from posttrain.reports.raw_values import list_of, mapping_of, number_of, text_of
-from posttrain.reports.run_files import BASE, RunFiles
+from posttrain.reports.raw_values import list_of, mapping_of, text_of
+from posttrain.reports.run_files import RunFiles
 from posttrain.reports.visible_text import cut_text
 
 NUM_FIRST = 4
@@ -65,11 +65,10 @@ def build_samples(files: RunFiles) -> list[TaskSamples]:
     The first `NUM_FIRST` items are shown, then the first `NUM_FAILED` further ones that the last policy
     did not get fully right.
     """
-    shown = []
-    for column in list_columns(files.run):
-        label = column.label if column.label == BASE else f"after {column.heading}"
-        label = f"{label}, {column.remark}" if column.remark else label
-        shown.append(_Column(label, files.items.get(column.label, {}), not column.remark))
+    shown = [
+        _Column(column.answerer, files.items.get(column.label, {}), not column.remark)
+        for column in list_columns(files.run)
+    ]
     in_order = [text_of(mapping_of(metric).get("task")) for metric in list_of(files.run.get("metrics"))]
     measured = {task: [column for column in shown if column.tables.get(task)] for task in dict.fromkeys(in_order)}
     return [_build_task(task, asked) for task, asked in measured.items() if asked]
@@ -130,13 +129,6 @@ def build_sample(found: Sequence[tuple[str, Mapping[str, Any]]]) -> Sample:
     )
 
 
-def _value(item: Mapping[str, Any]) -> float | None:
-    """Return an item's value, or None where the harness failed or the scorer does not apply: that is no score."""
-    outcome = mapping_of(item.get("outcome"))
-    is_left_out = outcome.get("fault") == "harness" or outcome.get("status") == "not_applicable"
-    return None if is_left_out else number_of(outcome.get("value"))
-
-
 def read_prompt(prompt: Any) -> list[tuple[str, str]]:
     """Return role and text of each message of a prompt, which is text or a list of messages."""
     messages = [mapping_of(message) for message in list_of(prompt)] or [{"role": "", "content": prompt}]
@@ -147,7 +139,7 @@ def read_prompt(prompt: Any) -> list[tuple[str, str]]:
 
 def _build_answer(label: str, item: Mapping[str, Any]) -> Answer:
     outcome = mapping_of(item.get("outcome"))
-    status, value = text_of(outcome.get("status")), _value(item)
+    status, value = text_of(outcome.get("status")), read_value(item)
     text, num_left_out = cut_text(text_of(item.get("text")), MAX_ANSWER_CHARACTERS)
     verdict = status.replace("_", " ") or "no outcome"
     if status == "scored" and value is not None:
