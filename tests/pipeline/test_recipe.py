@@ -151,6 +151,7 @@ def test_another_run_folder_changes_neither_hash_nor_identity(tmp_path: Path) ->
         ("sft.adapter.rank=4", lambda r: config_of(r).adapter.rank, 4),
         ("model={source: owner/name, revision: main}", lambda r: r.model.revision, "main"),
         ("evaluate.0.data.rows=5", lambda r: r.evaluate[0].data.rows, 5),
+        ("evaluate.held_out.data.rows=5", lambda r: r.evaluate[0].data.rows, 5),
         ("loggers=[]", lambda r: r.loggers, []),
         (" seed = 4 ", lambda r: r.seed, 4),
     ],

@@ -13,6 +13,7 @@ from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.yaml_reader import Positions
 from posttrain.stages.sft import SftConfig
+from posttrain.stages.training_keys import TrainingKeys
 from posttrain.statistics.repeats import parse_repeated
 
 TRAINING_REPAIRS = ("replay", "smaller_learning_rate")
@@ -81,11 +82,18 @@ def _check_repairs(
                 place=place,
             )
     wanted = [name for name in entry.gate.on_fail if name != "interpolate"]
-    if wanted and not isinstance(entry.config, SftConfig):
+    if wanted and not isinstance(entry.config, TrainingKeys):
         raise RecipeError(
             f"the repair '{wanted[0]}' of a stage whose training is known to itself alone",
             expected="interpolate, which needs nothing but the two policies",
             cure="leave the other repairs out",
+            place=place,
+        )
+    if "replay" in wanted and not isinstance(entry.config, SftConfig):
+        raise RecipeError(
+            "the repair 'replay' of a stage that learns from its own completions",
+            expected="interpolate, best_checkpoint or smaller_learning_rate",
+            cure="leave replay out",
             place=place,
         )
     if "replay" in wanted and not find_replay(entry, earlier):

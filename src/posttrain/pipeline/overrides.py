@@ -1,7 +1,8 @@
 """Changes to a recipe from the command line: `--set sft.learning_rate=1e-4`.
 
 The path begins with a top-level key (`seed`, `chat.template`), with a stage's name (`sft.lora.rank`), or
-with `stages.<index>`; the value is read as YAML, so that `1e-4` is a number, `null` is none and
+with `stages.<index>`; an element of a list is named by its index, or by its `name` (`evaluate.gsm8k.max_new_tokens`).
+The value is read as YAML, so that `1e-4` is a number, `null` is none and
 `[a, b]` is a list. What the path leads to must be a key that the recipe may have: the strict
 validation of the whole recipe, which follows, refuses any other with a suggestion.
 """
@@ -122,9 +123,13 @@ def _assign(values: dict[str, Any], keys: KeyPath, value: Any, place: str) -> Ke
 def _index(items: list[Any], key: str | int, place: str) -> int:
     if str(key).isdecimal() and int(key) < len(items):
         return int(key)
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    if names.count(key) == 1:
+        return names.index(key)
+    known = [name for name in names if isinstance(name, str)]
     raise RecipeError(
-        f"'{key}' is no index of a list of {len(items)}",
+        f"'{key}' is no index of a list of {len(items)}" + (", and no name in it" if known else ""),
         expected=f"a number from 0 to {len(items) - 1}" if items else "a list that is not empty",
-        cure="a stage may also be named: <stage>.<key>=...",
+        cure=suggest(str(key), known) if known else "name an element by its index",
         place=place,
     )

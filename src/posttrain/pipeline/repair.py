@@ -39,6 +39,7 @@ from posttrain.pipeline.stage_runs import (
 )
 from posttrain.pipeline.wiring import load_stage_data
 from posttrain.stages import sft
+from posttrain.stages.training_keys import TrainingKeys
 
 Judge = Callable[[Artifact], Judged]
 Settings = Mapping[str, float | int | str]
@@ -164,7 +165,7 @@ class Repairs:
             RefusedError: The stage was trained without keeping any.
         """
         made = [(step, build_snapshot_artifact(self.job, step)) for step in list_snapshots(self.job)]
-        if not made and self._config().steps != 0:
+        if not made and self._config().has_steps:
             raise RefusedError(
                 "the stage was trained without keeping its weights on the way",
                 expected="snapshots of the stage, which it keeps where its gate asks for best_checkpoint",
@@ -176,6 +177,7 @@ class Repairs:
 
     def _mix_in(self, judge: Judge) -> list[Candidate]:
         config = self._config()
+        assert isinstance(config, sft.SftConfig)  # the recipe was checked: nothing else has rows to replay beside
         data = load_stage_data(
             self.job.recipe, config, self.job.renderer, read_context_tokens(Path(self.job.parent.folder)), self.progress
         )
@@ -207,15 +209,15 @@ class Repairs:
             for factor in LEARNING_RATE_FACTORS
         ]
 
-    def _train(self, config: sft.SftConfig, name: str, settings: Settings, judge: Judge) -> Candidate:
+    def _train(self, config: TrainingKeys, name: str, settings: Settings, judge: Judge) -> Candidate:
         entry = replace(self.job.entry, config=config, gate=None)
         label = "-".join(
             [name.replace("_", "-"), *(f"{value:g}" for value in settings.values() if isinstance(value, float))]
         )
         return self._try(name, settings, self.train_again(entry, label), judge)
 
-    def _config(self) -> sft.SftConfig:
+    def _config(self) -> TrainingKeys:
         config = self.job.entry.config
-        if not isinstance(config, sft.SftConfig):
+        if not isinstance(config, TrainingKeys):
             raise TypeError(f"stage {self.job.entry.name!r} is trained by its own code")
         return config

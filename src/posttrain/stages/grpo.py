@@ -124,6 +124,11 @@ class GrpoConfig(TrainingKeys):
         return self
 
     @property
+    def has_steps(self) -> bool:
+        """Whether completions are drawn at all."""
+        return self.steps != 0
+
+    @property
     def method(self) -> Method:
         """Every choice: the key's, else the algorithm's."""
         known = METHODS[self.algorithm]

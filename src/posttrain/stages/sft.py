@@ -95,6 +95,11 @@ class SftConfig(TrainingKeys):
         if self.keep == "best_metric" and self.validate_every_steps is None:
             raise ValueError("keep: best_metric needs validate_every_steps: how often the task is measured")
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether anything is trained on."""
+        return self.steps != 0
+
 
 @dataclass(slots=True)
 class SftParts:

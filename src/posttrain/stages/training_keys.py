@@ -49,6 +49,11 @@ class TrainingKeys(Config):
         return self
 
     @property
+    def has_steps(self) -> bool:
+        """Whether the stage moves its weights; one of 0 steps passes its policy on as it is."""
+        return True
+
+    @property
     def adamw(self) -> AdamWSettings:
         """The optimizer's own settings."""
         from posttrain.training.optimizer import AdamWSettings
