@@ -93,6 +93,7 @@ def test_what_is_rewarded_becomes_frequent_and_the_figures_are_logged(workshop: 
         pytest.param({}, marks=pytest.mark.invariants),
         {"minibatches": 2, "epochs_per_step": 2},
         pytest.param({"adapter": {"rank": 2}}, marks=pytest.mark.invariants),
+        {"curriculum": {}, "max_waves": 2, "scorer": {"type": "length", "low": 5, "high": 7}, "solved_from": 1.0},
     ],
     ids=str,
 )

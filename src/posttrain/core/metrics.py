@@ -170,6 +170,37 @@ INFORMATIVE_FRACTION = declare(
     "informative_fraction", "fraction", "token_mean", "groups drawn whose rewards differ", lower_is_better=False
 )
 NUM_WAVES = declare("rollouts/waves", "waves", "last", "times that problems were drawn for a step")
+LEFT_OUT_FRACTION = declare(
+    "sampling/left_out_fraction", "fraction", "token_mean", "groups drawn that are not trained on"
+)
+EFFECTIVE_PROBLEMS = declare(
+    "sampling/effective_problems",
+    "fraction",
+    "last",
+    "share of the problems that the choice among them leaves in effect; 1 where all have the same chance",
+    bounds=(0.0, 1.0),
+)
+DIFFICULTIES = {
+    "never": "no completion of which is a success",
+    "hard": "less than a third of whose completions are successes",
+    "middle": "a third to two thirds of whose completions are successes",
+    "easy": "more than two thirds of whose completions are successes",
+    "always": "whose completions are all successes",
+}
+"""The bands of a problem's pass rate (`statistics.difficulty`), from the hardest."""
+TOKENS_BY_DIFFICULTY = {
+    band: declare(f"tokens_by_difficulty/{band}", "tokens", "sum", f"tokens drawn for problems {meaning}")
+    for band, meaning in DIFFICULTIES.items()
+}
+WEIGHT_BY_DIFFICULTY = {
+    band: declare(
+        f"weight_by_difficulty/{band}",
+        "times",
+        "last",
+        f"how many times as often as under even chances and without selection problems are trained on {meaning}",
+    )
+    for band, meaning in DIFFICULTIES.items()
+}
 COMPLETION_LENGTH = declare("completions/mean_length", "tokens", "token_mean", "tokens drawn for a completion")
 CLIPPED_RATIO = declare("completions/clipped_ratio", "fraction", "token_mean", "completions cut at the cap")
 KL = declare("kl", "nats/token", "token_mean", "KL of the policy from the reference at drawn tokens (k3)")

@@ -1,7 +1,7 @@
 """The journal of rollouts: what was drawn and what it was worth, so that a killed step is replayed and not judged anew.
 
-One file for each batch of rollouts, appended as verdicts come: lines of a CRC-32 in eight hex digits, a space, and a
-JSON object. A line that a crash has torn ends the journal. When a batch is whole, a last line says so; it is then read
+One file for each batch of rollouts, appended as verdicts come: lines as in `checked_lines`, so that one which a crash
+has torn ends the journal. When a batch is whole, a last line says so; it is then read
 back in place of drawing, since the policy that drew it may have moved on. Of a batch that is not whole, completions are
 drawn again (the same ones: a draw is a function of policy, problem and seed, and the batch is drawn as a whole) and
 verdicts are taken from the journal.
@@ -12,8 +12,6 @@ Arrays are stored as base64 of their bytes, so that log-probs come back bit for 
 from __future__ import annotations
 
 import base64
-import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +24,7 @@ from posttrain.core.durable import append_lines, fsync_file, storage_errors
 from posttrain.core.errors import StorageError
 from posttrain.core.hashing import hash_bytes
 from posttrain.core.records import Completion, Group, Observation, Outcome, Problem, Rollout
+from posttrain.rollouts.checked_lines import format_line, read_lines
 
 _SUFFIX = ".rollouts"
 
@@ -80,7 +79,7 @@ class RolloutJournal:
             self._append(batch, [{"key": key}])
             return {}
         with storage_errors(self.path(batch)):  # without the torn end
-            self.path(batch).write_text("".join(_format(line) + "\n" for line in lines), encoding="utf-8")
+            self.path(batch).write_text("".join(format_line(line) + "\n" for line in lines), encoding="utf-8")
         return {line["name"]: Outcome(**line["outcome"]) for line in lines[1:] if "name" in line}
 
     def add(self, batch: int, rollouts: Sequence[Rollout]) -> None:
@@ -107,20 +106,11 @@ class RolloutJournal:
         self.drop_before(10**8)
 
     def _append(self, batch: int, values: Sequence[Mapping[str, Any]]) -> None:
-        append_lines(self.path(batch), map(_format, values))
+        append_lines(self.path(batch), map(format_line, values))
 
     def _read(self, batch: int) -> Iterator[dict[str, Any]]:
         """Yield the records of a batch up to the first that is torn."""
-        path = self.path(batch)
-        if not path.is_file():
-            return
-        with storage_errors(path):
-            content = path.read_bytes()
-        for line in content.split(b"\n")[:-1]:
-            checksum, _, text = line.partition(b" ")
-            if checksum != f"{zlib.crc32(text):08x}".encode():
-                return
-            yield json.loads(text)
+        return read_lines(self.path(batch))
 
     def _describe(self, batch: int, found: str) -> StorageError:
         return StorageError(
@@ -135,11 +125,6 @@ def name_completion(completion: Completion) -> str:
     """Return the name by content of a completion: problem, sample, prompt and drawn tokens."""
     ids = (completion.prompt_ids.astype("<i4").tobytes(), completion.ids.astype("<i4").tobytes())
     return hash_bytes(completion.problem_id.encode(), str(completion.sample_index).encode(), *ids)
-
-
-def _format(values: Mapping[str, Any]) -> str:
-    text = json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return f"{zlib.crc32(text.encode()):08x} {text}"
 
 
 def _describe_rollout(rollout: Rollout) -> dict[str, Any]:

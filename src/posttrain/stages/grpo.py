@@ -33,6 +33,7 @@ from posttrain.objectives.advantages import Baseline, Scale
 from posttrain.objectives.aggregation import Aggregation
 from posttrain.objectives.kl import Kl
 from posttrain.objectives.policy_gradient import Clipping, Ratio
+from posttrain.rollouts.curriculum import CurriculumSettings
 from posttrain.stages.grpo_family import METHODS, Algorithm, KlPlace, Method
 from posttrain.stages.rollouts import RolloutSettings
 from posttrain.stages.training_keys import TrainingKeys
@@ -83,6 +84,8 @@ class GrpoConfig(TrainingKeys):
     importance_cap: float | None = Field(2.0, ge=1)
 
     max_waves: int = Field(1, ge=1, le=64, description="times that problems are drawn until enough groups tell")
+    curriculum: CurriculumSettings | None = Field(None, description="which problems are drawn; None: even passes")
+    solved_from: float = Field(0.5, description="the least reward of a success, for the curriculum and figures")
     overlong: Literal["penalise", "mask"] = "penalise"
     overlong_buffer: int | None = Field(None, ge=1, description="tokens before the cap in which length is punished")
 

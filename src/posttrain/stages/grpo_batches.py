@@ -18,7 +18,6 @@ from posttrain.core.protocols import RunContext
 from posttrain.core.records import Group, Problem, Rollout
 from posttrain.core.run_folder import StageFolder
 from posttrain.core.sampling import PolicyVersion
-from posttrain.data.mixing import RowOrder
 from posttrain.data.packing import deal, pack, pack_padded
 from posttrain.objectives.advantages import compute_advantages
 from posttrain.objectives.aggregation import compute_token_weights
@@ -28,7 +27,8 @@ from posttrain.rollouts.groups import Drawing
 from posttrain.rollouts.journal import RolloutJournal
 from posttrain.rollouts.overlength import compute_overlong_penalty
 from posttrain.rollouts.waves import WaveDrawer
-from posttrain.statistics.reward_groups import compute_group_figures
+from posttrain.stages.grpo_figures import StepFigures, describe_step
+from posttrain.stages.grpo_problems import ProblemChooser, build_chooser
 from posttrain.training.batches import (
     MicroBatch,
     PromptFamily,
@@ -62,14 +62,6 @@ class Compared:
     reference_T: npt.NDArray[np.float32] | None
 
 
-@dataclass(frozen=True, slots=True)
-class StepFigures:
-    """What a step's rollouts say, by metric key; `reward` is the mean reward."""
-
-    reward: float
-    values: dict[str, float]
-
-
 @dataclass(slots=True)
 class _Sums:
     """Sums over the scored tokens of an update, kept on the device until they are asked for."""
@@ -96,14 +88,15 @@ class StepBatches:
     _minibatches: list[StepBatch] = field(default_factory=list)
     _figures: StepFigures | None = None
     _sums: _Sums = field(default_factory=_Sums)
-    _order: RowOrder = field(init=False)
+    _chooser: ProblemChooser = field(init=False)
     _waves: WaveDrawer = field(init=False)
 
     def __post_init__(self) -> None:
         config, parts = self.config, self.parts
-        self._order = RowOrder([len(parts.problems)], None, self.context.seed, config.problems_per_step)
+        folder = StageFolder(self.context.folder).rollouts
+        self._chooser = build_chooser(config, parts.problems, folder, self.context.seed)
         drawing = Drawing(parts.sampler, parts.scorer, config.sampling, config.overlap_scoring)
-        journal = RolloutJournal(StageFolder(self.context.folder).rollouts)
+        journal = RolloutJournal(folder)
         self._waves = WaveDrawer(self._problems_of, drawing, journal, parts.scorer_hash, self.context.seed)
 
     @property
@@ -112,7 +105,7 @@ class StepBatches:
         return len(self.parts.problems) / self.config.problems_per_step
 
     def _problems_of(self, wave: int) -> list[Problem]:
-        return [self.parts.problems[row] for _, row in self._order.rows_of_step(wave)]
+        return [self.parts.problems[row] for row in self._chooser.choose(wave).rows]
 
     def draw(self, step: int, *, is_under_way: bool = False) -> Gathered:
         """Return the groups of a step; where updates were taken on them already, from the journal.
@@ -122,10 +115,16 @@ class StepBatches:
             SamplerError: The sampler does not hold the published weights.
             StorageError: The journal cannot be read or written.
         """
-        first = step * self.config.max_waves
-        wanted, most = self.config.problems_per_step, self.config.max_waves
-        if is_under_way:
-            return gather_groups(lambda wave: self._waves.recall(first + wave), wanted, most)
+        found = self._recall(step) if is_under_way else self._draw(step)
+        self._chooser.see(step, found.drawn)
+        return found
+
+    def _recall(self, step: int) -> Gathered:
+        first, wanted, most = self._describe_waves(step)
+        return gather_groups(lambda wave: self._waves.recall(first + wave), wanted, most)
+
+    def _draw(self, step: int) -> Gathered:
+        first, wanted, most = self._describe_waves(step)
         name = self.parts.name_policy()
         self._drop_journals()
         with torch.random.fork_rng(devices=[] if self.parts.device == "cpu" else [self.parts.device]):
@@ -133,6 +132,10 @@ class StepBatches:
             found = gather_groups(lambda wave: self._waves.draw(first + wave, name), wanted, most)
         self.parts.sampler.close()
         return found
+
+    def _describe_waves(self, step: int) -> tuple[int, int, int]:
+        """Return the number of a step's first wave, the groups that are wanted, and the waves that it has at most."""
+        return step * self.config.max_waves, self.config.problems_per_step, self.config.max_waves
 
     def _drop_journals(self) -> None:
         """Remove the journals that no checkpoint goes back to."""
@@ -149,7 +152,9 @@ class StepBatches:
             self._build_minibatch([one for one in compared if one.group % self.config.minibatches == place])
             for place in range(self.config.minibatches)
         ]
-        self._figures = self._describe(gathered, compared)
+        first, _, _ = self._describe_waves(step)
+        choices = [self._chooser.choose(first + wave) for wave in range(len(gathered.waves))]
+        self._figures = describe_step(gathered, choices, self.config.solved_from)
         return self._figures
 
     def minibatch(self, place: int) -> StepBatch:
@@ -312,24 +317,6 @@ class StepBatches:
             figures[keys.LARGEST_MISMATCH] = float(self._sums.largest_mismatch)
         self._sums = _Sums()
         return figures
-
-    def _describe(self, gathered: Gathered, compared: Sequence[Compared]) -> StepFigures:
-        groups = gathered.groups
-        rewards = [group.rewards for group in groups]
-        clipped = [[rollout.last.finish_reason == "length" for rollout in group.rollouts] for group in groups]
-        found = compute_group_figures(rewards, clipped)
-        known = [reward for group in rewards for reward in group if reward is not None]
-        lengths = [one.rollout.num_drawn for one in compared]
-        values = {
-            keys.REWARD: found.mean if known else 0.0,
-            keys.REWARD_STD: float(np.std(known)) if known else 0.0,
-            keys.FRAC_REWARD_ZERO_STD: 1 - found.informative_fraction,
-            keys.INFORMATIVE_FRACTION: gathered.informative_fraction,
-            keys.NUM_WAVES: float(gathered.num_waves),
-            keys.COMPLETION_LENGTH: float(np.mean(lengths)) if lengths else 0.0,
-            keys.CLIPPED_RATIO: found.clipped_fraction,
-        }
-        return StepFigures(values[keys.REWARD], values)
 
 
 def read_sampler_logprobs(rollout: Rollout) -> npt.NDArray[np.float32]:

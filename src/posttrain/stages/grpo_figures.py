@@ -1,0 +1,69 @@
+"""What the rollouts of a step say, by metric key: rewards, lengths, difficulty, and how problems are weighed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from posttrain.core import metrics as keys
+from posttrain.core.records import Group
+from posttrain.rollouts.curriculum import Choice
+from posttrain.rollouts.dynamic import Gathered
+from posttrain.statistics.difficulty import DrawnGroup, compute_weights, count_successes, count_tokens, find_band
+from posttrain.statistics.reward_groups import compute_group_figures
+
+
+@dataclass(frozen=True, slots=True)
+class StepFigures:
+    """What a step's rollouts say, by metric key; `reward` is the mean reward."""
+
+    reward: float
+    values: dict[str, float]
+
+
+def describe_step(gathered: Gathered, choices: Sequence[Choice], solved_from: float) -> StepFigures:
+    """Return what the rollouts of a step say.
+
+    Args:
+        gathered: What was drawn, and what of it is trained on.
+        choices: How the problems of each wave were chosen.
+        solved_from: The least reward of a success.
+    """
+    groups = gathered.groups
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    rewards = [group.rewards for group in groups]
+    clipped = [[rollout.last.finish_reason == "length" for rollout in group.rollouts] for group in groups]
+    found = compute_group_figures(rewards, clipped)
+    known = [reward for group in rewards for reward in group if reward is not None]
+    lengths = [rollout.num_drawn for rollout in rollouts]
+    values = {
+        keys.REWARD: found.mean if known else 0.0,
+        keys.REWARD_STD: float(np.std(known)) if known else 0.0,
+        keys.FRAC_REWARD_ZERO_STD: 1 - found.informative_fraction,
+        keys.INFORMATIVE_FRACTION: gathered.informative_fraction,
+        keys.NUM_WAVES: float(len(gathered.waves)),
+        keys.COMPLETION_LENGTH: float(np.mean(lengths)) if lengths else 0.0,
+        keys.CLIPPED_RATIO: found.clipped_fraction,
+        keys.LEFT_OUT_FRACTION: gathered.left_out_fraction,
+        keys.EFFECTIVE_PROBLEMS: choices[0].effective_fraction if choices else 1.0,
+    }
+    return StepFigures(values[keys.REWARD], values | _describe_difficulty(gathered, choices, solved_from))
+
+
+def _describe_difficulty(gathered: Gathered, choices: Sequence[Choice], solved_from: float) -> dict[str, float]:
+    kept = {id(group) for group in gathered.groups}
+    drawn = [
+        _describe_group(group, id(group) in kept, weight, solved_from)
+        for wave, choice in zip(gathered.waves, choices, strict=True)
+        for group, weight in zip(wave, choice.weights, strict=True)
+    ]
+    tokens = {keys.TOKENS_BY_DIFFICULTY[band]: float(count) for band, count in count_tokens(drawn).items()}
+    weights = {keys.WEIGHT_BY_DIFFICULTY[band]: weight for band, weight in compute_weights(drawn).items()}
+    return tokens | weights
+
+
+def _describe_group(group: Group, is_trained_on: bool, weight: float, solved_from: float) -> DrawnGroup:
+    band = find_band(*count_successes(group.rewards, solved_from))
+    return DrawnGroup(band, sum(rollout.num_drawn for rollout in group.rollouts), is_trained_on, weight)
