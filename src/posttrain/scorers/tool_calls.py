@@ -4,7 +4,7 @@ Columns, as the Berkeley Function-Calling Leaderboard publishes them (Patil et a
 functions' descriptions (or the problem's `tools`, as OpenAI writes them); `ground_truth`, the answer key, an empty list
 where nothing is to be called; `language`, one of `python` (default), `java`, `javascript`.
 
-Calls are read by `calls` and compared by `call_matching`; nothing is executed. Order does not count. Where a key and a
+Calls are read by `chat.calls` and compared by `call_matching`; nothing is executed. Order does not count. Where a key and a
 schema contradict each other the key decides.
 
 What differs from BFCL's checker: an integer is taken wherever a float is, also inside lists; calls are paired with the
@@ -21,10 +21,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from posttrain.chat.call_schemas import find_schema_fault
+from posttrain.chat.calls import CallRefusedError, Syntax, read_calls
 from posttrain.core.errors import DataError
 from posttrain.core.records import Completion, Outcome, Problem
-from posttrain.scorers.call_matching import Language, Strings, find_schema_fault, match_calls
-from posttrain.scorers.calls import CallRefusedError, Syntax, read_calls
+from posttrain.scorers.call_matching import Language, Strings, match_calls
 from posttrain.scorers.reasoning import ReasoningBlock, read_reply
 
 Mode = Literal["match", "valid"]
@@ -34,7 +35,7 @@ class ToolCalls:
     """Scores 1 for the right calls, 0 for others (`core.protocols.Scorer`).
 
     Args:
-        syntax: The form that calls are written in, see `calls`.
+        syntax: The form that calls are written in, see `chat.calls`.
         mode: `match` compares with `ground_truth`; `valid` asks only for at least one call, each to an offered
             function with arguments that its schema takes (BFCL's relevance).
         strings: How texts are compared in `match`, see `call_matching.match_calls`.
