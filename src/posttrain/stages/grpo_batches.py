@@ -15,7 +15,7 @@ import torch
 
 from posttrain.core import metrics as keys
 from posttrain.core.protocols import RunContext
-from posttrain.core.records import Group, Problem, Rollout
+from posttrain.core.records import Group, Observation, Problem, Rollout
 from posttrain.core.run_folder import StageFolder
 from posttrain.core.sampling import PolicyVersion
 from posttrain.data.mixing import RowOrder
@@ -102,7 +102,7 @@ class StepBatches:
     def __post_init__(self) -> None:
         config, parts = self.config, self.parts
         self._order = RowOrder([len(parts.problems)], None, self.context.seed, config.problems_per_step)
-        drawing = Drawing(parts.sampler, parts.scorer, config.sampling, config.overlap_scoring)
+        drawing = Drawing(parts.sampler, parts.scorer, config.sampling, config.overlap_scoring, parts.environment)
         journal = RolloutJournal(StageFolder(self.context.folder).rollouts)
         self._waves = WaveDrawer(self._problems_of, drawing, journal, parts.scorer_hash, self.context.seed)
 
@@ -182,7 +182,7 @@ class StepBatches:
             max_tokens=config.max_new_tokens,
         )
         counts = [
-            bool(is_counted) and not (config.overlong == "mask" and rollout.last.finish_reason == "length")
+            bool(is_counted) and not (config.overlong == "mask" and rollout.is_cut)
             for is_counted, rollout in zip(found.is_counted_S.tolist(), rollouts, strict=True)
         ]
         return [
@@ -316,7 +316,7 @@ class StepBatches:
     def _describe(self, gathered: Gathered, compared: Sequence[Compared]) -> StepFigures:
         groups = gathered.groups
         rewards = [group.rewards for group in groups]
-        clipped = [[rollout.last.finish_reason == "length" for rollout in group.rollouts] for group in groups]
+        clipped = [[rollout.is_cut for rollout in group.rollouts] for group in groups]
         found = compute_group_figures(rewards, clipped)
         known = [reward for group in rewards for reward in group if reward is not None]
         lengths = [one.rollout.num_drawn for one in compared]
@@ -329,6 +329,8 @@ class StepBatches:
             keys.COMPLETION_LENGTH: float(np.mean(lengths)) if lengths else 0.0,
             keys.CLIPPED_RATIO: found.clipped_fraction,
         }
+        if self.parts.environment is not None:
+            values |= _describe_tools([one.rollout for one in compared])
         return StepFigures(values[keys.REWARD], values)
 
 
@@ -339,6 +341,15 @@ def read_sampler_logprobs(rollout: Rollout) -> npt.NDArray[np.float32]:
         drawn = getattr(turn, "drawing_logprobs", None)
         parts.append(np.zeros(len(turn.ids), np.float32) if drawn is None else drawn.astype(np.float32))
     return np.concatenate(parts)
+
+
+def _describe_tools(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    seen = [[turn for turn in rollout.turns if isinstance(turn, Observation)] for rollout in rollouts]
+    num_replies = sum(len(turn.replies) for turns in seen for turn in turns)
+    return {
+        keys.NUM_TURNS: float(np.mean([1 + len(turns) for turns in seen])) if seen else 0.0,
+        keys.TOOL_ERRORS: sum(turn.num_failed for turns in seen for turn in turns) / max(1, num_replies),
+    }
 
 
 def _count_tokens(family: PromptFamily) -> int:
