@@ -203,6 +203,8 @@ WEIGHT_BY_DIFFICULTY = {
 }
 COMPLETION_LENGTH = declare("completions/mean_length", "tokens", "token_mean", "tokens drawn for a completion")
 CLIPPED_RATIO = declare("completions/clipped_ratio", "fraction", "token_mean", "completions cut at the cap")
+NUM_TURNS = declare("tools/turns", "turns", "token_mean", "turns that the policy takes in a rollout")
+TOOL_ERRORS = declare("tools/errors", "fraction", "token_mean", "tools' replies that are errors")
 KL = declare("kl", "nats/token", "token_mean", "KL of the policy from the reference at drawn tokens (k3)")
 CLIP_LOW = declare("clip_ratio/low_mean", "fraction", "token_mean", "tokens whose ratio is held back from below")
 CLIP_HIGH = declare("clip_ratio/high_mean", "fraction", "token_mean", "tokens whose ratio is held back from above")

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.core.config import display_field
+from posttrain.core.config import display_field, optional_field
 from posttrain.core.protocols import RunContext
 from posttrain.core.sampling import SamplingSettings
 from posttrain.data.sources import DataSource
@@ -34,6 +34,7 @@ from posttrain.objectives.aggregation import Aggregation
 from posttrain.objectives.kl import Kl
 from posttrain.objectives.policy_gradient import Clipping, Ratio
 from posttrain.rollouts.curriculum import CurriculumSettings
+from posttrain.rollouts.environments import EnvironmentSettings
 from posttrain.stages.grpo_family import METHODS, Algorithm, KlPlace, Method
 from posttrain.stages.rollouts import RolloutSettings
 from posttrain.stages.training_keys import TrainingKeys
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from posttrain.core.protocols import Scorer
     from posttrain.core.records import Artifact, Problem
     from posttrain.core.sampling import Sampler
+    from posttrain.rollouts.environments import Environment
     from posttrain.stages.grpo_batches import LogprobsOf
     from posttrain.training.distributed import Ranks
     from posttrain.training.policy import ScoredPolicy
@@ -68,6 +70,7 @@ class GrpoConfig(TrainingKeys):
     max_new_tokens: int = Field(256, ge=1)
     temperature: float = Field(1.0, gt=0, le=10)
     stop: list[str] = Field(default_factory=list)
+    environment: EnvironmentSettings | None = optional_field()
     minibatches: int = Field(1, ge=1)
     epochs_per_step: int = Field(1, ge=1)
 
@@ -120,6 +123,10 @@ class GrpoConfig(TrainingKeys):
             raise ValueError("ratio: sequence is of whole completions: set aggregation: sequence_mean")
         if self.minibatches > self.problems_per_step:
             raise ValueError(f"minibatches: {self.minibatches} of {self.problems_per_step} problems")
+        if self.environment is not None and self.stop:
+            raise ValueError(
+                "a stop string ends a turn before its stop token, behind which tools reply: leave out stop"
+            )
         if self.overlong == "mask" and self.overlong_buffer is not None:
             raise ValueError("overlong_buffer punishes length, which overlong: mask leaves out; give one of them")
         if self.overlong_buffer is not None and self.overlong_buffer >= self.max_new_tokens:
@@ -160,7 +167,7 @@ class GrpoConfig(TrainingKeys):
 
     def describe_rollouts(self) -> RolloutSettings:
         """Return what a few groups are drawn by before the stage runs (preflight)."""
-        return RolloutSettings(self.data[0], self.scorer, self.sampling)
+        return RolloutSettings(self.data[0], self.scorer, self.sampling, environment=self.environment)
 
 
 @dataclass(slots=True)
@@ -182,6 +189,7 @@ class GrpoParts:
     ranks: Ranks
     device: str
     publish: Callable[[dict[str, torch.Tensor]], Artifact]
+    environment: Environment | None = None
     num_tokens: int | None = None
 
 

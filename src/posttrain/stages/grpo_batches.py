@@ -95,7 +95,7 @@ class StepBatches:
         config, parts = self.config, self.parts
         folder = StageFolder(self.context.folder).rollouts
         self._chooser = build_chooser(config, parts.problems, folder, self.context.seed)
-        drawing = Drawing(parts.sampler, parts.scorer, config.sampling, config.overlap_scoring)
+        drawing = Drawing(parts.sampler, parts.scorer, config.sampling, config.overlap_scoring, parts.environment)
         journal = RolloutJournal(folder)
         self._waves = WaveDrawer(self._problems_of, drawing, journal, parts.scorer_hash, self.context.seed)
 
@@ -154,7 +154,7 @@ class StepBatches:
         ]
         first, _, _ = self._describe_waves(step)
         choices = [self._chooser.choose(first + wave) for wave in range(len(gathered.waves))]
-        self._figures = describe_step(gathered, choices, self.config.solved_from)
+        self._figures = describe_step(gathered, choices, self.config)
         return self._figures
 
     def minibatch(self, place: int) -> StepBatch:
@@ -187,7 +187,7 @@ class StepBatches:
             max_tokens=config.max_new_tokens,
         )
         counts = [
-            bool(is_counted) and not (config.overlong == "mask" and rollout.last.finish_reason == "length")
+            bool(is_counted) and not (config.overlong == "mask" and rollout.is_cut)
             for is_counted, rollout in zip(found.is_counted_S.tolist(), rollouts, strict=True)
         ]
         return [

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from posttrain.core import metrics as keys
-from posttrain.core.records import Group
+from posttrain.core.records import Group, Observation, Rollout
 from posttrain.rollouts.curriculum import Choice
 from posttrain.rollouts.dynamic import Gathered
 from posttrain.statistics.difficulty import DrawnGroup, compute_weights, count_successes, count_tokens, find_band
 from posttrain.statistics.reward_groups import compute_group_figures
+
+if TYPE_CHECKING:
+    from posttrain.stages.grpo import GrpoConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +27,18 @@ class StepFigures:
     values: dict[str, float]
 
 
-def describe_step(gathered: Gathered, choices: Sequence[Choice], solved_from: float) -> StepFigures:
+def describe_step(gathered: Gathered, choices: Sequence[Choice], config: GrpoConfig) -> StepFigures:
     """Return what the rollouts of a step say.
 
     Args:
         gathered: What was drawn, and what of it is trained on.
         choices: How the problems of each wave were chosen.
-        solved_from: The least reward of a success.
+        config: The stage's configuration.
     """
     groups = gathered.groups
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     rewards = [group.rewards for group in groups]
-    clipped = [[rollout.last.finish_reason == "length" for rollout in group.rollouts] for group in groups]
+    clipped = [[rollout.is_cut for rollout in group.rollouts] for group in groups]
     found = compute_group_figures(rewards, clipped)
     known = [reward for group in rewards for reward in group if reward is not None]
     lengths = [rollout.num_drawn for rollout in rollouts]
@@ -49,7 +53,10 @@ def describe_step(gathered: Gathered, choices: Sequence[Choice], solved_from: fl
         keys.LEFT_OUT_FRACTION: gathered.left_out_fraction,
         keys.EFFECTIVE_PROBLEMS: choices[0].effective_fraction if choices else 1.0,
     }
-    return StepFigures(values[keys.REWARD], values | _describe_difficulty(gathered, choices, solved_from))
+    values |= _describe_difficulty(gathered, choices, config.solved_from)
+    if config.environment is not None:
+        values |= _describe_tools(rollouts)
+    return StepFigures(values[keys.REWARD], values)
 
 
 def _describe_difficulty(gathered: Gathered, choices: Sequence[Choice], solved_from: float) -> dict[str, float]:
@@ -67,3 +74,12 @@ def _describe_difficulty(gathered: Gathered, choices: Sequence[Choice], solved_f
 def _describe_group(group: Group, is_trained_on: bool, weight: float, solved_from: float) -> DrawnGroup:
     band = find_band(*count_successes(group.rewards, solved_from))
     return DrawnGroup(band, sum(rollout.num_drawn for rollout in group.rollouts), is_trained_on, weight)
+
+
+def _describe_tools(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    seen = [[turn for turn in rollout.turns if isinstance(turn, Observation)] for rollout in rollouts]
+    num_replies = sum(len(turn.replies) for turns in seen for turn in turns)
+    return {
+        keys.NUM_TURNS: float(np.mean([1 + len(turns) for turns in seen])) if seen else 0.0,
+        keys.TOOL_ERRORS: sum(turn.num_failed for turns in seen for turn in turns) / max(1, num_replies),
+    }
