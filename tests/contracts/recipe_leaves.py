@@ -183,6 +183,7 @@ LEAVES: dict[str, Leaf] = {
     "GrpoConfig.kl_coefficient": own("kl_coefficient", 5.0, see_policy, "rl"),
     "GrpoConfig.importance_cap": own("importance_cap", None, see_policy, "rl"),
     "GrpoConfig.max_waves": own("max_waves", 1, see_policy, "rl_binary"),
+    "GrpoConfig.rollout_tokens_per_step": own("rollout_tokens_per_step", 3, see_policy, "rl"),
     "GrpoConfig.curriculum": own("curriculum", {}, see_policy, "rl"),
     "GrpoConfig.solved_from": own("solved_from", 6.0, see_lines, "rl"),
     "CurriculumSettings.floor": own("curriculum.floor", 1.0, see_lines, "rl_curriculum"),

@@ -170,6 +170,11 @@ INFORMATIVE_FRACTION = declare(
     "informative_fraction", "fraction", "token_mean", "groups drawn whose rewards differ", lower_is_better=False
 )
 NUM_WAVES = declare("rollouts/waves", "waves", "last", "times that problems were drawn for a step")
+STALE_FRACTION = declare(
+    "off_policy/token_fraction", "fraction", "token_mean", "tokens trained on that the policy of an earlier step drew"
+)
+TOKEN_AGE = declare("off_policy/mean_age", "steps", "token_mean", "how many steps ago tokens trained on were drawn")
+SET_ASIDE = declare("off_policy/set_aside", "groups", "last", "groups that go on in the next step")
 LEFT_OUT_FRACTION = declare(
     "sampling/left_out_fraction", "fraction", "token_mean", "groups drawn that are not trained on"
 )

@@ -138,6 +138,8 @@ def build_grpo_parts(
         problems=problems,
         compute_reference=_build_reference(setting, config),
         name_policy=lambda: hash_weights_in_memory(policy),
+        decode=lambda ids: str(setting.renderer.tokenizer.decode(ids)),
+        context_tokens=read_context_tokens(Path(setting.parent.folder)),
         is_sharing_exact=is_sharing_exact(policy.model),
         ranks=setting.ranks,
         device=setting.device,

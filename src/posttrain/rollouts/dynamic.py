@@ -18,8 +18,36 @@ from posttrain.core.records import Group
 
 
 @dataclass(frozen=True, slots=True)
+class Staleness:
+    """Of tokens that are trained on: how many were drawn by which earlier policy, in steps before this one.
+
+    `num_tokens_by_age` has the tokens of this step first. `num_set_aside` groups go on in the next step.
+
+    Example: `(90, 10)`: of 100 tokens ten were drawn one step ago.
+    """
+
+    num_tokens_by_age: tuple[int, ...]
+    num_set_aside: int
+
+    @property
+    def stale_fraction(self) -> float:
+        """The share of tokens that an earlier policy drew."""
+        total = sum(self.num_tokens_by_age)
+        return (total - self.num_tokens_by_age[0]) / total if total else 0.0
+
+    @property
+    def mean_age(self) -> float:
+        """How many steps ago a token was drawn, on average."""
+        total = sum(self.num_tokens_by_age)
+        return sum(age * count for age, count in enumerate(self.num_tokens_by_age)) / total if total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Gathered:
     """What was drawn for a step: `waves` of groups, of which `groups` are trained on.
+
+    `weights` say of each drawn group how much likelier its problem was to be drawn than under even chances, 1 where
+    none are given; `staleness` is known where rollouts go on over several steps (`rollouts.partial`).
 
     Example: 8 wanted, waves of 8 with 5 and 6 informative groups: `num_drawn=16, num_informative=11, num_left_out=3`,
     and `groups` are the first 8 informative ones.
@@ -27,6 +55,8 @@ class Gathered:
 
     groups: tuple[Group, ...]
     waves: tuple[tuple[Group, ...], ...]
+    weights: tuple[float, ...] = ()
+    staleness: Staleness | None = None
 
     @property
     def drawn(self) -> tuple[Group, ...]:

@@ -65,12 +65,12 @@ def draw_groups(
     places = {problem.problem_id: place for place, problem in enumerate(problems)}
     outcomes: dict[tuple[int, int], Judged] = {}
     drawn = draw_attempts(problems, seeds, drawing.sampler, drawing.settings, drawing.environment, book)
-    for judged in _judge_as_drawn(problems, drawn, drawing, find_known):
+    for judged in judge_as_drawn(problems, drawn, drawing, find_known):
         if on_judged is not None:
             on_judged(judged)
         for attempt, outcome in judged:
             outcomes[places[attempt.last.problem_id], attempt.last.sample_index] = (attempt, outcome)
-    _check_faults([outcome for _, outcome in outcomes.values()])
+    check_faults([outcome for _, outcome in outcomes.values()])
     samples = range(drawing.settings.num_samples)
     return [
         Group(problem, tuple(attempt.conclude(outcome) for attempt, outcome in (outcomes[place, n] for n in samples)))
@@ -78,7 +78,7 @@ def draw_groups(
     ]
 
 
-def _judge_as_drawn(
+def judge_as_drawn(
     problems: Sequence[Problem],
     drawn: Iterator[tuple[int, Attempt]],
     drawing: Drawing,
@@ -117,7 +117,12 @@ def _judge(scorer: Scorer, attempts: Sequence[tuple[Problem, Attempt]]) -> list[
     return [(attempt, outcome) for (_, attempt), outcome in zip(attempts, outcomes, strict=True)]
 
 
-def _check_faults(outcomes: Sequence[Outcome]) -> None:
+def check_faults(outcomes: Sequence[Outcome]) -> None:
+    """Refuse to go on where the harness failed on more than 1 % of the rollouts.
+
+    Raises:
+        RefusedError: It did.
+    """
     faults = [outcome for outcome in outcomes if outcome.fault == "harness"]
     if len(faults) > MAX_HARNESS_FAULT_FRACTION * len(outcomes):
         raise RefusedError(

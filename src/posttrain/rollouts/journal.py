@@ -151,12 +151,13 @@ def _describe_rollout(rollout: Rollout) -> dict[str, Any]:
         "problem": rollout.problem_id,
         "sample": rollout.sample_index,
         "name": name_completion(rollout.last),
-        "turns": [_describe_turn(turn) for turn in rollout.turns],
+        "turns": [describe_turn(turn) for turn in rollout.turns],
         "outcome": asdict(rollout.outcome),
     }
 
 
-def _describe_turn(turn: Completion | Observation) -> dict[str, Any]:
+def describe_turn(turn: Completion | Observation) -> dict[str, Any]:
+    """Return a turn as JSON values."""
     if isinstance(turn, Observation):
         return {"ids": _encode(turn.ids), "by": list(turn.replies), "failed": turn.num_failed}
     return {
@@ -172,11 +173,12 @@ def _describe_turn(turn: Completion | Observation) -> dict[str, Any]:
 
 
 def _build_rollout(line: Mapping[str, Any]) -> Rollout:
-    turns = tuple(_build_turn(turn, line["problem"], line["sample"]) for turn in line["turns"])
+    turns = tuple(build_turn(turn, line["problem"], line["sample"]) for turn in line["turns"])
     return Rollout(line["problem"], line["sample"], turns, Outcome(**line["outcome"]))
 
 
-def _build_turn(turn: Mapping[str, Any], problem: str, sample: int) -> Completion | Observation:
+def build_turn(turn: Mapping[str, Any], problem: str, sample: int) -> Completion | Observation:
+    """Return the turn that `describe_turn` described."""
     if "by" in turn:
         return Observation(_decode(turn["ids"], np.int32), tuple(turn["by"]), turn["failed"])
     return Completion(

@@ -87,6 +87,9 @@ class GrpoConfig(TrainingKeys):
     importance_cap: float | None = Field(2.0, ge=1)
 
     max_waves: int = Field(1, ge=1, le=64, description="times that problems are drawn until enough groups tell")
+    rollout_tokens_per_step: int | None = Field(
+        None, ge=1, description="what has not ended by then goes on in the next step; None: all end in their step"
+    )
     curriculum: CurriculumSettings | None = Field(None, description="which problems are drawn; None: even passes")
     solved_from: float = Field(0.5, description="the least reward of a success, for the curriculum and figures")
     overlong: Literal["penalise", "mask"] = "penalise"
@@ -123,6 +126,7 @@ class GrpoConfig(TrainingKeys):
             raise ValueError("ratio: sequence is of whole completions: set aggregation: sequence_mean")
         if self.minibatches > self.problems_per_step:
             raise ValueError(f"minibatches: {self.minibatches} of {self.problems_per_step} problems")
+        self._check_partial()
         if self.environment is not None and self.stop:
             raise ValueError(
                 "a stop string ends a turn before its stop token, behind which tools reply: leave out stop"
@@ -132,6 +136,27 @@ class GrpoConfig(TrainingKeys):
         if self.overlong_buffer is not None and self.overlong_buffer >= self.max_new_tokens:
             raise ValueError(f"overlong_buffer: {self.overlong_buffer} is no part of {self.max_new_tokens} tokens")
         return self
+
+    def _check_partial(self) -> None:
+        tokens = self.rollout_tokens_per_step
+        if tokens is None:
+            return
+        if tokens >= self.max_new_tokens:
+            raise ValueError(f"rollout_tokens_per_step: {tokens} sets nothing aside of {self.max_new_tokens} tokens")
+        if self.environment is not None:
+            raise ValueError("rollout_tokens_per_step would cut calls in two: leave it out, or environment")
+        if self.stop:
+            raise ValueError("a stop string may lie across two steps: leave out stop, or rollout_tokens_per_step")
+        if self.max_waves > 1:
+            raise ValueError(
+                "max_waves above 1 asks which groups tell, and of those set aside nobody knows yet: "
+                "leave out max_waves, or rollout_tokens_per_step"
+            )
+        if self.updates_per_step == 1 and self.importance_cap is None:
+            raise ValueError(
+                "rollout_tokens_per_step trains on tokens of earlier policies, which importance_cap: null does not "
+                "correct: leave importance_cap out"
+            )
 
     @property
     def method(self) -> Method:
@@ -175,7 +200,8 @@ class GrpoParts:
     """Live objects built by the wiring.
 
     `compute_reference` gives the reference's log-probs of completions, None where the method reads none.
-    `name_policy` names the policy as it is now; `num_tokens` is filled in by `run`: tokens drawn.
+    `name_policy` names the policy as it is now; `decode` gives the text of ids; `context_tokens` is the longest row
+    that it takes; `num_tokens` is filled in by `run`: tokens drawn.
     """
 
     policy: ScoredPolicy
@@ -185,6 +211,8 @@ class GrpoParts:
     problems: Sequence[Problem]
     compute_reference: LogprobsOf | None
     name_policy: Callable[[], str]
+    decode: Callable[[Sequence[int]], str]
+    context_tokens: int | None
     is_sharing_exact: bool
     ranks: Ranks
     device: str

@@ -6,7 +6,7 @@ Shape letters: S completions of a step, T tokens of one of them, N scored tokens
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,8 @@ from posttrain.rollouts.dynamic import Gathered, gather_groups
 from posttrain.rollouts.groups import Drawing
 from posttrain.rollouts.journal import RolloutJournal
 from posttrain.rollouts.overlength import compute_overlong_penalty
+from posttrain.rollouts.partial import PartialDrawer, PartialSettings
+from posttrain.rollouts.partial_journal import PartialJournal
 from posttrain.rollouts.waves import WaveDrawer
 from posttrain.stages.grpo_figures import StepFigures, describe_step
 from posttrain.stages.grpo_problems import ProblemChooser, build_chooser
@@ -90,14 +92,22 @@ class StepBatches:
     _sums: _Sums = field(default_factory=_Sums)
     _chooser: ProblemChooser = field(init=False)
     _waves: WaveDrawer = field(init=False)
+    _partial: PartialDrawer | None = field(init=False)
 
     def __post_init__(self) -> None:
         config, parts = self.config, self.parts
         folder = StageFolder(self.context.folder).rollouts
         self._chooser = build_chooser(config, parts.problems, folder, self.context.seed)
         drawing = Drawing(parts.sampler, parts.scorer, config.sampling, config.overlap_scoring, parts.environment)
-        journal = RolloutJournal(folder)
-        self._waves = WaveDrawer(self._problems_of, drawing, journal, parts.scorer_hash, self.context.seed)
+        seed, by_id = self.context.seed, {problem.problem_id: problem for problem in parts.problems}
+        self._waves = WaveDrawer(self._problems_of, drawing, RolloutJournal(folder), parts.scorer_hash, seed)
+        self._partial = None
+        if config.rollout_tokens_per_step is not None:
+            settings = PartialSettings(
+                config.rollout_tokens_per_step, config.steps - 1, parts.decode, parts.context_tokens
+            )
+            journal = PartialJournal(folder, by_id)
+            self._partial = PartialDrawer(self._weigh_problems, drawing, settings, journal, parts.scorer_hash, seed)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -105,7 +115,11 @@ class StepBatches:
         return len(self.parts.problems) / self.config.problems_per_step
 
     def _problems_of(self, wave: int) -> list[Problem]:
-        return [self.parts.problems[row] for row in self._chooser.choose(wave).rows]
+        return [problem for problem, _ in self._weigh_problems(wave)]
+
+    def _weigh_problems(self, wave: int) -> list[tuple[Problem, float]]:
+        choice = self._chooser.choose(wave)
+        return [(self.parts.problems[row], weight) for row, weight in zip(choice.rows, choice.weights, strict=True)]
 
     def draw(self, step: int, *, is_under_way: bool = False) -> Gathered:
         """Return the groups of a step; where updates were taken on them already, from the journal.
@@ -115,33 +129,42 @@ class StepBatches:
             SamplerError: The sampler does not hold the published weights.
             StorageError: The journal cannot be read or written.
         """
-        found = self._recall(step) if is_under_way else self._draw(step)
+        found = self._gather(step, None) if is_under_way else self._draw(step)
         self._chooser.see(step, found.drawn)
         return found
 
-    def _recall(self, step: int) -> Gathered:
-        first, wanted, most = self._describe_waves(step)
-        return gather_groups(lambda wave: self._waves.recall(first + wave), wanted, most)
-
     def _draw(self, step: int) -> Gathered:
-        first, wanted, most = self._describe_waves(step)
         name = self.parts.name_policy()
         self._drop_journals()
         with torch.random.fork_rng(devices=[] if self.parts.device == "cpu" else [self.parts.device]):
             self.parts.sampler.publish(PolicyVersion(name, model=self.parts.policy.model))
-            found = gather_groups(lambda wave: self._waves.draw(first + wave, name), wanted, most)
+            found = self._gather(step, name)
         self.parts.sampler.close()
         return found
 
-    def _describe_waves(self, step: int) -> tuple[int, int, int]:
-        """Return the number of a step's first wave, the groups that are wanted, and the waves that it has at most."""
-        return step * self.config.max_waves, self.config.problems_per_step, self.config.max_waves
+    def _gather(self, step: int, policy: str | None) -> Gathered:
+        """Return the groups of a step, drawn under a policy; without one, from the journal."""
+        if self._partial is not None:
+            ended = self._partial.recall(step) if policy is None else self._partial.draw(step, policy)
+            return Gathered(ended.groups, (ended.groups,), ended.weights, ended.staleness)
+        config, waves = self.config, self._waves
+        first = step * config.max_waves
+        found = gather_groups(
+            lambda wave: waves.recall(first + wave) if policy is None else waves.draw(first + wave, policy),
+            config.problems_per_step,
+            config.max_waves,
+        )
+        choices = [self._chooser.choose(first + wave) for wave in range(len(found.waves))]
+        return replace(found, weights=tuple(weight for choice in choices for weight in choice.weights))
 
     def _drop_journals(self) -> None:
         """Remove the journals that no checkpoint goes back to."""
         whole = CheckpointStore(StageFolder(self.context.folder).checkpoints).list_whole()
         oldest = min(whole, default=0) // self.config.updates_per_step
-        self._waves.journal.drop_before(oldest * self.config.max_waves)
+        if self._partial is not None:
+            self._partial.journal.drop_before(oldest)
+        else:
+            self._waves.journal.drop_before(oldest * self.config.max_waves)
 
     def prepare(self, step: int, gathered: Gathered) -> StepFigures:
         """Compare the completions of a step and lay out its updates; return what its rollouts say."""
@@ -152,9 +175,8 @@ class StepBatches:
             self._build_minibatch([one for one in compared if one.group % self.config.minibatches == place])
             for place in range(self.config.minibatches)
         ]
-        first, _, _ = self._describe_waves(step)
-        choices = [self._chooser.choose(first + wave) for wave in range(len(gathered.waves))]
-        self._figures = describe_step(gathered, choices, self.config)
+        chosen = self._chooser.choose(step * self.config.max_waves)
+        self._figures = describe_step(gathered, chosen.effective_fraction, self.config)
         return self._figures
 
     def minibatch(self, place: int) -> StepBatch:

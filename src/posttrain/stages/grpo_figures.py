@@ -10,8 +10,7 @@ import numpy as np
 
 from posttrain.core import metrics as keys
 from posttrain.core.records import Group, Observation, Rollout
-from posttrain.rollouts.curriculum import Choice
-from posttrain.rollouts.dynamic import Gathered
+from posttrain.rollouts.dynamic import Gathered, Staleness
 from posttrain.statistics.difficulty import DrawnGroup, compute_weights, count_successes, count_tokens, find_band
 from posttrain.statistics.reward_groups import compute_group_figures
 
@@ -27,12 +26,12 @@ class StepFigures:
     values: dict[str, float]
 
 
-def describe_step(gathered: Gathered, choices: Sequence[Choice], config: GrpoConfig) -> StepFigures:
+def describe_step(gathered: Gathered, effective_problems: float, config: GrpoConfig) -> StepFigures:
     """Return what the rollouts of a step say.
 
     Args:
         gathered: What was drawn, and what of it is trained on.
-        choices: How the problems of each wave were chosen.
+        effective_problems: The share of the problems that the choice of the step's first wave leaves in effect.
         config: The stage's configuration.
     """
     groups = gathered.groups
@@ -51,20 +50,21 @@ def describe_step(gathered: Gathered, choices: Sequence[Choice], config: GrpoCon
         keys.COMPLETION_LENGTH: float(np.mean(lengths)) if lengths else 0.0,
         keys.CLIPPED_RATIO: found.clipped_fraction,
         keys.LEFT_OUT_FRACTION: gathered.left_out_fraction,
-        keys.EFFECTIVE_PROBLEMS: choices[0].effective_fraction if choices else 1.0,
+        keys.EFFECTIVE_PROBLEMS: effective_problems,
     }
-    values |= _describe_difficulty(gathered, choices, config.solved_from)
+    values |= _describe_difficulty(gathered, config.solved_from)
     if config.environment is not None:
         values |= _describe_tools(rollouts)
+    if gathered.staleness is not None:
+        values |= _describe_staleness(gathered.staleness)
     return StepFigures(values[keys.REWARD], values)
 
 
-def _describe_difficulty(gathered: Gathered, choices: Sequence[Choice], solved_from: float) -> dict[str, float]:
+def _describe_difficulty(gathered: Gathered, solved_from: float) -> dict[str, float]:
     kept = {id(group) for group in gathered.groups}
     drawn = [
         _describe_group(group, id(group) in kept, weight, solved_from)
-        for wave, choice in zip(gathered.waves, choices, strict=True)
-        for group, weight in zip(wave, choice.weights, strict=True)
+        for group, weight in zip(gathered.drawn, gathered.weights or (1.0,) * gathered.num_drawn, strict=True)
     ]
     tokens = {keys.TOKENS_BY_DIFFICULTY[band]: float(count) for band, count in count_tokens(drawn).items()}
     weights = {keys.WEIGHT_BY_DIFFICULTY[band]: weight for band, weight in compute_weights(drawn).items()}
@@ -82,4 +82,12 @@ def _describe_tools(rollouts: Sequence[Rollout]) -> dict[str, float]:
     return {
         keys.NUM_TURNS: float(np.mean([1 + len(turns) for turns in seen])) if seen else 0.0,
         keys.TOOL_ERRORS: sum(turn.num_failed for turns in seen for turn in turns) / max(1, num_replies),
+    }
+
+
+def _describe_staleness(staleness: Staleness) -> dict[str, float]:
+    return {
+        keys.STALE_FRACTION: staleness.stale_fraction,
+        keys.TOKEN_AGE: staleness.mean_age,
+        keys.SET_ASIDE: float(staleness.num_set_aside),
     }
