@@ -81,7 +81,7 @@ def list_mutants(problem: Problem) -> Iterator[tuple[str, str, Calls, bool]]:
 
 
 def render(calls: Calls, syntax: str) -> str:
-    """Return calls as a text in one of the forms of `posttrain.scorers.calls`."""
+    """Return calls as a text in one of the forms of `posttrain.chat.calls`."""
     if syntax == "python":
         return f"[{', '.join(_render_python(name, arguments) for name, arguments in calls)}]"
     entries = [{"name": name, "arguments": arguments} for name, arguments in calls]

@@ -4,8 +4,8 @@ import pytest
 
 from benchmarks.bfcl import list_answers, list_mutants, render, write_source
 from benchmarks.forms_golden import compute_agreement, invent_call
+from posttrain.chat.calls import read_calls
 from posttrain.core.records import Problem
-from posttrain.scorers.calls import read_calls
 
 FUNCTION = {
     "name": "f",

@@ -189,6 +189,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "rl_reverse": rl(kl="reverse_kl", kl_place="reward", kl_coefficient=0.5),
     "rl_settled": rl(scorer={"type": "length", "low": 2, "high": 3}, algorithm="dapo", steps=4),
     "rl_watched": rl(scorer="own.py:watched_length", group_size=9),
+    "rl_curriculum": rl(curriculum={"decay": 1.0}, solved_from=6.0, steps=6),
     "rl_adapted": recipe_values(
         stage(adapter=LORA, adapter_start="new"),
         {**rl()["stages"][0], "adapter": LORA, "adapter_start": "continue"},

@@ -95,8 +95,8 @@ def test_waves_are_drawn_until_enough_groups_tell_and_no_order_decides() -> None
     ]
     found = gather_groups(lambda wave: waves[wave], num_wanted=3, max_waves=8)
     assert [group.problem.problem_id for group in found.groups] == ["a", "c", "g"]
-    assert (found.num_waves, found.num_drawn, found.num_informative, found.num_left_out) == (3, 9, 4, 1)
-    assert found.informative_fraction == pytest.approx(4 / 9)
+    assert (len(found.waves), found.num_drawn, found.num_informative, found.num_left_out) == (3, 9, 4, 1)
+    assert found.informative_fraction == pytest.approx(4 / 9) and found.left_out_fraction == pytest.approx(6 / 9)
     bounded = gather_groups(lambda wave: waves[wave], num_wanted=3, max_waves=2)
     assert [group.problem.problem_id for group in bounded.groups] == ["a", "c"]
     plain = gather_groups(lambda wave: waves[wave], num_wanted=3, max_waves=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,14 @@ from posttrain.core.protocols import TemplateRenderer
 from posttrain.core.records import Message
 
 Tools = list[dict[str, Any]] | None
+CALL_ID = "000000000"
+"""Names a call where a template asks for a name; some take nine letters and digits and nothing else."""
+CALLING: Message = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"id": CALL_ID, "type": "function", "function": {"name": "probe", "arguments": {}}}],
+}
+"""A turn that calls a tool."""
 
 
 @dataclass(slots=True)
@@ -82,15 +91,8 @@ class Conversation:
 
     def _find_span(self, turn: int, control: ControlText, stop_texts: Collection[str]) -> Span:
         """Return the characters that the assistant has to write in a turn."""
-        prompt = self.renderings[turn, True].text
         full = self.renderings[turn + 1, False]
-        if not full.text.startswith(prompt):
-            raise _no_prefix(turn, prompt, full.text)
-        stop = next(
-            (match for match in control.find(full.text, len(prompt), full.ranges) if match.group() in stop_texts), None
-        )
-        if stop is None:
-            raise no_stop(f"the template puts no stop token after the assistant's turn (message {turn})")
+        start, stop = self._find_stop(turn, full, control, stop_texts)
         rest = full.text[stop.end() :]
         if control.pattern.sub("", rest).strip():
             raise TemplateError(
@@ -98,7 +100,31 @@ class Conversation:
                 expected="nothing but white space and control tokens after the stop token",
                 cure="correct the stop tokens, or name another template with chat.template",
             )
-        return Span(len(prompt), stop.start(), stop.end())
+        return Span(start, stop.start(), stop.end())
+
+    def find_observation(self, control: ControlText, stop_texts: Collection[str]) -> tuple[Rendering, int]:
+        """Return the whole rendering of a planned observation, and the character at which the observation begins.
+
+        Raises:
+            TemplateError: The conversation cannot be rendered so that it goes on where the turn ended.
+        """
+        if self.error is not None:
+            raise self.error
+        turn, whole = self.needed[0][0], self.renderings[self.needed[1]]
+        _, stop = self._find_stop(turn, whole, control, stop_texts)
+        return whole, stop.end()
+
+    def _find_stop(
+        self, turn: int, full: Rendering, control: ControlText, stop_texts: Collection[str]
+    ) -> tuple[int, re.Match[str]]:
+        """Return where a turn begins in a rendering that holds it, and the stop token that ends it."""
+        prompt = self.renderings[turn, True].text
+        if not full.text.startswith(prompt):
+            raise _no_prefix(turn, prompt, full.text)
+        for match in control.find(full.text, len(prompt), full.ranges):
+            if match.group() in stop_texts:
+                return len(prompt), match
+        raise no_stop(f"the template puts no stop token after the assistant's turn (message {turn})")
 
 
 def plan_conversation(messages: Sequence[Message], tools: Tools, first_trained: int, train_on: str) -> Conversation:
@@ -130,6 +156,16 @@ def plan_prompt(messages: Sequence[Message], tools: Tools) -> Conversation:
     except TemplateError as error:
         return Conversation([], tools, None, error=error)
     return Conversation(prepared, tools, None, needed=[(len(prepared), True)])
+
+
+def plan_observation(messages: Sequence[Message], tools: Tools, replies: Sequence[Message]) -> Conversation:
+    """Return a conversation that goes on after the tools' replies to a call."""
+    try:
+        before = prepare_messages(messages)
+        prepared = prepare_messages([*messages, CALLING, *({"tool_call_id": CALL_ID, **reply} for reply in replies)])
+    except TemplateError as error:
+        return Conversation([], tools, None, error=error)
+    return Conversation(prepared, tools, None, needed=[(len(before), True), (len(prepared), True)])
 
 
 def render_conversations(

@@ -33,6 +33,7 @@ from posttrain.chat.conversations import (
     Tools,
     no_stop,
     plan_conversation,
+    plan_observation,
     plan_prompt,
     render_conversations,
 )
@@ -175,6 +176,30 @@ class Renderer:
             except TemplateError as error:
                 raise _at(error, f"prompt {index}") from None
             ids.append(np.asarray(encoded.ids, dtype=np.int32))
+        return ids
+
+    def render_observations(
+        self, requests: Sequence[tuple[Sequence[Message], Tools, Sequence[Message]]]
+    ) -> list[npt.NDArray[np.int32]]:
+        """Return the ids between the stop token of an assistant's turn that calls tools and its next turn.
+
+        Args:
+            requests: Messages before the turn, tools, and the tools' replies. The turn itself stays out of it: a
+                call without arguments stands in its place.
+
+        Raises:
+            TemplateError: The template refuses such a conversation, or writes another prompt once it goes on.
+        """
+        conversations = [plan_observation(*request) for request in requests]
+        render_conversations(conversations, self._template_renderer, self._encoder.control)
+        ids = []
+        for index, conversation in enumerate(conversations):
+            try:
+                rendering, start = conversation.find_observation(self._encoder.control, self._encoder.stop_texts)
+                encoded = self._encoder.encode(rendering.text, rendering.ranges)
+            except TemplateError as error:
+                raise _at(error, f"reply {index}") from None
+            ids.append(np.asarray(encoded.ids[bisect_left(encoded.starts, start) :], dtype=np.int32))
         return ids
 
     def render_text(self, messages: Sequence[Message]) -> str:

@@ -170,8 +170,46 @@ INFORMATIVE_FRACTION = declare(
     "informative_fraction", "fraction", "token_mean", "groups drawn whose rewards differ", lower_is_better=False
 )
 NUM_WAVES = declare("rollouts/waves", "waves", "last", "times that problems were drawn for a step")
+STALE_FRACTION = declare(
+    "off_policy/token_fraction", "fraction", "token_mean", "tokens trained on that the policy of an earlier step drew"
+)
+TOKEN_AGE = declare("off_policy/mean_age", "steps", "token_mean", "how many steps ago tokens trained on were drawn")
+SET_ASIDE = declare("off_policy/set_aside", "groups", "last", "groups that go on in the next step")
+LEFT_OUT_FRACTION = declare(
+    "sampling/left_out_fraction", "fraction", "token_mean", "groups drawn that are not trained on"
+)
+EFFECTIVE_PROBLEMS = declare(
+    "sampling/effective_problems",
+    "fraction",
+    "last",
+    "share of the problems that the choice among them leaves in effect; 1 where all have the same chance",
+    bounds=(0.0, 1.0),
+)
+DIFFICULTIES = {
+    "never": "no completion of which is a success",
+    "hard": "less than a third of whose completions are successes",
+    "middle": "a third to two thirds of whose completions are successes",
+    "easy": "more than two thirds of whose completions are successes",
+    "always": "whose completions are all successes",
+}
+"""The bands of a problem's pass rate (`statistics.difficulty`), from the hardest."""
+TOKENS_BY_DIFFICULTY = {
+    band: declare(f"tokens_by_difficulty/{band}", "tokens", "sum", f"tokens drawn for problems {meaning}")
+    for band, meaning in DIFFICULTIES.items()
+}
+WEIGHT_BY_DIFFICULTY = {
+    band: declare(
+        f"weight_by_difficulty/{band}",
+        "times",
+        "last",
+        f"how many times as often as under even chances and without selection problems are trained on {meaning}",
+    )
+    for band, meaning in DIFFICULTIES.items()
+}
 COMPLETION_LENGTH = declare("completions/mean_length", "tokens", "token_mean", "tokens drawn for a completion")
 CLIPPED_RATIO = declare("completions/clipped_ratio", "fraction", "token_mean", "completions cut at the cap")
+NUM_TURNS = declare("tools/turns", "turns", "token_mean", "turns that the policy takes in a rollout")
+TOOL_ERRORS = declare("tools/errors", "fraction", "token_mean", "tools' replies that are errors")
 KL = declare("kl", "nats/token", "token_mean", "KL of the policy from the reference at drawn tokens (k3)")
 CLIP_LOW = declare("clip_ratio/low_mean", "fraction", "token_mean", "tokens whose ratio is held back from below")
 CLIP_HIGH = declare("clip_ratio/high_mean", "fraction", "token_mean", "tokens whose ratio is held back from above")

@@ -163,7 +163,8 @@ class Completion:
     stop token, `text` does not, nor a stop string. Log-probs are nats, one a token: `sampler_logprobs` under
     the full distribution at temperature 1, `drawing_logprobs` under the one that was drawn from (penalty,
     constraint, temperature, truncation; 0 where greedy). An endpoint that speaks text alone leaves the arrays
-    empty and the log-probs None.
+    empty and the log-probs None. `transcript` is empty but where a completion that ended a rollout of several turns is
+    judged: the messages between the problem's and this text, calls and what tools replied.
 
     Example: prompt ids `[5, 9]`, drawn ids `[7, 3]` with 3 a stop token: `finish_reason="stop"`,
     `text` is the decoding of `[7]`, `sampler_logprobs` has two entries.
@@ -180,6 +181,7 @@ class Completion:
     sampler_logprobs: npt.NDArray[np.float32] | None = None
     drawing_logprobs: npt.NDArray[np.float32] | None = None
     top_logprobs: TopLogprobs | None = None
+    transcript: tuple[Message, ...] = ()
 
 
 MAX_HARNESS_FAULT_FRACTION = 0.01
@@ -219,14 +221,19 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Tokens that an environment put between two completions: what a tool gave. They carry no loss.
+    """Tokens that an environment put between two completions: what tools gave. They carry no loss.
 
-    Made by environments, read by samplers (as part of the next prompt) and training. `name` is who spoke.
+    Made by environments, read by samplers (as part of the next prompt) and training. `ids` are all that the template
+    writes from behind the assistant's stop token to where it is to go on. `replies` are the same as messages, one a
+    call, of which `num_failed` are errors.
+
+    Example: a call of a calculator under the plain template: `replies` hold
+    `{"role": "tool", "name": "calculator", "content": "42"}`, and `ids` write `\\nTool:\\n42<eos>\\nAssistant:\\n`.
     """
 
     ids: npt.NDArray[np.int32]
-    text: str
-    name: str
+    replies: tuple[Message, ...]
+    num_failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +281,11 @@ class Rollout:
         """How many tokens the policy drew."""
         return sum(len(turn.ids) for turn in self.turns if isinstance(turn, Completion))
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether a bound ended it: on tokens, on turns, or on what tools may say."""
+        return self.last.finish_reason == "length" or self.outcome.status == "truncated"
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -302,7 +314,8 @@ class ItemResult:
     """One evaluated item, one JSON line: what every paired comparison reads.
 
     Made by `evaluation/runner.py`, read by gates and reports. `prompt` are the problem's messages,
-    `reference` its right answer where it has one, `text` what the policy answered.
+    `reference` its right answer where it has one, `text` what the policy answered, `transcript` what was said between
+    them: calls and what tools replied.
     """
 
     item_id: str
@@ -314,6 +327,7 @@ class ItemResult:
     text: str = ""
     prompt: list[Message] = field(default_factory=list)
     reference: str = ""
+    transcript: list[Message] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

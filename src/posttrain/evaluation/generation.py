@@ -21,6 +21,8 @@ from posttrain.core.sampling import Sampler
 from posttrain.core.seeds import derive_seed
 from posttrain.evaluation.figures import DRAWN_NATS, DRAWN_TOKENS, STOPPED, summarise_items
 from posttrain.evaluation.task import GenerationTask
+from posttrain.rollouts.attempts import Attempt, draw_attempts
+from posttrain.rollouts.environments import Environment
 
 _SCORED_AT_ONCE = 32
 _DRAWN_AT_ONCE = 1024
@@ -29,13 +31,17 @@ _DRAWN_AT_ONCE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Draws from a sampler, opened when something is to be drawn, and asks a scorer (`answering.Answerer`)."""
+    """Draws from a sampler, opened when something is to be drawn, and asks a scorer (`answering.Answerer`).
+
+    `environment` replies to calls of tools; without one there is one turn.
+    """
 
     task: GenerationTask
     policy_hash: str
     open_sampler: Callable[[], Sampler]
     scorer: Scorer
     seed: int = 0
+    environment: Environment | None = None
 
     @property
     def num_samples(self) -> int:
@@ -63,7 +69,9 @@ class Generation:
             )
         for start in range(0, len(problems), _DRAWN_AT_ONCE):
             some = problems[start : start + _DRAWN_AT_ONCE]
-            yield from draw_items(self.task, task_hash, some, sampler, self.scorer, seed=self.seed)
+            yield from draw_items(
+                self.task, task_hash, some, sampler, self.scorer, seed=self.seed, environment=self.environment
+            )
             release_freed_memory()
 
     def summarise(self, items: Sequence[ItemResult]) -> list[dict[str, Any]]:
@@ -80,6 +88,7 @@ def draw_items(
     scorer: Scorer,
     *,
     seed: int = 0,
+    environment: Environment | None = None,
 ) -> Iterator[list[ItemResult]]:
     """Yield a task's items as they finish, some at a time.
 
@@ -88,38 +97,44 @@ def draw_items(
     """
     parts = ("evaluation", task_hash) if seed == 0 else ("evaluation", task_hash, seed)
     seeds = [derive_seed(*parts, problem.problem_id, 0) for problem in problems]
-    drawn = ((problems[index], completion) for index, completion in sampler.sample(problems, task.sampling, seeds))
-    while batch := list(itertools.islice(drawn, _SCORED_AT_ONCE)):
-        yield score_batch(batch, scorer, task_hash)
+    drawn = draw_attempts(problems, seeds, sampler, task.sampling, environment)
+    attempts = ((problems[index], attempt) for index, attempt in drawn)
+    while batch := list(itertools.islice(attempts, _SCORED_AT_ONCE)):
+        yield score_attempts(batch, scorer, task_hash)
 
 
 def score_batch(batch: Sequence[tuple[Problem, Completion]], scorer: Scorer, task_hash: str) -> list[ItemResult]:
     """Return one item for each problem and completion; what the harness failed on is scored once more."""
-    outcomes = scorer.score(batch)
-    failed = [index for index, outcome in enumerate(outcomes) if outcome.fault == "harness"]
-    if failed:
-        again = scorer.score([batch[index] for index in failed])
-        for index, outcome in zip(failed, again, strict=True):
-            outcomes[index] = outcome
-    return [
-        _record(problem, completion, outcome, task_hash)
-        for (problem, completion), outcome in zip(batch, outcomes, strict=True)
-    ]
+    return score_attempts([(problem, Attempt((completion,))) for problem, completion in batch], scorer, task_hash)
 
 
-def _record(problem: Problem, completion: Completion, outcome: Outcome, task_hash: str) -> ItemResult:
-    parts = {**outcome.parts, STOPPED: float(completion.finish_reason == "stop")}
-    parts[DRAWN_TOKENS] = float(len(completion.ids))
-    if completion.sampler_logprobs is not None and len(completion.ids):
-        parts[DRAWN_NATS] = -float(completion.sampler_logprobs.sum(dtype=np.float64))
+def score_attempts(batch: Sequence[tuple[Problem, Attempt]], scorer: Scorer, task_hash: str) -> list[ItemResult]:
+    """Return one item for each problem and attempt; what the harness failed on is scored once more."""
+    outcomes = {place: attempt.verdict for place, (_, attempt) in enumerate(batch) if attempt.verdict is not None}
+    waiting = [place for place in range(len(batch)) if place not in outcomes]
+    for _ in range(2):
+        found = scorer.score([(batch[place][0], batch[place][1].judged) for place in waiting]) if waiting else []
+        outcomes |= dict(zip(waiting, found, strict=True))
+        waiting = [place for place, outcome in zip(waiting, found, strict=True) if outcome.fault == "harness"]
+    return [_record(*one, outcomes[place], task_hash) for place, one in enumerate(batch)]
+
+
+def _record(problem: Problem, attempt: Attempt, outcome: Outcome, task_hash: str) -> ItemResult:
+    last = attempt.last
+    has_ended = last.finish_reason == "stop" and attempt.verdict is None
+    parts = {**outcome.parts, STOPPED: float(has_ended), DRAWN_TOKENS: float(attempt.num_drawn)}
+    logprobs = [one.sampler_logprobs for one in attempt.completions if one.sampler_logprobs is not None]
+    if len(logprobs) == len(attempt.completions) and attempt.num_drawn:
+        parts[DRAWN_NATS] = -sum(float(values.sum(dtype=np.float64)) for values in logprobs)
     return ItemResult(
         item_id=problem.problem_id,
         cluster_id=problem.cluster_id,
         task_hash=task_hash,
-        sample_index=completion.sample_index,
+        sample_index=last.sample_index,
         outcome=replace(outcome, parts=parts),
-        policy_hash=completion.policy_hash,
-        text=completion.text,
+        policy_hash=last.policy_hash,
+        text=last.text,
         prompt=problem.messages,
         reference=str(problem.columns.get("answer", "")),
+        transcript=list(attempt.transcript),
     )

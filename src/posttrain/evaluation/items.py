@@ -27,8 +27,10 @@ _STATUSES: tuple[str, ...] = get_args(get_type_hints(Outcome)["status"])
 
 
 def format_item(item: ItemResult) -> str:
-    """Return an item as one line of JSON; an outcome without an answer says nothing of one."""
+    """Return an item as one line of JSON; an outcome without an answer says nothing of one, nor one turn of others."""
     values = dataclasses.asdict(item)
+    if not item.transcript:
+        del values["transcript"]
     if item.outcome.answer is None:
         del values["outcome"]["answer"]
     return json.dumps(values, allow_nan=False)
@@ -61,7 +63,8 @@ def _check_types(item: ItemResult) -> None:
     is_usable = {
         "a text": all(isinstance(text, str) for text in texts) and isinstance(outcome.answer, str | None),
         "'sample_index'": type(item.sample_index) is int and item.sample_index >= 0,
-        "'prompt'": isinstance(item.prompt, list) and all(isinstance(message, dict) for message in item.prompt),
+        "'prompt'": _is_conversation(item.prompt),
+        "'transcript'": _is_conversation(item.transcript),
         "'status'": outcome.status in _STATUSES,
         "'fault'": outcome.fault in (None, "policy", "harness"),
         "'value'": _is_number(outcome.value),
@@ -70,6 +73,10 @@ def _check_types(item: ItemResult) -> None:
     wrong = [name for name, is_right in is_usable.items() if not is_right]
     if wrong:
         raise ValueError(f"not an item: {wrong[0]} of it cannot be used")
+
+
+def _is_conversation(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(message, dict) for message in value)
 
 
 def _is_number(value: Any) -> bool:
@@ -100,14 +107,14 @@ def read_items(path: Path) -> list[ItemResult]:
 
 
 def drop_texts(item: ItemResult) -> ItemResult:
-    """Return an item without prompt, text and reference, which is all that figures are made of.
+    """Return an item without its texts, which is all that figures are made of.
 
     Where no scorer named its answer, the hash of the text votes in its place.
     """
     outcome = item.outcome
     if outcome.answer is None and outcome.status == "scored":
         outcome = dataclasses.replace(outcome, answer=hash_text(item.text.strip()))
-    return dataclasses.replace(item, text="", prompt=[], reference="", outcome=outcome)
+    return dataclasses.replace(item, text="", prompt=[], reference="", transcript=[], outcome=outcome)
 
 
 def item_key(item: ItemResult) -> ItemKey:

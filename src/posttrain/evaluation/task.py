@@ -26,6 +26,7 @@ from posttrain.data.evaluation_items import LEAK_ANSWERS, LEAK_QUESTION
 from posttrain.data.sources import DataSource
 from posttrain.evaluation.harness_task import HARNESS, HarnessTask
 from posttrain.evaluation.suites.registry import find_benchmark
+from posttrain.rollouts.environments import EnvironmentSettings
 
 GENERATION, CHOICE, PERPLEXITY = "generation", "choice", "perplexity"
 DEVELOPMENT = "development"
@@ -97,6 +98,7 @@ class GenerationTask(_AskedTask):
     `scorer` is a name, or a mapping with `type` and that type's keys. `temperature` 0 is greedy. `max_new_tokens`
     counts the stop token; what does not stop by then is truncated and counts as a failure. `pass_at`, `cons_at`
     and `best_at` ask for pass@k, the majority's score of the first k samples, and the expected best score of k.
+    `environment` has tools reply to calls; `max_new_tokens` then bounds all turns together.
     """
 
     type: Literal["generation"] = "generation"
@@ -107,6 +109,7 @@ class GenerationTask(_AskedTask):
     top_k: int | None = Field(None, ge=1)
     min_p: float | None = Field(None, gt=0, lt=1)
     stop: list[str] = Field(default_factory=list)
+    environment: EnvironmentSettings | None = optional_field()
     num_samples: int = Field(1, ge=1, le=100_000)
     pass_at: list[int] = display_field(default_factory=list)
     cons_at: list[int] = display_field(default_factory=list)
@@ -120,6 +123,11 @@ class GenerationTask(_AskedTask):
                 raise ValueError(f"'{given[0]}' at temperature 0 changes nothing: set a temperature, or leave it out")
             if self.num_samples > 1:
                 raise ValueError("samples at temperature 0 are all the same: set a temperature, or one sample")
+        if self.environment is not None and (self.stop or self.form == "text"):
+            found = (
+                "a stop string ends a turn before its stop token" if self.stop else "'form: text' writes no template"
+            )
+            raise ValueError(f"{found}, behind which tools reply: leave it out, or 'environment'")
         if any(not text for text in self.stop):
             raise ValueError("a stop string has at least one character")
         for name in ("pass_at", "cons_at", "best_at"):

@@ -55,10 +55,13 @@ def find_said_answer(text: str) -> str:
     return (said[-1] if said else rest.rstrip(".").rsplit(". ", 1)[-1]).strip()
 
 
-def keeps_form(columns: Mapping[str, Any], text: str) -> bool | None:
-    """Return whether a text has the form that its question asks for, None for a form that has no outward sign."""
+def keeps_form(columns: Mapping[str, Any], text: str, *, has_called: bool = False) -> bool | None:
+    """Return whether a text has the form that its question asks for, None for a form that has no outward sign.
+
+    Where tools have replied to calls, an answer is asked for.
+    """
     form, text = columns["form"], text.strip()
-    if form == "answer" or (form == "calls" and not columns["ground_truth"]):
+    if form == "answer" or (form == "calls" and (not columns["ground_truth"] or has_called)):
         return find_answer(text) is not None
     if form == "calls":
         return (
@@ -112,6 +115,9 @@ class LabScorer:
         judges: The scorer of each form but `answer`.
         value: What the value is: `correct` in [0, 1], or `gold`, mapped from [-3, 3] onto [0, 1].
         takes_prose: Whether an answer may stand in running text without its mark (for bases, which know no form).
+
+    Where tools have replied to calls (`Completion.transcript`), a question that needs them is judged by its answer, and
+    by whether the calls that it needs were among them. Without replies the calls themselves are judged.
 
     Columns: those of the lab's sets. Its name is `correct` or `gold_scaled`. Parts: `correct`, `gold`; `format` where
     the form has an outward sign; `claimed` where the user claimed something wrong (1 where the reply says it too), and
@@ -172,6 +178,8 @@ class LabScorer:
 
     def _refine(self, problem: Problem, completion: Completion, outcome: Outcome) -> Outcome:
         """Return an outcome that also asks for what the form's own scorer does not look at."""
+        if problem.columns["form"] == "calls" and completion.transcript:
+            return self._judge_use(problem, completion, outcome)
         if outcome.status != "scored" or outcome.value < 1:
             return outcome
         if problem.columns["form"] == "calls" and not problem.columns["ground_truth"]:
@@ -179,13 +187,27 @@ class LabScorer:
         fault = find_fault(problem, completion.text)
         return outcome if fault is None else replace(outcome, value=0.0, why=fault)
 
+    def _judge_use(self, problem: Problem, completion: Completion, calls: Outcome) -> Outcome:
+        """Return whether a question's answer is right and was reached by the calls that it needs, and by some at all.
+
+        A call more than is needed costs nothing where one is needed, so that an error may be made good.
+        """
+        if not problem.columns["ground_truth"]:
+            return Outcome("scored", 0.0, why="a tool call where none was needed", parts=calls.parts)
+        answer = self._judge_answer(problem, completion)
+        num_missing = calls.parts.get("calls_expected", 0.0) - calls.parts.get("calls_met", 0.0)
+        if answer.value and num_missing:
+            return replace(answer, value=0.0, why=f"{num_missing:.0f} needed calls were not made", parts=calls.parts)
+        return replace(answer, parts=calls.parts)
+
     def _complete(self, problem: Problem, completion: Completion, outcome: Outcome) -> Outcome:
         if not outcome.is_counted:
             return outcome
         columns = problem.columns
         parts = {CORRECT: outcome.value}
         if keeps_form(columns, "") is not None:
-            is_kept = completion.finish_reason == "stop" and keeps_form(columns, completion.text)
+            has_called = bool(completion.transcript)
+            is_kept = completion.finish_reason == "stop" and keeps_form(columns, completion.text, has_called=has_called)
             parts[FORMAT] = float(bool(is_kept))
         gold = compute_gold(completion.text, outcome.value, int(columns["needed_words"]))
         parts[GOLD] = gold

@@ -27,16 +27,18 @@ from posttrain.models.heads import (
     is_sharing_exact,
 )
 from posttrain.models.loaded_policy import LoadedPolicy
-from posttrain.models.loading import load_policy
+from posttrain.models.loading import load_policy, read_context_tokens
 from posttrain.models.logprobs import compute_logprobs
 from posttrain.pipeline.compiled import build_training_kernels
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.sampling import build_sampler
-from posttrain.pipeline.scorers import build_context, build_scorer, hash_scorer
+from posttrain.pipeline.scorers import ScorerContext, build_context, build_scorer, hash_scorer
 from posttrain.pipeline.sft_wiring import load_trained_policy
 from posttrain.pipeline.task_rows import read_problems
+from posttrain.pipeline.tools import build_environment, hash_environment
 from posttrain.pipeline.tracked_metric import hash_weights_in_memory
 from posttrain.pipeline.wiring import find_contaminated_rows
+from posttrain.rollouts.environments import Environment
 from posttrain.stages.grpo import GrpoConfig, GrpoParts
 from posttrain.stages.grpo_batches import LogprobsOf
 from posttrain.training.distributed import Ranks
@@ -92,6 +94,13 @@ def hash_stage_scorer(recipe: Recipe, config: GrpoConfig) -> str:
     return hash_json(hash_scorer(config.scorer, build_context(recipe.roots, recipe.scorers)))
 
 
+def hash_stage_environment(recipe: Recipe, config: GrpoConfig) -> str | None:
+    """Return the name by content of what replies to calls, None where nothing does."""
+    if config.environment is None:
+        return None
+    return hash_environment(config.environment, build_context(recipe.roots, recipe.scorers))
+
+
 def build_grpo_parts(
     setting: GrpoSetting,
     config: GrpoConfig,
@@ -119,10 +128,8 @@ def build_grpo_parts(
     notes += found
     scored, found = _build_scored_policy(policy, config)
     notes += found
-    scorer = build_scorer(
-        config.scorer,
-        build_context(setting.recipe.roots, setting.recipe.scorers, allow_unsafe=setting.allow_unsafe),
-    )
+    context = build_context(setting.recipe.roots, setting.recipe.scorers, allow_unsafe=setting.allow_unsafe)
+    scorer = build_scorer(config.scorer, context)
     parts = GrpoParts(
         policy=scored,
         sampler=sampler,
@@ -131,12 +138,26 @@ def build_grpo_parts(
         problems=problems,
         compute_reference=_build_reference(setting, config),
         name_policy=lambda: hash_weights_in_memory(policy),
+        decode=lambda ids: str(setting.renderer.tokenizer.decode(ids)),
+        context_tokens=read_context_tokens(Path(setting.parent.folder)),
         is_sharing_exact=is_sharing_exact(policy.model),
         ranks=setting.ranks,
         device=setting.device,
         publish=publish,
+        environment=_build_environment(setting, config, context),
     )
     return parts, notes
+
+
+def _build_environment(setting: GrpoSetting, config: GrpoConfig, context: ScorerContext) -> Environment | None:
+    if config.environment is None:
+        return None
+    return build_environment(
+        config.environment,
+        setting.renderer,
+        replace(context, place=f"stages: {setting.name}: environment"),
+        context_tokens=read_context_tokens(Path(setting.parent.folder)),
+    )
 
 
 def load_started_policy(setting: GrpoSetting, config: GrpoConfig) -> LoadedPolicy:

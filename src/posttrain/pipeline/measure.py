@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -53,7 +53,9 @@ from posttrain.pipeline.sampling import build_sampler
 from posttrain.pipeline.scorers import ScorerContext, build_context, build_scorer, find_tier, hash_scorer
 from posttrain.pipeline.store import WorkingFolders
 from posttrain.pipeline.task_rows import read_task_problems
+from posttrain.pipeline.tools import build_environment, hash_environment
 from posttrain.pipeline.weighers import build_weigher
+from posttrain.rollouts.environments import Environment
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.distributed import find_device
 
@@ -63,7 +65,7 @@ CARD_SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class MeasureSettings:
-    """What tasks are measured with beside the policy: where paths lead, the user's scorers, the precision."""
+    """What tasks are measured with beside the policy: where paths lead, the user's scorers and tools, the precision."""
 
     roots: Roots
     scorers: Mapping[str, Plugin]
@@ -72,7 +74,7 @@ class MeasureSettings:
 
     @property
     def scorer_context(self) -> ScorerContext:
-        """What scorers are built with."""
+        """What scorers and tools are built with."""
         return build_context(self.roots, self.scorers, allow_unsafe=self.allow_unsafe)
 
 
@@ -226,7 +228,7 @@ class Measurer:
                 problems = read_task_problems(roots, task, source, ledger=ledger)
             else:
                 problems = read_development_problems(roots, task, ledger=ledger)
-            measured_by = hash_json([self._name_template(task), self.settings.dtype, self._hash_scorer(task)])
+            measured_by = hash_json([self._name_template(task), self.settings.dtype, *self._hash_parts(task)])
             found = hash_task(task, problems, measured_by)
             self._prepared[key] = PreparedTask(task, problems, found, rows_bad=ledger.rows_bad)
             if ledger.rows_bad:
@@ -299,7 +301,8 @@ class Measurer:
             return HarnessAnswers(task, prepared.loaded, policy.hash, open_policy, items_path, self.seed)
         if isinstance(task, GenerationTask):
             open_sampler = partial(policy.open_sampler, task.form)
-            return Generation(task, policy.hash, open_sampler, self._find_scorer(task), self.seed)
+            environment = self._build_environment(policy, task)
+            return Generation(task, policy.hash, open_sampler, self._find_scorer(task), self.seed, environment)
         if isinstance(task, ChoiceTask):
             return MultipleChoice(task, policy.hash, policy.open_weigher)
         return Perplexity(task, policy.hash, policy.open_weigher)
@@ -310,12 +313,24 @@ class Measurer:
             self._scorers[key] = build_scorer(task.scorer, self.settings.scorer_context)
         return self._scorers[key]
 
+    def _build_environment(self, policy: OpenPolicy, task: GenerationTask) -> Environment | None:
+        if task.environment is None:
+            return None
+        context = replace(self.settings.scorer_context, place=f"evaluate: {task.name}: environment")
+        context_tokens = read_context_tokens(policy.folder)
+        return build_environment(task.environment, self.renderer, context, context_tokens=context_tokens)
+
     def _name_template(self, task: EvaluationTask) -> str:
         """Return what names the chat format that a task is asked in."""
         return name_template("chat" if isinstance(task, PerplexityTask) else task.form, self.renderer)
 
-    def _hash_scorer(self, task: EvaluationTask) -> list[Any] | None:
-        return hash_scorer(task.scorer, self.settings.scorer_context) if isinstance(task, GenerationTask) else None
+    def _hash_parts(self, task: EvaluationTask) -> list[Any]:
+        """Return what names the scorer, and the environment where there is one."""
+        if not isinstance(task, GenerationTask):
+            return [None]
+        context = self.settings.scorer_context
+        scorer = hash_scorer(task.scorer, context)
+        return [scorer, *([] if task.environment is None else [hash_environment(task.environment, context)])]
 
     def _describe(self, policy: OpenPolicy, prepared: PreparedTask, answerer: Answerer, rows: Rows) -> dict[str, Any]:
         """Return the card that lies beside the items: what was measured, and how.

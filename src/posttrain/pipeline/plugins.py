@@ -1,14 +1,15 @@
-"""Code of the user's own: stages, callbacks and scorers from a Python file or an installed package.
+"""Code of the user's own: stages, callbacks, scorers and tools from a Python file or an installed package.
 
 A recipe names a plug-in as `file.py:name`, a file below the recipe's folder, or by the name of an entry
-point of the group `posttrain.stages`, `posttrain.callbacks` or `posttrain.scorers`. Finding one reads
-and hashes its source and never imports it, so that a plan runs no code of a recipe; loading one, which
-only a run does, executes exactly the source that was hashed.
+point of the group `posttrain.stages`, `posttrain.callbacks`, `posttrain.scorers` or `posttrain.tools`. Finding
+one reads and hashes its source and never imports it, so that a plan runs no code of a recipe; loading one,
+which only a run does, executes exactly the source that was hashed.
 
 * A stage is a function `run(config, inputs, parts, context) -> dict[str, Artifact]` under the given
   name; its module also holds `Config`, a subclass of `posttrain.core.config.Config`, for its keys.
 * A callback is an object, or a class without arguments, with `on_step` or `on_save`.
 * A scorer is a function `f(prompts, completions, completion_ids, **columns)`, or a `Scorer`.
+* A tool is a function of named parameters, whose result is turned into text.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ from posttrain.core.hashing import hash_bytes, hash_digests, hash_json
 from posttrain.core.records import Artifact
 from posttrain.pipeline.roots import Roots
 
-PluginKind = Literal["stage", "callback", "scorer"]
+PluginKind = Literal["stage", "callback", "scorer", "tool"]
 GROUPS: dict[PluginKind, str] = {
     "stage": "posttrain.stages",
     "callback": "posttrain.callbacks",
     "scorer": "posttrain.scorers",
+    "tool": "posttrain.tools",
 }
 MAX_SOURCE_BYTES = 1 << 20
 _FILE_REFERENCE = re.compile(r"(?P<file>.+\.py)(:(?P<name>.*))?")

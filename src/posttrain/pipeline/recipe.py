@@ -35,7 +35,9 @@ from posttrain.pipeline.recipe_checks import (
 from posttrain.pipeline.recipe_settings import TOP_KEYS, ChatSettings, Logger, ModelSource, RecipeHead
 from posttrain.pipeline.roots import Roots, declare_roots
 from posttrain.pipeline.stage_entries import StageEntry, read_stages
+from posttrain.pipeline.tool_settings import describe_tools, find_tool_plugins
 from posttrain.pipeline.yaml_reader import Positions, read_file, read_yaml
+from posttrain.rollouts.environments import EnvironmentSettings
 
 SCHEMA = 1
 
@@ -45,8 +47,8 @@ class Recipe:
     """A recipe as understood: defaults filled in, overrides applied, everything checked that needs no data.
 
     Made by `read_recipe`; read by plan, wiring, run and the report. `text` is the file as the user wrote
-    it, `folder` is where the run goes (absolute), and `scorers` are the scorers that are not built in, by
-    reference.
+    it, `folder` is where the run goes (absolute), and `scorers` are the scorers and tools that are not
+    built in, by reference.
 
     Example: a file of `schema: 1`, `name: demo`, `model: lab:seedling` and one stage `{name: sft, type:
     sft, ...}` gives `recipe.model.source == "lab:seedling"`, `recipe.stages[0].parent == "base"` and
@@ -196,15 +198,19 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, folder: Path | Non
 def _find_scorers(
     head: RecipeHead, stages: Sequence[StageEntry], roots: Roots, positions: Positions
 ) -> dict[str, Plugin]:
-    """Return the user's own scorers, of tasks and of stages that reward."""
+    """Return the user's own scorers and tools, of tasks and of stages that reward."""
     found: dict[str, Plugin] = {}
     for index, task in enumerate(head.evaluate):
         if isinstance(task, GenerationTask):
             found |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
+            found |= find_tool_plugins(task.environment, roots, describe_tools(positions, ("evaluate", index)))
     for index, entry in enumerate(stages):
         scorer = getattr(entry.config, "scorer", None)
         if isinstance(scorer, str | dict):
             found |= find_scorer_plugins(scorer, roots, positions.describe(("stages", index, "scorer")))
+        environment = getattr(entry.config, "environment", None)
+        if isinstance(environment, EnvironmentSettings):
+            found |= find_tool_plugins(environment, roots, describe_tools(positions, ("stages", index)))
     return found
 
 

@@ -266,7 +266,7 @@ def require_plugin(kind: PluginKind, reference: str, roots: Roots, place: str) -
     """
     plugin = find_plugin(kind, reference, roots, place=place)
     if plugin is None:
-        built_in = {"stage": tuple(BUILT_IN_STAGES), "scorer": tuple(SCORERS), "callback": ()}[kind]
+        built_in = {"stage": tuple(BUILT_IN_STAGES), "scorer": tuple(SCORERS)}.get(kind, ())
         raise RecipeError(
             f"no {kind} is called '{reference}'",
             expected=f"a built-in {kind}, an installed entry point, or file.py:name below the recipe's folder",

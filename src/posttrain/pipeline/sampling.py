@@ -21,6 +21,12 @@ from posttrain.samplers.local import EngineModel, EngineOptions, LocalSampler
 from posttrain.samplers.probing import UnmanagedCacheError, probe_layers
 
 
+def find_context_tokens(model: Any) -> int | None:
+    """Return the longest row that a model takes, None for no limit."""
+    found: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return found
+
+
 def build_engine_model(model: Any, dtype: torch.dtype) -> EngineModel:
     """Return what the engine samples a policy's weights from: a copy, adapters merged in, in one precision.
 
@@ -38,7 +44,7 @@ def build_engine_model(model: Any, dtype: torch.dtype) -> EngineModel:
     backbone = find_backbone(shadow.model)
     shapes = probe_layers(shadow.model, backbone)
     chosen = choose_decode(shadow.model, backbone, shapes)
-    context = getattr(shadow.model.config.get_text_config(), "max_position_embeddings", None)
+    context = find_context_tokens(shadow.model)
     return EngineModel(
         backbone=backbone,
         decode=chosen.decode,

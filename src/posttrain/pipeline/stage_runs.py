@@ -43,6 +43,7 @@ from posttrain.pipeline.tracked_metric import (
 )
 from posttrain.pipeline.wiring import PREVIEW_ROWS, StageData, describe_rows, load_stage_data
 from posttrain.rollouts.journal import RolloutJournal
+from posttrain.rollouts.pass_rate_log import PassRateLog
 from posttrain.stages import grpo, sft
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.checkpoints import CheckpointStore
@@ -166,6 +167,8 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
     artifacts = grpo.run(config, {"policy": job.parent}, parts, job.context)
     CheckpointStore(job.folder.checkpoints).clear()  # the artifact has taken their place
     RolloutJournal(job.folder.rollouts).clear()
+    if config.curriculum is not None:
+        PassRateLog(job.folder.rollouts, len(problems), config.curriculum.decay).clear()
     return StageResult(artifacts, parts.num_tokens, ledger)
 
 

@@ -40,6 +40,7 @@ from posttrain.pipeline.recipe_checks import (
 )
 from posttrain.pipeline.recipe_settings import TOP_KEYS, Name, read_one_name
 from posttrain.pipeline.roots import Roots, declare_roots
+from posttrain.pipeline.tool_settings import describe_tools, find_tool_plugins
 from posttrain.pipeline.yaml_reader import read_file, read_yaml
 
 SCHEMA = 1
@@ -63,7 +64,7 @@ class SuiteHead(Config):
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Tasks to measure a model on, with where their paths lead and the user's own scorers."""
+    """Tasks to measure a model on, with where their paths lead and the user's own scorers and tools."""
 
     name: str
     version: int
@@ -232,6 +233,7 @@ def read_suite(name: str) -> Suite:
     for index, task in enumerate(head.evaluate):
         if isinstance(task, GenerationTask):
             scorers |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
+            scorers |= find_tool_plugins(task.environment, roots, describe_tools(positions, ("evaluate", index)))
     check_monitors(head.monitors, head.evaluate, positions)
     return Suite(head.name, head.version, tuple(head.evaluate), roots, scorers, tuple(head.monitors))
 

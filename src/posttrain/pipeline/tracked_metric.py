@@ -35,9 +35,11 @@ from posttrain.gates.rules import split_metric
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.pipeline.development_rows import read_development_problems
 from posttrain.pipeline.recipe import Recipe
-from posttrain.pipeline.sampling import build_sampler
+from posttrain.pipeline.sampling import build_sampler, find_context_tokens
 from posttrain.pipeline.scorers import build_context, build_scorer, hash_scorer
+from posttrain.pipeline.tools import build_environment, hash_environment
 from posttrain.pipeline.wiring import fingerprint_sources
+from posttrain.rollouts.environments import Environment
 from posttrain.stages.sft import SftConfig
 from posttrain.statistics.pairing import list_parts, read_value
 from posttrain.statistics.repeats import fold_samples, parse_repeated
@@ -81,6 +83,8 @@ def describe_tracked_metric(recipe: Recipe, tracked: TrackedMetric) -> list[Any]
     """
     drawing = {key: value for key, value in tracked.task.identity().items() if key not in tracked.task.BESIDE}
     scorer = hash_scorer(tracked.task.scorer, build_context(recipe.roots, recipe.scorers))
+    if tracked.task.environment is not None:
+        scorer.append(hash_environment(tracked.task.environment, build_context(recipe.roots, recipe.scorers)))
     shots = [] if tracked.task.shots_from is None else [tracked.task.shots_from]
     return [drawing, scorer, tracked.part, fingerprint_sources(recipe, [tracked.source, *shots])]
 
@@ -95,6 +99,8 @@ class MetricTracker:
         sampler: Draws from it.
         scorer: Judges.
         progress: Shows the metric beside the stage's own figures.
+
+    `environment` replies to calls of tools, where the task has one.
     """
 
     def __init__(
@@ -113,6 +119,7 @@ class MetricTracker:
         self._sampler = sampler
         self._scorer = scorer
         self._progress = progress
+        self.environment: Environment | None = None
 
     def measure(self) -> float:
         """Return the mean score of the policy as it is.
@@ -128,7 +135,14 @@ class MetricTracker:
         devices = [parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"][:1]
         with torch.random.fork_rng(devices=devices):
             self._sampler.publish(PolicyVersion(hash_weights_in_memory(self.policy), model=model))
-            for batch in draw_items(self.tracked.task, self._task_hash, self._problems, self._sampler, self._scorer):
+            for batch in draw_items(
+                self.tracked.task,
+                self._task_hash,
+                self._problems,
+                self._sampler,
+                self._scorer,
+                environment=self.environment,
+            ):
                 items += batch
             self._sampler.close()
         # In the order of the rows, so that the sum rounds alike whichever finished first.
@@ -198,8 +212,14 @@ def build_tracker(
         sampler, notes = build_sampler(policy, own)
     for note in notes:
         progress.note(note)
-    scorer = build_scorer(tracked.task.scorer, build_context(recipe.roots, recipe.scorers, allow_unsafe=allow_unsafe))
-    return MetricTracker(tracked, problems, policy, sampler, scorer, progress)
+    context = build_context(recipe.roots, recipe.scorers, allow_unsafe=allow_unsafe)
+    scorer = build_scorer(tracked.task.scorer, context)
+    tracker = MetricTracker(tracked, problems, policy, sampler, scorer, progress)
+    if tracked.task.environment is not None:
+        tracker.environment = build_environment(
+            tracked.task.environment, renderer, context, context_tokens=find_context_tokens(policy.model)
+        )
+    return tracker
 
 
 def measure_on_first_rank(

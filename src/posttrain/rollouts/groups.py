@@ -12,13 +12,15 @@ from dataclasses import dataclass
 
 from posttrain.core.errors import RefusedError
 from posttrain.core.protocols import Scorer
-from posttrain.core.records import MAX_HARNESS_FAULT_FRACTION, Completion, Group, Outcome, Problem, Rollout
+from posttrain.core.records import MAX_HARNESS_FAULT_FRACTION, Completion, Group, Outcome, Problem
 from posttrain.core.sampling import Sampler, SamplingSettings
+from posttrain.rollouts.attempts import Attempt, ReplyBook, draw_attempts
+from posttrain.rollouts.environments import Environment
 
 _SCORED_AT_ONCE = 16
 """Completions that are handed to the scorer together: few, so that verdicts come while others are drawn."""
 
-Judged = tuple[Completion, Outcome]
+Judged = tuple[Attempt, Outcome]
 OnJudged = Callable[[Sequence[Judged]], None]
 
 
@@ -27,15 +29,17 @@ class Drawing:
     """Who draws and who judges: a sampler that holds the policy, a scorer, and how completions are drawn.
 
     `is_overlapped` judges in a thread beside the sampler's; else all is judged when all is drawn, which changes no
-    result.
+    result. `environment` replies to calls of tools; without one there is one turn.
     """
 
     sampler: Sampler
     scorer: Scorer
     settings: SamplingSettings
     is_overlapped: bool = True
+    environment: Environment | None = None
 
 
+# many parameters: what is drawn and judged, what is known of it, and who is told
 def draw_groups(
     problems: Sequence[Problem],
     seeds: Sequence[int],
@@ -43,6 +47,7 @@ def draw_groups(
     *,
     find_known: Callable[[Completion], Outcome | None] | None = None,
     on_judged: OnJudged | None = None,
+    book: ReplyBook | None = None,
 ) -> list[Group]:
     """Return a group for each problem, in order.
 
@@ -50,45 +55,45 @@ def draw_groups(
         problems: What to answer.
         seeds: One for each problem; a sample's stream is derived from it (`core.sampling.derive_sample_seed`).
         drawing: Who draws and judges.
-        find_known: Gives the outcome that a completion had before, from a journal.
+        find_known: Gives the outcome that the rollout which a completion ends had before, from a journal.
         on_judged: Told of verdicts as they come, in any order; what was known is told again.
+        book: Remembers what tools replied.
 
     Raises:
         RefusedError: The harness failed on more than 1 % of the completions, each tried twice.
     """
     places = {problem.problem_id: place for place, problem in enumerate(problems)}
     outcomes: dict[tuple[int, int], Judged] = {}
-    for judged in _judge_as_drawn(problems, seeds, drawing, find_known):
+    drawn = draw_attempts(problems, seeds, drawing.sampler, drawing.settings, drawing.environment, book)
+    for judged in judge_as_drawn(problems, drawn, drawing, find_known):
         if on_judged is not None:
             on_judged(judged)
-        for completion, outcome in judged:
-            outcomes[places[completion.problem_id], completion.sample_index] = (completion, outcome)
-    _check_faults([outcome for _, outcome in outcomes.values()])
+        for attempt, outcome in judged:
+            outcomes[places[attempt.last.problem_id], attempt.last.sample_index] = (attempt, outcome)
+    check_faults([outcome for _, outcome in outcomes.values()])
+    samples = range(drawing.settings.num_samples)
     return [
-        Group(
-            problem, tuple(_build_rollout(*outcomes[place, sample]) for sample in range(drawing.settings.num_samples))
-        )
+        Group(problem, tuple(attempt.conclude(outcome) for attempt, outcome in (outcomes[place, n] for n in samples)))
         for place, problem in enumerate(problems)
     ]
 
 
-def _judge_as_drawn(
+def judge_as_drawn(
     problems: Sequence[Problem],
-    seeds: Sequence[int],
+    drawn: Iterator[tuple[int, Attempt]],
     drawing: Drawing,
     find_known: Callable[[Completion], Outcome | None] | None,
 ) -> Iterator[list[Judged]]:
-    """Yield completions with their outcomes, some at a time, in any order."""
-    drawn = drawing.sampler.sample(problems, drawing.settings, seeds)
-    waiting: list[tuple[Problem, Completion]] = []
+    """Yield attempts with their outcomes, some at a time, in any order."""
+    waiting: list[tuple[Problem, Attempt]] = []
     futures: list[Future[list[Judged]]] = []
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="scorer") as judge:
-        for index, completion in drawn:
-            known = find_known(completion) if find_known is not None else None
+        for index, attempt in drawn:
+            known = attempt.verdict or (find_known(attempt.last) if find_known is not None else None)
             if known is not None:
-                yield [(completion, known)]
+                yield [(attempt, known)]
                 continue
-            waiting.append((problems[index], completion))
+            waiting.append((problems[index], attempt))
             if drawing.is_overlapped and len(waiting) >= _SCORED_AT_ONCE:
                 futures.append(judge.submit(_judge, drawing.scorer, waiting))
                 waiting = []
@@ -100,22 +105,24 @@ def _judge_as_drawn(
             yield future.result()
 
 
-def _judge(scorer: Scorer, items: Sequence[tuple[Problem, Completion]]) -> list[Judged]:
-    """Return the outcome of each completion; what the harness failed on is tried once more."""
+def _judge(scorer: Scorer, attempts: Sequence[tuple[Problem, Attempt]]) -> list[Judged]:
+    """Return the outcome of each attempt; what the harness failed on is tried once more."""
+    items = [(problem, attempt.judged) for problem, attempt in attempts]
     outcomes = scorer.score(items)
     failed = [index for index, outcome in enumerate(outcomes) if outcome.fault == "harness"]
     if failed:
         again = scorer.score([items[index] for index in failed])
         for index, outcome in zip(failed, again, strict=True):
             outcomes[index] = outcome
-    return [(completion, outcome) for (_, completion), outcome in zip(items, outcomes, strict=True)]
+    return [(attempt, outcome) for (_, attempt), outcome in zip(attempts, outcomes, strict=True)]
 
 
-def _build_rollout(completion: Completion, outcome: Outcome) -> Rollout:
-    return Rollout(completion.problem_id, completion.sample_index, (completion,), outcome)
+def check_faults(outcomes: Sequence[Outcome]) -> None:
+    """Refuse to go on where the harness failed on more than 1 % of the rollouts.
 
-
-def _check_faults(outcomes: Sequence[Outcome]) -> None:
+    Raises:
+        RefusedError: It did.
+    """
     faults = [outcome for outcome in outcomes if outcome.fault == "harness"]
     if len(faults) > MAX_HARNESS_FAULT_FRACTION * len(outcomes):
         raise RefusedError(

@@ -1,10 +1,10 @@
 """The journal of rollouts: what was drawn and what it was worth, so that a killed step is replayed and not judged anew.
 
-One file for each batch of rollouts, appended as verdicts come: lines of a CRC-32 in eight hex digits, a space, and a
-JSON object. A line that a crash has torn ends the journal. When a batch is whole, a last line says so; it is then read
+One file for each batch of rollouts, appended as verdicts come: lines as in `checked_lines`, so that one which a crash
+has torn ends the journal. When a batch is whole, a last line says so; it is then read
 back in place of drawing, since the policy that drew it may have moved on. Of a batch that is not whole, completions are
-drawn again (the same ones: a draw is a function of policy, problem and seed, and the batch is drawn as a whole) and
-verdicts are taken from the journal.
+drawn again (the same ones: a draw is a function of policy, problem and seed, and the batch is drawn as a whole);
+verdicts, and what tools replied, are taken from the journal.
 
 Arrays are stored as base64 of their bytes, so that log-probs come back bit for bit.
 """
@@ -12,10 +12,8 @@ Arrays are stored as base64 of their bytes, so that log-probs come back bit for 
 from __future__ import annotations
 
 import base64
-import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,21 @@ from posttrain.core.durable import append_lines, fsync_file, storage_errors
 from posttrain.core.errors import StorageError
 from posttrain.core.hashing import hash_bytes
 from posttrain.core.records import Completion, Group, Observation, Outcome, Problem, Rollout
+from posttrain.rollouts.checked_lines import format_line, read_lines
+from posttrain.rollouts.environments import ToolReplies
 
 _SUFFIX = ".rollouts"
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What is known of a batch that is not whole, by the name of a completion (`name_completion`).
+
+    `outcomes` of the rollouts that completions end, and `replies` to those that call tools.
+    """
+
+    outcomes: Mapping[str, Outcome]
+    replies: Mapping[str, ToolReplies]
 
 
 class RolloutJournal:
@@ -58,7 +69,7 @@ class RolloutJournal:
         lines = list(self._read(batch))
         if not lines or "groups" not in lines[-1] or (key is not None and lines[0] != {"key": key}):
             return None
-        rollouts = {(line["problem"], line["sample"]): line for line in lines[1:-1]}
+        rollouts = {(line["problem"], line["sample"]): line for line in lines[1:-1] if "sample" in line}
         try:
             return [
                 Group(problems[name], tuple(_build_rollout(rollouts[name, sample]) for sample in range(count)))
@@ -67,8 +78,8 @@ class RolloutJournal:
         except (KeyError, TypeError, ValueError) as error:
             raise self._describe(batch, f"a record of it cannot be used: {error!r}") from error
 
-    def read_outcomes(self, batch: int, key: str) -> dict[str, Outcome]:
-        """Return the verdicts of a batch that was begun under a key, by the name of the completion (`name_completion`).
+    def read_begun(self, batch: int, key: str) -> Begun:
+        """Return what is known of a batch that was begun under a key.
 
         What another key left behind is removed, and so is a torn end.
         """
@@ -78,14 +89,21 @@ class RolloutJournal:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.path(batch).unlink(missing_ok=True)
             self._append(batch, [{"key": key}])
-            return {}
+            return Begun({}, {})
         with storage_errors(self.path(batch)):  # without the torn end
-            self.path(batch).write_text("".join(_format(line) + "\n" for line in lines), encoding="utf-8")
-        return {line["name"]: Outcome(**line["outcome"]) for line in lines[1:] if "name" in line}
+            self.path(batch).write_text("".join(format_line(line) + "\n" for line in lines), encoding="utf-8")
+        return Begun(
+            {line["name"]: Outcome(**line["outcome"]) for line in lines[1:] if "name" in line},
+            {line["caller"]: ToolReplies(tuple(line["by"]), line["failed"]) for line in lines[1:] if "caller" in line},
+        )
 
     def add(self, batch: int, rollouts: Sequence[Rollout]) -> None:
         """Append rollouts with their verdicts."""
         self._append(batch, [_describe_rollout(rollout) for rollout in rollouts])
+
+    def add_replies(self, batch: int, caller: str, replies: ToolReplies) -> None:
+        """Append what tools replied to a completion, by its name."""
+        self._append(batch, [{"caller": caller, "by": list(replies.messages), "failed": replies.num_failed}])
 
     def finish(self, batch: int, groups: Sequence[Group]) -> None:
         """Say that a batch is whole, and make it survive the machine."""
@@ -107,20 +125,11 @@ class RolloutJournal:
         self.drop_before(10**8)
 
     def _append(self, batch: int, values: Sequence[Mapping[str, Any]]) -> None:
-        append_lines(self.path(batch), map(_format, values))
+        append_lines(self.path(batch), map(format_line, values))
 
     def _read(self, batch: int) -> Iterator[dict[str, Any]]:
         """Yield the records of a batch up to the first that is torn."""
-        path = self.path(batch)
-        if not path.is_file():
-            return
-        with storage_errors(path):
-            content = path.read_bytes()
-        for line in content.split(b"\n")[:-1]:
-            checksum, _, text = line.partition(b" ")
-            if checksum != f"{zlib.crc32(text):08x}".encode():
-                return
-            yield json.loads(text)
+        return read_lines(self.path(batch))
 
     def _describe(self, batch: int, found: str) -> StorageError:
         return StorageError(
@@ -137,24 +146,20 @@ def name_completion(completion: Completion) -> str:
     return hash_bytes(completion.problem_id.encode(), str(completion.sample_index).encode(), *ids)
 
 
-def _format(values: Mapping[str, Any]) -> str:
-    text = json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return f"{zlib.crc32(text.encode()):08x} {text}"
-
-
 def _describe_rollout(rollout: Rollout) -> dict[str, Any]:
     return {
         "problem": rollout.problem_id,
         "sample": rollout.sample_index,
         "name": name_completion(rollout.last),
-        "turns": [_describe_turn(turn) for turn in rollout.turns],
+        "turns": [describe_turn(turn) for turn in rollout.turns],
         "outcome": asdict(rollout.outcome),
     }
 
 
-def _describe_turn(turn: Completion | Observation) -> dict[str, Any]:
+def describe_turn(turn: Completion | Observation) -> dict[str, Any]:
+    """Return a turn as JSON values."""
     if isinstance(turn, Observation):
-        return {"ids": _encode(turn.ids), "text": turn.text, "by": turn.name}
+        return {"ids": _encode(turn.ids), "by": list(turn.replies), "failed": turn.num_failed}
     return {
         "prompt_ids": _encode(turn.prompt_ids),
         "ids": _encode(turn.ids),
@@ -168,13 +173,14 @@ def _describe_turn(turn: Completion | Observation) -> dict[str, Any]:
 
 
 def _build_rollout(line: Mapping[str, Any]) -> Rollout:
-    turns = tuple(_build_turn(turn, line["problem"], line["sample"]) for turn in line["turns"])
+    turns = tuple(build_turn(turn, line["problem"], line["sample"]) for turn in line["turns"])
     return Rollout(line["problem"], line["sample"], turns, Outcome(**line["outcome"]))
 
 
-def _build_turn(turn: Mapping[str, Any], problem: str, sample: int) -> Completion | Observation:
+def build_turn(turn: Mapping[str, Any], problem: str, sample: int) -> Completion | Observation:
+    """Return the turn that `describe_turn` described."""
     if "by" in turn:
-        return Observation(_decode(turn["ids"], np.int32), turn["text"], turn["by"])
+        return Observation(_decode(turn["ids"], np.int32), tuple(turn["by"]), turn["failed"])
     return Completion(
         problem_id=problem,
         sample_index=sample,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from posttrain.core.errors import StorageError
 from posttrain.core.hashing import hash_json
-from posttrain.core.records import Completion, Group, Outcome, Problem, Rollout
+from posttrain.core.records import Completion, Group, Outcome, Problem
 from posttrain.core.seeds import derive_seed
+from posttrain.rollouts.environments import ToolReplies
 from posttrain.rollouts.groups import Drawing, Judged, draw_groups
 from posttrain.rollouts.journal import RolloutJournal, name_completion
 
@@ -44,21 +46,22 @@ class WaveDrawer:
         known = self.journal.read_groups(number, {problem.problem_id: problem for problem in problems}, key)
         if known is not None:
             return known
-        outcomes = self.journal.read_outcomes(number, key)
+        begun = self.journal.read_begun(number, key)
 
         def find_known(completion: Completion) -> Outcome | None:
-            return outcomes.get(name_completion(completion))
+            return begun.outcomes.get(name_completion(completion))
 
         def write_down(judged: Sequence[Judged]) -> None:
             rollouts = [
-                Rollout(completion.problem_id, completion.sample_index, (completion,), outcome)
-                for completion, outcome in judged
-                if name_completion(completion) not in outcomes
+                attempt.conclude(outcome)
+                for attempt, outcome in judged
+                if name_completion(attempt.last) not in begun.outcomes
             ]
             if rollouts:
                 self.journal.add(number, rollouts)
 
-        groups = draw_groups(problems, seeds, self.drawing, find_known=find_known, on_judged=write_down)
+        book = JournalBook(self.journal, number, begun.replies)
+        groups = draw_groups(problems, seeds, self.drawing, find_known=find_known, on_judged=write_down, book=book)
         self.journal.finish(number, groups)
         return groups
 
@@ -83,7 +86,39 @@ class WaveDrawer:
 
     def _make_key(self, problems: Sequence[Problem], seeds: Sequence[int], policy_hash: str) -> str:
         settings = self.drawing.settings
-        how = [settings.max_new_tokens, settings.temperature, settings.num_samples, list(settings.stop_strings)]
+        how: list[Any] = [
+            settings.max_new_tokens,
+            settings.temperature,
+            settings.num_samples,
+            list(settings.stop_strings),
+        ]
+        if self.drawing.environment is not None:
+            how.append(self.drawing.environment.content_hash)
         return hash_json(
             [policy_hash, [problem.problem_id for problem in problems], list(seeds), how, self.scorer_hash]
         )
+
+
+@dataclass(frozen=True, slots=True)
+class JournalBook:
+    """What tools replied in a wave, kept in its journal (`attempts.ReplyBook`).
+
+    Args:
+        journal: Where it is written down.
+        number: The wave.
+        known: Replies from before a kill, by the name of the completion that called.
+    """
+
+    journal: RolloutJournal
+    number: int
+    known: Mapping[str, ToolReplies]
+
+    def find(self, completion: Completion) -> ToolReplies | None:
+        """Return what was replied before a kill, so that no tool does its work twice."""
+        return self.known.get(name_completion(completion))
+
+    def keep(self, completion: Completion, replies: ToolReplies) -> None:
+        """Write replies down, unless they are there."""
+        name = name_completion(completion)
+        if name not in self.known:
+            self.journal.add_replies(self.number, name, replies)

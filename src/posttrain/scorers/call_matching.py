@@ -1,4 +1,4 @@
-"""Whether calls are those that an answer key asks for, and whether a call fits its function's schema.
+"""Whether calls are those that an answer key asks for.
 
 The key has BFCL's form (Patil et al. 2025, the Berkeley Function-Calling Leaderboard): for each call
 `{name: {parameter: [value, another value that is as good, ...]}}`, where an empty text among the values says that the
@@ -8,30 +8,16 @@ parameter may be left out. Mappings inside values hold lists of alternatives in 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from posttrain.scorers.calls import Call, Name
+from posttrain.chat.calls import Call, Name
 from posttrain.scorers.source_literals import read_literal
 
 Strings = Literal["lenient", "exact"]
 Language = Literal["python", "java", "javascript"]
 _IGNORED = re.compile(r"[ ,./\-_*^]")
 _FLOATS = {"float", "double", "number"}
-_TYPES: dict[str, Callable[[Any], bool]] = {
-    "string": lambda value: isinstance(value, str),
-    "char": lambda value: isinstance(value, str),
-    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
-    "float": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
-    "boolean": lambda value: isinstance(value, bool),
-    "array": lambda value: isinstance(value, list),
-    "tuple": lambda value: isinstance(value, list | tuple),
-    "dict": lambda value: isinstance(value, dict),
-    "null": lambda value: value is None,
-}
-_ALIASES = {"object": "dict", "hashmap": "dict", "arraylist": "array", "long": "integer", "double": "float"} | {
-    "number": "float", "short": "integer", "byte": "integer", "list": "array", "int": "integer", "str": "string",
-}  # fmt: skip
 
 
 def match_calls(
@@ -94,37 +80,6 @@ def find_mismatch(
     return None
 
 
-def find_schema_fault(call: Call, functions: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return None where a call names an offered function and gives what its schema takes, else what is wrong."""
-    if call.name not in functions:
-        return f"calls {call.name[:60]!r}, which is not offered"
-    schema = functions[call.name].get("parameters") or {}
-    return _find_fault(call.arguments, {"type": "dict", **schema}, call.name)
-
-
-def _find_fault(value: Any, schema: Mapping[str, Any], where: str) -> str | None:
-    kinds = schema.get("type")
-    kinds = kinds if isinstance(kinds, list) else [kinds]
-    names = [_simplify(kind) for kind in kinds]
-    if not any(name not in _TYPES or _TYPES[name](value) for name in names):
-        return f"{where} is {_show(value)}, not of type {' or '.join(map(str, kinds))}"
-    options = schema.get("enum")
-    if options and not any(type(value) is type(option) and value == option for option in options):
-        return f"{where} is {_show(value)}, none of those allowed"
-    if isinstance(value, dict) and isinstance(schema.get("properties"), Mapping):
-        properties = schema["properties"]
-        missing = [name for name in schema.get("required") or () if name not in value]
-        unknown = [name for name in value if name not in properties]
-        if missing or unknown:
-            return f"{where} without {missing[0]!r}" if missing else f"{where} with the unknown {unknown[0][:60]!r}"
-        faults = (_find_fault(part, properties[name], f"{where}.{name}") for name, part in value.items())
-        return next((fault for fault in faults if fault), None)
-    if isinstance(value, list | tuple) and isinstance(schema.get("items"), Mapping):
-        faults = (_find_fault(item, schema["items"], f"{where}[{n}]") for n, item in enumerate(value))
-        return next((fault for fault in faults if fault), None)
-    return None
-
-
 # many parameters: one value, what it may be, what the schema says of it, and the two settings
 def _is_among(
     value: Any, alternatives: Sequence[Any], description: Mapping[str, Any], strings: Strings, language: Language
@@ -178,11 +133,6 @@ def _is_mapping_equal(
 
 def _kind(description: Mapping[str, Any]) -> str:
     return str(description.get("type") or "any").lower()
-
-
-def _simplify(kind: Any) -> str:
-    name = str(kind).lower()
-    return _ALIASES.get(name, name)
 
 
 def _fold(text: str, strings: Strings) -> str:

@@ -5,7 +5,9 @@
 is the signature that TRL's users know; every argument comes by name, so that a function names those it
 uses and takes the others as `**columns`. `prompts` are messages, `completions` texts, `completion_ids`
 token ids; every column of the rows comes as a list under its own name, with None for a row that lacks
-it. None in the result means that the function does not apply to a row: it is left out and counted.
+it. Where tools replied, `transcripts` are the messages between prompt and completion, calls and replies,
+and the completion is the last turn. None in the result means that the function does not apply to a row:
+it is left out and counted.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 from posttrain.core.records import Completion, Outcome, Problem
 
-_OWN_ARGUMENTS = ("prompts", "completions", "completion_ids")
+_OWN_ARGUMENTS = ("prompts", "completions", "completion_ids", "transcripts")
 Items = Sequence[tuple[Problem, Completion]]
 
 
@@ -98,11 +100,14 @@ class FunctionScorer(GuardedScorer):
 
 
 def _list_arguments(items: Items) -> dict[str, list[Any]]:
-    return {
+    arguments: dict[str, list[Any]] = {
         "prompts": [problem.messages for problem, _ in items],
         "completions": [completion.text for _, completion in items],
         "completion_ids": [completion.ids.tolist() for _, completion in items],
     }
+    if any(completion.transcript for _, completion in items):
+        arguments["transcripts"] = [list(completion.transcript) for _, completion in items]
+    return arguments
 
 
 def _list_columns(items: Items) -> dict[str, list[Any]]:

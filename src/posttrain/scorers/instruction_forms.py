@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 
+from posttrain.chat.strict_json import JsonRefusedError, parse_json
 from posttrain.scorers.arguments import Arguments, holds
 from posttrain.scorers.counting import count_words
 from posttrain.scorers.instruction_texts import Check
 from posttrain.scorers.sentences import split_sentences
-from posttrain.scorers.strict_json import JsonRefusedError, parse_json
 
 ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 _HIGHLIGHT = re.compile(r"\*[^\n*]*\*")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from posttrain.chat.strict_json import JsonRefusedError
 from posttrain.core.errors import DataError
 from posttrain.core.records import Completion, Outcome, Problem
 from posttrain.scorers import structure_rules as rules
@@ -21,7 +22,6 @@ from posttrain.scorers.counting import has_words
 from posttrain.scorers.instruction_texts import Check
 from posttrain.scorers.patterns import PatternTimeoutError
 from posttrain.scorers.reasoning import ReasoningBlock, read_reply
-from posttrain.scorers.strict_json import JsonRefusedError
 
 RULES: dict[str, Callable[[Arguments], Check]] = {
     "json_object": rules.build_json_object,

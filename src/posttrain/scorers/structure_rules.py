@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from posttrain.chat.strict_json import JsonRefusedError, parse_json
 from posttrain.scorers.arguments import Arguments, Relation, holds
 from posttrain.scorers.counting import count_spaced_words
 from posttrain.scorers.instruction_texts import Check
@@ -17,7 +18,6 @@ from posttrain.scorers.json_schemas import check_value
 from posttrain.scorers.patterns import compile_pattern, matches_whole
 from posttrain.scorers.plain_text import find_markup
 from posttrain.scorers.sentences import split_sentences
-from posttrain.scorers.strict_json import JsonRefusedError, parse_json
 from posttrain.scorers.tags import find_tag_fault
 
 MAX_MARKDOWN_CHARACTERS = 50_000

@@ -4,14 +4,17 @@ Columns, as the Berkeley Function-Calling Leaderboard publishes them (Patil et a
 functions' descriptions (or the problem's `tools`, as OpenAI writes them); `ground_truth`, the answer key, an empty list
 where nothing is to be called; `language`, one of `python` (default), `java`, `javascript`.
 
-Calls are read by `calls` and compared by `call_matching`; nothing is executed. Order does not count. Where a key and a
-schema contradict each other the key decides.
+Calls are read by `chat.calls` and compared by `call_matching`; nothing is executed. Order does not count. Where a key
+and a schema contradict each other the key decides.
 
 What differs from BFCL's checker: an integer is taken wherever a float is, also inside lists; calls are paired with the
 key so that as many as possible are met, not in the order they stand in; a bare name is a value in Java and JavaScript
 only; where nothing is to be called, a call that cannot be read, or one inside prose, is an attempt and wrong.
 
-What this scorer can NOT judge: other right answers than those listed, and calls over several turns. The lenient
+Where tools replied, the calls of all turns are judged together, as they were read when they were made, and not the last
+text, which answers.
+
+What this scorer can NOT judge: other right answers than those listed, and which turn a call stands in. The lenient
 comparison of texts, BFCL's own, takes "10.5" for "105"; `strings="exact"` does not.
 """
 
@@ -21,10 +24,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from posttrain.chat.call_schemas import find_schema_fault
+from posttrain.chat.calls import Call, CallRefusedError, Syntax, read_calls
 from posttrain.core.errors import DataError
 from posttrain.core.records import Completion, Outcome, Problem
-from posttrain.scorers.call_matching import Language, Strings, find_schema_fault, match_calls
-from posttrain.scorers.calls import CallRefusedError, Syntax, read_calls
+from posttrain.scorers.call_matching import Language, Strings, match_calls
 from posttrain.scorers.reasoning import ReasoningBlock, read_reply
 
 Mode = Literal["match", "valid"]
@@ -34,7 +38,7 @@ class ToolCalls:
     """Scores 1 for the right calls, 0 for others (`core.protocols.Scorer`).
 
     Args:
-        syntax: The form that calls are written in, see `calls`.
+        syntax: The form that calls are written in, see `chat.calls`.
         mode: `match` compares with `ground_truth`; `valid` asks only for at least one call, each to an offered
             function with arguments that its schema takes (BFCL's relevance).
         strings: How texts are compared in `match`, see `call_matching.match_calls`.
@@ -86,6 +90,10 @@ class ToolCalls:
         text = read_reply(completion, self._reasoning)
         if isinstance(text, Outcome):
             return text
+        if completion.transcript and key == []:
+            return Outcome("scored", 0.0, why="a tool call where none was asked for")
+        if completion.transcript:
+            return self._conclude(_list_made(completion), key, functions, language)
         if key == []:
             found = _find_attempt(text, functions)
             return Outcome("scored", float(found is None), why=found or "calls nothing, as it should")
@@ -99,12 +107,27 @@ class ToolCalls:
             )
         except CallRefusedError as error:
             return Outcome("unparsed", 0.0, why=str(error), fault="policy")
+        return self._conclude(calls, key, functions, language)
+
+    def _conclude(
+        self,
+        calls: Sequence[Call],
+        key: Sequence[Mapping[str, Mapping[str, Sequence[Any]]]] | None,
+        functions: Mapping[str, Mapping[str, Any]],
+        language: Language,
+    ) -> Outcome:
         if key is None:
             fault = next((fault for call in calls if (fault := find_schema_fault(call, functions))), None)
             return Outcome("scored", float(fault is None), why=fault or "valid calls")
         num_met, reason = match_calls(calls, key, functions, strings=self._strings, language=language)
         parts = {"calls_expected": len(key), "calls_found": len(calls), "calls_met": num_met}
         return Outcome("scored", float(reason is None), why=reason or "the right calls", parts=_to_floats(parts))
+
+
+def _list_made(completion: Completion) -> list[Call]:
+    """Return the calls that were made on the way to a completion."""
+    made = [call["function"] for message in completion.transcript for call in message.get("tool_calls", ())]
+    return [Call(function["name"], function["arguments"]) for function in made]
 
 
 def _find_attempt(text: str, functions: Mapping[str, Any]) -> str | None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.core.config import display_field
+from posttrain.core.config import display_field, optional_field
 from posttrain.core.protocols import RunContext
 from posttrain.core.sampling import SamplingSettings
 from posttrain.data.sources import DataSource
@@ -33,6 +33,8 @@ from posttrain.objectives.advantages import Baseline, Scale
 from posttrain.objectives.aggregation import Aggregation
 from posttrain.objectives.kl import Kl
 from posttrain.objectives.policy_gradient import Clipping, Ratio
+from posttrain.rollouts.curriculum import CurriculumSettings
+from posttrain.rollouts.environments import EnvironmentSettings
 from posttrain.stages.grpo_family import METHODS, Algorithm, KlPlace, Method
 from posttrain.stages.rollouts import RolloutSettings
 from posttrain.stages.training_keys import TrainingKeys
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from posttrain.core.protocols import Scorer
     from posttrain.core.records import Artifact, Problem
     from posttrain.core.sampling import Sampler
+    from posttrain.rollouts.environments import Environment
     from posttrain.stages.grpo_batches import LogprobsOf
     from posttrain.training.distributed import Ranks
     from posttrain.training.policy import ScoredPolicy
@@ -67,6 +70,7 @@ class GrpoConfig(TrainingKeys):
     max_new_tokens: int = Field(256, ge=1)
     temperature: float = Field(1.0, gt=0, le=10)
     stop: list[str] = Field(default_factory=list)
+    environment: EnvironmentSettings | None = optional_field()
     minibatches: int = Field(1, ge=1)
     epochs_per_step: int = Field(1, ge=1)
 
@@ -83,6 +87,11 @@ class GrpoConfig(TrainingKeys):
     importance_cap: float | None = Field(2.0, ge=1)
 
     max_waves: int = Field(1, ge=1, le=64, description="times that problems are drawn until enough groups tell")
+    rollout_tokens_per_step: int | None = Field(
+        None, ge=1, description="what has not ended by then goes on in the next step; None: all end in their step"
+    )
+    curriculum: CurriculumSettings | None = Field(None, description="which problems are drawn; None: even passes")
+    solved_from: float = Field(0.5, description="the least reward of a success, for the curriculum and figures")
     overlong: Literal["penalise", "mask"] = "penalise"
     overlong_buffer: int | None = Field(None, ge=1, description="tokens before the cap in which length is punished")
 
@@ -117,11 +126,37 @@ class GrpoConfig(TrainingKeys):
             raise ValueError("ratio: sequence is of whole completions: set aggregation: sequence_mean")
         if self.minibatches > self.problems_per_step:
             raise ValueError(f"minibatches: {self.minibatches} of {self.problems_per_step} problems")
+        self._check_partial()
+        if self.environment is not None and self.stop:
+            raise ValueError(
+                "a stop string ends a turn before its stop token, behind which tools reply: leave out stop"
+            )
         if self.overlong == "mask" and self.overlong_buffer is not None:
             raise ValueError("overlong_buffer punishes length, which overlong: mask leaves out; give one of them")
         if self.overlong_buffer is not None and self.overlong_buffer >= self.max_new_tokens:
             raise ValueError(f"overlong_buffer: {self.overlong_buffer} is no part of {self.max_new_tokens} tokens")
         return self
+
+    def _check_partial(self) -> None:
+        tokens = self.rollout_tokens_per_step
+        if tokens is None:
+            return
+        if tokens >= self.max_new_tokens:
+            raise ValueError(f"rollout_tokens_per_step: {tokens} sets nothing aside of {self.max_new_tokens} tokens")
+        if self.environment is not None:
+            raise ValueError("rollout_tokens_per_step would cut calls in two: leave it out, or environment")
+        if self.stop:
+            raise ValueError("a stop string may lie across two steps: leave out stop, or rollout_tokens_per_step")
+        if self.max_waves > 1:
+            raise ValueError(
+                "max_waves above 1 asks which groups tell, and of those set aside nobody knows yet: "
+                "leave out max_waves, or rollout_tokens_per_step"
+            )
+        if self.updates_per_step == 1 and self.importance_cap is None:
+            raise ValueError(
+                "rollout_tokens_per_step trains on tokens of earlier policies, which importance_cap: null does not "
+                "correct: leave importance_cap out"
+            )
 
     @property
     def has_steps(self) -> bool:
@@ -162,7 +197,7 @@ class GrpoConfig(TrainingKeys):
 
     def describe_rollouts(self) -> RolloutSettings:
         """Return what a few groups are drawn by before the stage runs (preflight)."""
-        return RolloutSettings(self.data[0], self.scorer, self.sampling)
+        return RolloutSettings(self.data[0], self.scorer, self.sampling, environment=self.environment)
 
 
 @dataclass(slots=True)
@@ -170,7 +205,8 @@ class GrpoParts:
     """Live objects built by the wiring.
 
     `compute_reference` gives the reference's log-probs of completions, None where the method reads none.
-    `name_policy` names the policy as it is now; `num_tokens` is filled in by `run`: tokens drawn.
+    `name_policy` names the policy as it is now; `decode` gives the text of ids; `context_tokens` is the longest row
+    that it takes; `num_tokens` is filled in by `run`: tokens drawn.
     """
 
     policy: ScoredPolicy
@@ -180,10 +216,13 @@ class GrpoParts:
     problems: Sequence[Problem]
     compute_reference: LogprobsOf | None
     name_policy: Callable[[], str]
+    decode: Callable[[Sequence[int]], str]
+    context_tokens: int | None
     is_sharing_exact: bool
     ranks: Ranks
     device: str
     publish: Callable[[dict[str, torch.Tensor]], Artifact]
+    environment: Environment | None = None
     num_tokens: int | None = None
 
 

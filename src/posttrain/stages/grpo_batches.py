@@ -6,7 +6,7 @@ Shape letters: S completions of a step, T tokens of one of them, N scored tokens
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,6 @@ from posttrain.core.protocols import RunContext
 from posttrain.core.records import Group, Problem, Rollout
 from posttrain.core.run_folder import StageFolder
 from posttrain.core.sampling import PolicyVersion
-from posttrain.data.mixing import RowOrder
 from posttrain.data.packing import deal, pack, pack_padded
 from posttrain.objectives.advantages import compute_advantages
 from posttrain.objectives.aggregation import compute_token_weights
@@ -27,8 +26,11 @@ from posttrain.rollouts.dynamic import Gathered, gather_groups
 from posttrain.rollouts.groups import Drawing
 from posttrain.rollouts.journal import RolloutJournal
 from posttrain.rollouts.overlength import compute_overlong_penalty
+from posttrain.rollouts.partial import PartialDrawer, PartialSettings
+from posttrain.rollouts.partial_journal import PartialJournal
 from posttrain.rollouts.waves import WaveDrawer
-from posttrain.statistics.reward_groups import compute_group_figures
+from posttrain.stages.grpo_figures import StepFigures, describe_step
+from posttrain.stages.grpo_problems import ProblemChooser, build_chooser
 from posttrain.training.batches import (
     MicroBatch,
     PromptFamily,
@@ -62,14 +64,6 @@ class Compared:
     reference_T: npt.NDArray[np.float32] | None
 
 
-@dataclass(frozen=True, slots=True)
-class StepFigures:
-    """What a step's rollouts say, by metric key; `reward` is the mean reward."""
-
-    reward: float
-    values: dict[str, float]
-
-
 @dataclass(slots=True)
 class _Sums:
     """Sums over the scored tokens of an update, kept on the device until they are asked for."""
@@ -96,15 +90,24 @@ class StepBatches:
     _minibatches: list[StepBatch] = field(default_factory=list)
     _figures: StepFigures | None = None
     _sums: _Sums = field(default_factory=_Sums)
-    _order: RowOrder = field(init=False)
+    _chooser: ProblemChooser = field(init=False)
     _waves: WaveDrawer = field(init=False)
+    _partial: PartialDrawer | None = field(init=False)
 
     def __post_init__(self) -> None:
         config, parts = self.config, self.parts
-        self._order = RowOrder([len(parts.problems)], None, self.context.seed, config.problems_per_step)
-        drawing = Drawing(parts.sampler, parts.scorer, config.sampling, config.overlap_scoring)
-        journal = RolloutJournal(StageFolder(self.context.folder).rollouts)
-        self._waves = WaveDrawer(self._problems_of, drawing, journal, parts.scorer_hash, self.context.seed)
+        folder = StageFolder(self.context.folder).rollouts
+        self._chooser = build_chooser(config, parts.problems, folder, self.context.seed)
+        drawing = Drawing(parts.sampler, parts.scorer, config.sampling, config.overlap_scoring, parts.environment)
+        seed, by_id = self.context.seed, {problem.problem_id: problem for problem in parts.problems}
+        self._waves = WaveDrawer(self._problems_of, drawing, RolloutJournal(folder), parts.scorer_hash, seed)
+        self._partial = None
+        if config.rollout_tokens_per_step is not None:
+            settings = PartialSettings(
+                config.rollout_tokens_per_step, config.steps - 1, parts.decode, parts.context_tokens
+            )
+            journal = PartialJournal(folder, by_id)
+            self._partial = PartialDrawer(self._weigh_problems, drawing, settings, journal, parts.scorer_hash, seed)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -112,7 +115,11 @@ class StepBatches:
         return len(self.parts.problems) / self.config.problems_per_step
 
     def _problems_of(self, wave: int) -> list[Problem]:
-        return [self.parts.problems[row] for _, row in self._order.rows_of_step(wave)]
+        return [problem for problem, _ in self._weigh_problems(wave)]
+
+    def _weigh_problems(self, wave: int) -> list[tuple[Problem, float]]:
+        choice = self._chooser.choose(wave)
+        return [(self.parts.problems[row], weight) for row, weight in zip(choice.rows, choice.weights, strict=True)]
 
     def draw(self, step: int, *, is_under_way: bool = False) -> Gathered:
         """Return the groups of a step; where updates were taken on them already, from the journal.
@@ -122,23 +129,42 @@ class StepBatches:
             SamplerError: The sampler does not hold the published weights.
             StorageError: The journal cannot be read or written.
         """
-        first = step * self.config.max_waves
-        wanted, most = self.config.problems_per_step, self.config.max_waves
-        if is_under_way:
-            return gather_groups(lambda wave: self._waves.recall(first + wave), wanted, most)
+        found = self._gather(step, None) if is_under_way else self._draw(step)
+        self._chooser.see(step, found.drawn)
+        return found
+
+    def _draw(self, step: int) -> Gathered:
         name = self.parts.name_policy()
         self._drop_journals()
         with torch.random.fork_rng(devices=[] if self.parts.device == "cpu" else [self.parts.device]):
             self.parts.sampler.publish(PolicyVersion(name, model=self.parts.policy.model))
-            found = gather_groups(lambda wave: self._waves.draw(first + wave, name), wanted, most)
+            found = self._gather(step, name)
         self.parts.sampler.close()
         return found
+
+    def _gather(self, step: int, policy: str | None) -> Gathered:
+        """Return the groups of a step, drawn under a policy; without one, from the journal."""
+        if self._partial is not None:
+            ended = self._partial.recall(step) if policy is None else self._partial.draw(step, policy)
+            return Gathered(ended.groups, (ended.groups,), ended.weights, ended.staleness)
+        config, waves = self.config, self._waves
+        first = step * config.max_waves
+        found = gather_groups(
+            lambda wave: waves.recall(first + wave) if policy is None else waves.draw(first + wave, policy),
+            config.problems_per_step,
+            config.max_waves,
+        )
+        choices = [self._chooser.choose(first + wave) for wave in range(len(found.waves))]
+        return replace(found, weights=tuple(weight for choice in choices for weight in choice.weights))
 
     def _drop_journals(self) -> None:
         """Remove the journals that no checkpoint goes back to."""
         whole = CheckpointStore(StageFolder(self.context.folder).checkpoints).list_whole()
         oldest = min(whole, default=0) // self.config.updates_per_step
-        self._waves.journal.drop_before(oldest * self.config.max_waves)
+        if self._partial is not None:
+            self._partial.journal.drop_before(oldest)
+        else:
+            self._waves.journal.drop_before(oldest * self.config.max_waves)
 
     def prepare(self, step: int, gathered: Gathered) -> StepFigures:
         """Compare the completions of a step and lay out its updates; return what its rollouts say."""
@@ -149,7 +175,8 @@ class StepBatches:
             self._build_minibatch([one for one in compared if one.group % self.config.minibatches == place])
             for place in range(self.config.minibatches)
         ]
-        self._figures = self._describe(gathered, compared)
+        chosen = self._chooser.choose(step * self.config.max_waves)
+        self._figures = describe_step(gathered, chosen.effective_fraction, self.config)
         return self._figures
 
     def minibatch(self, place: int) -> StepBatch:
@@ -182,7 +209,7 @@ class StepBatches:
             max_tokens=config.max_new_tokens,
         )
         counts = [
-            bool(is_counted) and not (config.overlong == "mask" and rollout.last.finish_reason == "length")
+            bool(is_counted) and not (config.overlong == "mask" and rollout.is_cut)
             for is_counted, rollout in zip(found.is_counted_S.tolist(), rollouts, strict=True)
         ]
         return [
@@ -312,24 +339,6 @@ class StepBatches:
             figures[keys.LARGEST_MISMATCH] = float(self._sums.largest_mismatch)
         self._sums = _Sums()
         return figures
-
-    def _describe(self, gathered: Gathered, compared: Sequence[Compared]) -> StepFigures:
-        groups = gathered.groups
-        rewards = [group.rewards for group in groups]
-        clipped = [[rollout.last.finish_reason == "length" for rollout in group.rollouts] for group in groups]
-        found = compute_group_figures(rewards, clipped)
-        known = [reward for group in rewards for reward in group if reward is not None]
-        lengths = [one.rollout.num_drawn for one in compared]
-        values = {
-            keys.REWARD: found.mean if known else 0.0,
-            keys.REWARD_STD: float(np.std(known)) if known else 0.0,
-            keys.FRAC_REWARD_ZERO_STD: 1 - found.informative_fraction,
-            keys.INFORMATIVE_FRACTION: gathered.informative_fraction,
-            keys.NUM_WAVES: float(gathered.num_waves),
-            keys.COMPLETION_LENGTH: float(np.mean(lengths)) if lengths else 0.0,
-            keys.CLIPPED_RATIO: found.clipped_fraction,
-        }
-        return StepFigures(values[keys.REWARD], values)
 
 
 def read_sampler_logprobs(rollout: Rollout) -> npt.NDArray[np.float32]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from posttrain.core.sampling import SamplingSettings
 from posttrain.data.sources import DataSource
+from posttrain.rollouts.environments import EnvironmentSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class RolloutSettings:
         scorer: Who rewards, as a recipe writes a scorer: a name, `file.py:name`, or a mapping with `type`.
         sampling: How completions are drawn; `num_samples` is the size of a group, at least 2.
         num_groups: Groups to draw at most; fewer are drawn where they say enough.
+        environment: Which tools reply, None for one turn.
 
     Example: eight completions of each problem, 24 problems tried: `RolloutSettings(DataSource(source="tasks.jsonl"),
     "math", SamplingSettings(max_new_tokens=256, temperature=1.0, num_samples=8), 24)`.
@@ -31,3 +33,4 @@ class RolloutSettings:
     scorer: str | Mapping[str, Any]
     sampling: SamplingSettings
     num_groups: int = 24
+    environment: EnvironmentSettings | None = None

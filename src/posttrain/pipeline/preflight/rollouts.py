@@ -15,7 +15,7 @@ from posttrain.core.protocols import Progress, Scorer
 from posttrain.core.records import MAX_HARNESS_FAULT_FRACTION, ItemResult, Problem
 from posttrain.core.sampling import Sampler
 from posttrain.core.seeds import derive_seed
-from posttrain.evaluation.generation import score_batch
+from posttrain.evaluation.generation import score_attempts
 from posttrain.models.loading import load_policy
 from posttrain.pipeline.plugins import call_plugin
 from posttrain.pipeline.preflight.findings import Figure, Finding
@@ -24,9 +24,13 @@ from posttrain.pipeline.preflight.override_names import LENGTH_CAPS, ROLLOUTS
 from posttrain.pipeline.preflight.references import load_references
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_checks import find_scorer_plugins
-from posttrain.pipeline.sampling import build_sampler
+from posttrain.pipeline.sampling import build_sampler, find_context_tokens
 from posttrain.pipeline.scorers import build_context, build_scorer
 from posttrain.pipeline.stage_entries import StageEntry
+from posttrain.pipeline.tool_settings import find_tool_plugins
+from posttrain.pipeline.tools import build_environment
+from posttrain.rollouts.attempts import draw_attempts
+from posttrain.rollouts.environments import Environment
 from posttrain.stages.rollouts import RolloutSettings
 from posttrain.statistics.intervals import wilson_interval
 from posttrain.statistics.reward_groups import GroupFigures, compute_group_figures
@@ -72,6 +76,7 @@ def check_rollouts(
     *,
     seed: int,
     progress: Progress,
+    environment: Environment | None = None,
 ) -> list[Finding]:
     """Return what a few groups say: a finding of their rewards, and one of completions cut at the cap.
 
@@ -83,6 +88,7 @@ def check_rollouts(
         scorer: Rewards.
         seed: Names the draw.
         progress: Shows how far it has come.
+        environment: Replies to calls of tools, None for one turn.
     """
     groups: list[list[ItemResult]] = []
     size = -(-len(problems) // _PARTS)
@@ -90,7 +96,8 @@ def check_rollouts(
     progress.start(f"preflight {stage}: rollouts", len(problems), unit="group")
     try:
         for start in range(0, len(problems), size):
-            groups += draw_groups(problems[start : start + size], settings, sampler, scorer, seed)
+            some = problems[start : start + size]
+            groups += draw_groups(some, settings, sampler, scorer, seed, environment)
             progress.advance(len(problems[start : start + size]))
             if _is_clear(_compute_figures(groups)) or time.monotonic() - began > MAX_SECONDS:
                 break
@@ -100,12 +107,17 @@ def check_rollouts(
 
 
 def draw_groups(
-    problems: Sequence[Problem], settings: RolloutSettings, sampler: Sampler, scorer: Scorer, seed: int
+    problems: Sequence[Problem],
+    settings: RolloutSettings,
+    sampler: Sampler,
+    scorer: Scorer,
+    seed: int,
+    environment: Environment | None = None,
 ) -> list[list[ItemResult]]:
     """Return the scored completions of each problem, in the order of the problems."""
     seeds = [derive_seed(seed, "preflight rollouts", problem.problem_id) for problem in problems]
-    drawn = list(sampler.sample(problems, settings.sampling, seeds))
-    items = score_batch([(problems[index], completion) for index, completion in drawn], scorer, "")
+    drawn = list(draw_attempts(problems, seeds, sampler, settings.sampling, environment))
+    items = score_attempts([(problems[index], attempt) for index, attempt in drawn], scorer, "")
     groups: list[list[ItemResult]] = [[] for _ in problems]
     for (index, _), item in zip(drawn, items, strict=True):
         groups[index].append(item)
@@ -245,13 +257,26 @@ def probe_rollouts(
     problems = [reference.problem for reference in found]
     scorer: Any = settings.scorer
     own = find_scorer_plugins(scorer, recipe.roots, f"{stage}: scorer")
+    own |= find_tool_plugins(settings.environment, recipe.roots, f"{stage}: environment")
     context = build_context(recipe.roots, recipe.scorers, allow_unsafe=allow_unsafe)
     context = replace(context, plugins={**context.plugins, **own}, place=f"{stage}: scorer")
     policy = load_policy(folder, dtype=str(getattr(config, "dtype", "float32")), device=find_device())
+    environment = None
+    if settings.environment is not None:
+        own_context = replace(context, place=f"{stage}: environment")
+        tokens = find_context_tokens(policy.model)
+        environment = build_environment(settings.environment, renderer, own_context, context_tokens=tokens)
     sampler, _ = build_sampler(policy, renderer)
     try:
         return check_rollouts(
-            stage, settings, problems, sampler, build_scorer(scorer, context), seed=seed, progress=progress
+            stage,
+            settings,
+            problems,
+            sampler,
+            build_scorer(scorer, context),
+            seed=seed,
+            progress=progress,
+            environment=environment,
         )
     finally:
         sampler.close()

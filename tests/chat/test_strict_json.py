@@ -2,7 +2,7 @@
 
 import pytest
 
-from posttrain.scorers.strict_json import MAX_DEPTH, JsonRefusedError, parse_json
+from posttrain.chat.strict_json import MAX_DEPTH, JsonRefusedError, parse_json
 
 
 @pytest.mark.parametrize(

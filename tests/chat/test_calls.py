@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from posttrain.scorers.calls import Call, CallRefusedError, Name, read_calls
+from posttrain.chat.calls import Call, CallRefusedError, Name, read_calls
 
 ONE = Call("geo.find", {"city": "Rome", "limit": 3})
 WRITTEN = {

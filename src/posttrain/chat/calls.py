@@ -19,7 +19,7 @@ import tokenize
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from posttrain.scorers.strict_json import MAX_DEPTH, MAX_DIGITS, JsonRefusedError, parse_json
+from posttrain.chat.strict_json import MAX_DEPTH, MAX_DIGITS, JsonRefusedError, parse_json
 
 Syntax = Literal["python", "json", "openai", "hermes", "any"]
 MAX_CHARACTERS = 100_000
