@@ -43,6 +43,7 @@ def draw_groups(
     *,
     find_known: Callable[[Completion], Outcome | None] | None = None,
     on_judged: OnJudged | None = None,
+    is_whole: bool = True,
 ) -> list[Group]:
     """Return a group for each problem, in order.
 
@@ -52,6 +53,7 @@ def draw_groups(
         drawing: Who draws and judges.
         find_known: Gives the outcome that a completion had before, from a journal.
         on_judged: Told of verdicts as they come, in any order; what was known is told again.
+        is_whole: Whether these are all that are judged together; the faults of a share are for its caller to count.
 
     Raises:
         RefusedError: The harness failed on more than 1 % of the completions, each tried twice.
@@ -63,7 +65,8 @@ def draw_groups(
             on_judged(judged)
         for completion, outcome in judged:
             outcomes[places[completion.problem_id], completion.sample_index] = (completion, outcome)
-    _check_faults([outcome for _, outcome in outcomes.values()])
+    if is_whole:
+        check_faults([outcome for _, outcome in outcomes.values()])
     return [
         Group(
             problem, tuple(_build_rollout(*outcomes[place, sample]) for sample in range(drawing.settings.num_samples))
@@ -115,7 +118,12 @@ def _build_rollout(completion: Completion, outcome: Outcome) -> Rollout:
     return Rollout(completion.problem_id, completion.sample_index, (completion,), outcome)
 
 
-def _check_faults(outcomes: Sequence[Outcome]) -> None:
+def check_faults(outcomes: Sequence[Outcome]) -> None:
+    """Check that what was judged together was judged: faults of the harness are rare.
+
+    Raises:
+        RefusedError: The harness failed on more than 1 % of the completions.
+    """
     faults = [outcome for outcome in outcomes if outcome.fault == "harness"]
     if len(faults) > MAX_HARNESS_FAULT_FRACTION * len(outcomes):
         raise RefusedError(

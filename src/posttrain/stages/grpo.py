@@ -35,6 +35,7 @@ from posttrain.objectives.kl import Kl
 from posttrain.objectives.policy_gradient import Clipping, Ratio
 from posttrain.stages.grpo_family import METHODS, Algorithm, KlPlace, Method
 from posttrain.stages.rollouts import RolloutSettings
+from posttrain.stages.sampler_keys import SamplerKeys, VllmKeys
 from posttrain.stages.training_keys import TrainingKeys
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class GrpoConfig(TrainingKeys):
     kl_coefficient: float | None = Field(None, gt=0)
     importance_cap: float | None = Field(2.0, ge=1)
 
+    sampler: SamplerKeys = Field("local", description="who draws")
     max_waves: int = Field(1, ge=1, le=64, description="times that problems are drawn until enough groups tell")
     overlong: Literal["penalise", "mask"] = "penalise"
     overlong_buffer: int | None = Field(None, ge=1, description="tokens before the cap in which length is punished")
@@ -117,6 +119,11 @@ class GrpoConfig(TrainingKeys):
             raise ValueError("ratio: sequence is of whole completions: set aggregation: sequence_mean")
         if self.minibatches > self.problems_per_step:
             raise ValueError(f"minibatches: {self.minibatches} of {self.problems_per_step} problems")
+        if isinstance(self.sampler, VllmKeys) and self.temperature != 1:
+            raise ValueError(
+                "vLLM gives log-probs at temperature 1 alone, and the ratio needs those that were drawn with: leave "
+                "temperature out, or set sampler: local"
+            )
         if self.overlong == "mask" and self.overlong_buffer is not None:
             raise ValueError("overlong_buffer punishes length, which overlong: mask leaves out; give one of them")
         if self.overlong_buffer is not None and self.overlong_buffer >= self.max_new_tokens:
@@ -165,7 +172,8 @@ class GrpoParts:
     """Live objects built by the wiring.
 
     `compute_reference` gives the reference's log-probs of completions, None where the method reads none.
-    `name_policy` names the policy as it is now; `num_tokens` is filled in by `run`: tokens drawn.
+    `name_policy` names the policy as it is now, the same on every rank; `rest` has the sampler give back between steps
+    what only drawing needs. `num_tokens` is filled in by `run`: tokens drawn.
     """
 
     policy: ScoredPolicy
@@ -179,6 +187,7 @@ class GrpoParts:
     ranks: Ranks
     device: str
     publish: Callable[[dict[str, torch.Tensor]], Artifact]
+    rest: Callable[[], None]
     num_tokens: int | None = None
 
 

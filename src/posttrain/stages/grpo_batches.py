@@ -26,8 +26,9 @@ from posttrain.objectives.kl import compute_log_ratios, estimate_kl
 from posttrain.rollouts.dynamic import Gathered, gather_groups
 from posttrain.rollouts.groups import Drawing
 from posttrain.rollouts.journal import RolloutJournal
+from posttrain.rollouts.origin import check_drawn_by, read_sampler_logprobs
 from posttrain.rollouts.overlength import compute_overlong_penalty
-from posttrain.rollouts.waves import WaveDrawer
+from posttrain.rollouts.waves import WaveDrawer, WaveShare
 from posttrain.statistics.reward_groups import compute_group_figures
 from posttrain.training.batches import (
     MicroBatch,
@@ -78,6 +79,12 @@ class _Sums:
     totals: torch.Tensor | None = None
     largest_mismatch: torch.Tensor | None = None
 
+    def read(self) -> tuple[dict[str, float], float] | None:
+        """Return the sums by name and the largest mismatch; None where no token was scored."""
+        if self.totals is None or self.largest_mismatch is None:
+            return None
+        return dict(zip(self.names, self.totals.tolist(), strict=True)), float(self.largest_mismatch)
+
 
 @dataclass(slots=True)
 class StepBatches:
@@ -103,8 +110,10 @@ class StepBatches:
         config, parts = self.config, self.parts
         self._order = RowOrder([len(parts.problems)], None, self.context.seed, config.problems_per_step)
         drawing = Drawing(parts.sampler, parts.scorer, config.sampling, config.overlap_scoring)
-        journal = RolloutJournal(StageFolder(self.context.folder).rollouts)
-        self._waves = WaveDrawer(self._problems_of, drawing, journal, parts.scorer_hash, self.context.seed)
+        ranks = parts.ranks
+        journal = RolloutJournal(StageFolder(self.context.folder).find_rollouts(ranks.rank, ranks.count))
+        share = WaveShare(ranks.rank, ranks.count, ranks.gather)
+        self._waves = WaveDrawer(self._problems_of, drawing, journal, parts.scorer_hash, self.context.seed, share)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -117,9 +126,11 @@ class StepBatches:
     def draw(self, step: int, *, is_under_way: bool = False) -> Gathered:
         """Return the groups of a step; where updates were taken on them already, from the journal.
 
+        Over several ranks each draws its part of every wave, and all get the groups of the whole step.
+
         Raises:
             RefusedError: The scorer failed on too many completions.
-            SamplerError: The sampler does not hold the published weights.
+            SamplerError: The sampler does not hold the published weights, or what was drawn is of other ones.
             StorageError: The journal cannot be read or written.
         """
         first = step * self.config.max_waves
@@ -129,9 +140,11 @@ class StepBatches:
         name = self.parts.name_policy()
         self._drop_journals()
         with torch.random.fork_rng(devices=[] if self.parts.device == "cpu" else [self.parts.device]):
-            self.parts.sampler.publish(PolicyVersion(name, model=self.parts.policy.model))
+            version = PolicyVersion(name, model=self.parts.policy.model)
+            self.parts.ranks.gather(lambda: self.parts.sampler.publish(version))
             found = gather_groups(lambda wave: self._waves.draw(first + wave, name), wanted, most)
-        self.parts.sampler.close()
+        self.parts.rest()
+        check_drawn_by(name, found.groups)
         return found
 
     def _drop_journals(self) -> None:
@@ -161,8 +174,10 @@ class StepBatches:
         rollouts = [rollout for group in groups for rollout in group.rollouts]
         if self.parts.compute_reference is None:
             return [None] * len(rollouts)
-        prompts, ids = [rollout.prompt_ids for rollout in rollouts], [rollout.ids_T for rollout in rollouts]
-        return list(self.parts.compute_reference(prompts, ids))
+        compute, ranks = self.parts.compute_reference, self.parts.ranks
+        own = rollouts[ranks.rank :: ranks.count]
+        shares = ranks.gather(lambda: compute([one.prompt_ids for one in own], [one.ids_T for one in own]))
+        return [shares[place % ranks.count][place // ranks.count] for place in range(len(rollouts))]
 
     def _compare(self, groups: Sequence[Group], references: Sequence[npt.NDArray[np.float32] | None]) -> list[Compared]:
         config, method = self.config, self.config.method
@@ -301,15 +316,19 @@ class StepBatches:
         )
 
     def collect_figures(self) -> dict[str, float]:
-        """Return what was measured since the last call: of the step's rollouts, and over the tokens of its updates."""
+        """Return what was measured since the last call: of the step's rollouts, and over the tokens of its updates.
+
+        Every rank must call it: the tokens are those of all.
+        """
         figures = dict(self._figures.values) if self._figures is not None else {}
-        if self._sums.totals is not None and self._sums.largest_mismatch is not None:
-            totals = dict(zip(self._sums.names, self._sums.totals.tolist(), strict=True))
+        read = [share for share in self.parts.ranks.gather(self._sums.read) if share is not None]
+        if read:
+            totals = {name: sum(sums[name] for sums, _ in read) for name in read[0][0]}
             count = totals.pop("tokens")
             ratios, squares = totals.pop("ratios"), totals.pop("squares")
             figures |= {name: value / count for name, value in totals.items()}
             figures[keys.EFFECTIVE_SAMPLE_SIZE] = ratios**2 / (count * squares)
-            figures[keys.LARGEST_MISMATCH] = float(self._sums.largest_mismatch)
+            figures[keys.LARGEST_MISMATCH] = max(largest for _, largest in read)
         self._sums = _Sums()
         return figures
 
@@ -330,15 +349,6 @@ class StepBatches:
             keys.CLIPPED_RATIO: found.clipped_fraction,
         }
         return StepFigures(values[keys.REWARD], values)
-
-
-def read_sampler_logprobs(rollout: Rollout) -> npt.NDArray[np.float32]:
-    """Return the sampler's log-probs of a rollout's tokens under the distribution that was drawn from, 0 of others."""
-    parts = []
-    for turn in rollout.turns:
-        drawn = getattr(turn, "drawing_logprobs", None)
-        parts.append(np.zeros(len(turn.ids), np.float32) if drawn is None else drawn.astype(np.float32))
-    return np.concatenate(parts)
 
 
 def _count_tokens(family: PromptFamily) -> int:
