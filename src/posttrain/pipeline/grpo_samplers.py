@@ -34,7 +34,8 @@ from posttrain.training.policy import ScoredPolicy
 
 PYTHON_VARIABLE = "POSTTRAIN_VLLM_PYTHON"
 """The environment variable that names vLLM's Python where a recipe does not."""
-_VERSION_PROGRAM = "import importlib.metadata as m; print(m.version('vllm'))"
+# By the package that is imported: vLLM's builds are distributed under several names.
+_VERSION_PROGRAM = "import importlib.metadata as m; print(m.version(m.packages_distributions()['vllm'][0]))"
 _VERSION_SECONDS = 60.0
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.core.config import display_field
+from posttrain.core.config import display_field, optional_field
 from posttrain.core.protocols import RunContext
 from posttrain.core.sampling import SamplingSettings
 from posttrain.data.sources import DataSource
@@ -83,7 +83,7 @@ class GrpoConfig(TrainingKeys):
     kl_coefficient: float | None = Field(None, gt=0)
     importance_cap: float | None = Field(2.0, ge=1)
 
-    sampler: SamplerKeys = Field("local", description="who draws")
+    sampler: SamplerKeys = optional_field("local")
     max_waves: int = Field(1, ge=1, le=64, description="times that problems are drawn until enough groups tell")
     overlong: Literal["penalise", "mask"] = "penalise"
     overlong_buffer: int | None = Field(None, ge=1, description="tokens before the cap in which length is punished")
