@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from posttrain.core.errors import RecipeError, RefusedError
 from posttrain.models.loading import load_policy
 from posttrain.pipeline import grpo_samplers
-from posttrain.pipeline.grpo_samplers import build_stage_sampler, check_stage_sampler, find_vllm_python
+from posttrain.pipeline.grpo_samplers import (
+    build_stage_sampler,
+    check_stage_sampler,
+    find_vllm_python,
+    name_trained_policy,
+)
 from posttrain.pipeline.plan import build_plan
 from posttrain.pipeline.policies import open_renderer
 from posttrain.pipeline.recipe import Recipe, read_recipe
@@ -65,7 +71,8 @@ def test_every_key_reaches_vllm(workshop: Workshop, monkeypatch: pytest.MonkeyPa
             made = build_stage_sampler(config, policy, renderer, Ranks(), recipe.roots)
         made.rest()  # between steps vLLM goes on
         assert made.notes == ["vLLM's draws are not repeatable here: a resumed run draws others"]
-        assert made.sampler.policy.hash == policy.hash and made.sampler.policy.model is policy.model
+        assert made.sampler.policy.hash == name_trained_policy(policy, Ranks(), torch.float32)
+        assert made.sampler.policy.model is policy.model
         return made.sampler
 
     plain = build().settings

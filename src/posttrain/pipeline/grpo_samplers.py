@@ -154,9 +154,11 @@ def _build_vllm(keys: VllmKeys, dtype: str, policy: LoadedPolicy, renderer: Rend
         cache_bytes=None if keys.cache_gb is None else int(keys.cache_gb * 1e9),
         engine_arguments=keys.engine_arguments,
     )
+    # By the name that the same weights are published under before the first step: they are no other policy's.
+    name = name_trained_policy(policy, Ranks(), DTYPES[dtype])
     return VllmSampler(
         settings,
-        PolicyVersion(policy.hash, model=policy.model, folder=policy.folder),
+        PolicyVersion(name, model=policy.model, folder=policy.folder),
         build_prompt_renderer(renderer),
         renderer.tokenizer.decode,
         export=partial(write_plain_policy, dtype=chosen),
