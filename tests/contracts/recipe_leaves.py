@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from posttrain.evaluation.monitors.settings import MONITORS
+from posttrain.stages.sampler_keys import VllmKeys
 from tests.contracts.monitor_leaves import MONITOR_LEAVES
 from tests.contracts.recipe_baselines import BASELINES, KEEP, LORA, long_rows
 from tests.contracts.trials import (
@@ -235,6 +236,11 @@ WITHOUT_EFFECT: dict[str, str] = {
     "HarnessTask.type": "says which class reads the task: within the class it has one value",
     "SftConfig.type": "says which class reads the stage: within the class it has one value",
     "GrpoConfig.type": "says which class reads the stage: within the class it has one value",
+    "GrpoConfig.sampler": "who draws: tests/pipeline/test_grpo_samplers.py looks at what is built",
+    **{
+        f"VllmKeys.{field}": "said to vLLM's process: tests/pipeline/test_grpo_samplers.py looks at what is said"
+        for field in VllmKeys.model_fields
+    },
     "GrpoConfig.activation_checkpointing": "changes memory alone: tests/pipeline/test_grpo.py looks at the model",
 }
 """Fields that are no leaf of their own, and why."""

@@ -145,6 +145,14 @@ class StageFolder:
         """Journals of what was drawn and judged, by wave, back to the oldest checkpoint."""
         return self.root / "rollouts"
 
+    def find_rollouts(self, rank: int, count: int) -> Path:
+        """Return where one of several processes keeps its part of the journals."""
+        return self.rollouts if count == 1 else self.rollouts / f"rank-{rank}-of-{count}"
+
+    def list_rollouts(self) -> list[Path]:
+        """Return every folder with journals, of however many processes."""
+        return [self.rollouts, *sorted(self.rollouts.glob("rank-*-of-*"))]
+
     @property
     def best(self) -> Path:
         """The best weights so far, by validation loss or by a task's score."""

@@ -30,18 +30,18 @@ from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy, read_context_tokens
 from posttrain.models.logprobs import compute_logprobs
 from posttrain.pipeline.compiled import build_training_kernels
+from posttrain.pipeline.estimates import DTYPES
+from posttrain.pipeline.grpo_samplers import build_stage_sampler, name_trained_policy
 from posttrain.pipeline.recipe import Recipe
-from posttrain.pipeline.sampling import build_sampler
 from posttrain.pipeline.scorers import ScorerContext, build_context, build_scorer, hash_scorer
 from posttrain.pipeline.sft_wiring import load_trained_policy
 from posttrain.pipeline.task_rows import read_problems
 from posttrain.pipeline.tools import build_environment, hash_environment
-from posttrain.pipeline.tracked_metric import hash_weights_in_memory
 from posttrain.pipeline.wiring import find_contaminated_rows
 from posttrain.rollouts.environments import Environment
 from posttrain.stages.grpo import GrpoConfig, GrpoParts
 from posttrain.stages.grpo_batches import LogprobsOf
-from posttrain.training.distributed import Ranks
+from posttrain.training.distributed import Ranks, find_layers, shard_policy
 from posttrain.training.policy import ScoredPolicy, enable_checkpointing
 
 
@@ -112,41 +112,35 @@ def build_grpo_parts(
 
     Raises:
         ModelError: The model's head is not what its logits say, or caps logits at a temperature other than 1.
-        RefusedError: Several processes, or `packing: on` where packed rows are not isolated.
+        RefusedError: The sampler is not there or cannot serve several processes, or `packing: on` where packed rows
+            are not isolated.
         RecipeError: The scorer's settings do not fit.
+        SamplerError: The sampler does not hold the policy.
     """
-    if setting.ranks.count > 1:
-        raise RefusedError(
-            f"{setting.ranks.count} processes",
-            expected="one process for a stage of the type grpo",
-            cure="start it without torchrun",
-            place=setting.name,
-        )
-    notes: list[str] = []
-    with torch.random.fork_rng(devices=[]):
-        sampler, found = build_sampler(policy, setting.renderer)
-    notes += found
-    scored, found = _build_scored_policy(policy, config)
-    notes += found
+    is_sharing = is_sharing_exact(policy.model)
+    made = build_stage_sampler(config, policy, setting.renderer, setting.ranks, setting.recipe.roots)
+    scored, notes = _build_scored_policy(policy, config, setting.ranks)
+    made.scored = scored
     context = build_context(setting.recipe.roots, setting.recipe.scorers, allow_unsafe=setting.allow_unsafe)
     scorer = build_scorer(config.scorer, context)
     parts = GrpoParts(
         policy=scored,
-        sampler=sampler,
+        sampler=made.sampler,
         scorer=scorer,
         scorer_hash=hash_stage_scorer(setting.recipe, config),
         problems=problems,
         compute_reference=_build_reference(setting, config),
-        name_policy=lambda: hash_weights_in_memory(policy),
+        name_policy=lambda: name_trained_policy(policy, setting.ranks, DTYPES[config.dtype]),
         decode=lambda ids: str(setting.renderer.tokenizer.decode(ids)),
         context_tokens=read_context_tokens(Path(setting.parent.folder)),
-        is_sharing_exact=is_sharing_exact(policy.model),
+        is_sharing_exact=is_sharing,
         ranks=setting.ranks,
         device=setting.device,
         publish=publish,
+        rest=made.rest,
         environment=_build_environment(setting, config, context),
     )
-    return parts, notes
+    return parts, [*made.notes, *notes]
 
 
 def _build_environment(setting: GrpoSetting, config: GrpoConfig, context: ScorerContext) -> Environment | None:
@@ -166,7 +160,7 @@ def load_started_policy(setting: GrpoSetting, config: GrpoConfig) -> LoadedPolic
     return load_trained_policy(folder, config, setting.name, setting.seed, setting.ranks, setting.device)
 
 
-def _build_scored_policy(policy: LoadedPolicy, config: GrpoConfig) -> tuple[ScoredPolicy, list[str]]:
+def _build_scored_policy(policy: LoadedPolicy, config: GrpoConfig, ranks: Ranks) -> tuple[ScoredPolicy, list[str]]:
     notes: list[str] = []
     model = policy.model
     check_head(model)
@@ -184,7 +178,9 @@ def _build_scored_policy(policy: LoadedPolicy, config: GrpoConfig) -> tuple[Scor
         )
     if config.activation_checkpointing == "on":
         enable_checkpointing(model)
-    return ScoredPolicy(model, find_backbone(model), _heat_head(model, config.temperature), layout), notes
+    scored = ScoredPolicy(model, find_backbone(model), _heat_head(model, config.temperature), layout)
+    shard_policy(scored, find_layers(find_backbone(model)), ranks, compute_dtype=DTYPES[config.dtype])
+    return scored, notes
 
 
 def _heat_head(model: Any, temperature: float) -> Callable[[Any], Head]:

@@ -170,7 +170,7 @@ def build_plan(recipe: Recipe, *, progress: Progress | None = None) -> Plan:
     stages = []
     with open_renderer(recipe, base) as renderer:
         rounds = list_rounds(recipe)
-        check_rounds(recipe, base, rounds)
+        check_rounds(recipe, base, rounds, Ranks())
         for stage in rounds:
             parent = outputs[stage.entry.parent] if stage.number == 1 else outputs[stage.entry.name]
             key = compute_stage_key(recipe, stage, parent, renderer, base) if parent is not None else None

@@ -153,7 +153,7 @@ class _Run:
         self._write()
         try:
             check_ranks(rounds, self.ranks)
-            _on_writer(self.ranks, lambda: check_rounds(recipe, self.base, rounds))
+            _on_writer(self.ranks, lambda: check_rounds(recipe, self.base, rounds, self.ranks))
             _on_writer(
                 self.ranks,
                 lambda: self.preflight.check_start(find_progress(recipe, rounds, entries, base, self.renderer)),

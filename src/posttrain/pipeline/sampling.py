@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,11 @@ from posttrain.models.stacking import stack_linears
 from posttrain.pipeline.compiled import choose_decode
 from posttrain.samplers.constraints import ConstraintCompiler
 from posttrain.samplers.generate import GenerateSampler
-from posttrain.samplers.local import EngineModel, EngineOptions, LocalSampler
+from posttrain.samplers.local import EngineModel, EngineOptions, LocalSampler, PromptRenderer
 from posttrain.samplers.probing import UnmanagedCacheError, probe_layers
+
+LiveLogprobs = Callable[[Any, torch.Tensor], torch.Tensor]
+"""Gives the log-probs [T - 1] of a row's tokens after the first, under a live model."""
 
 
 def find_context_tokens(model: Any) -> int | None:
@@ -27,7 +30,9 @@ def find_context_tokens(model: Any) -> int | None:
     return found
 
 
-def build_engine_model(model: Any, dtype: torch.dtype) -> EngineModel:
+def build_engine_model(
+    model: Any, dtype: torch.dtype, compute_reference: LiveLogprobs = compute_plain_logprobs
+) -> EngineModel:
     """Return what the engine samples a policy's weights from: a copy, adapters merged in, in one precision.
 
     Raises:
@@ -51,7 +56,7 @@ def build_engine_model(model: Any, dtype: torch.dtype) -> EngineModel:
         find_head=lambda: find_head(shadow.model),
         shapes=shapes,
         refresh=shadow.refresh,
-        compute_reference=compute_plain_logprobs,
+        compute_reference=compute_reference,
         context_tokens=context,
         needs_masks=chosen.needs_masks,
         drawing=chosen.drawing,
@@ -59,8 +64,23 @@ def build_engine_model(model: Any, dtype: torch.dtype) -> EngineModel:
     )
 
 
+def build_prompt_renderer(renderer: Renderer) -> PromptRenderer:
+    """Return what gives the prompt ids of problems: rendered, or those that a problem has already."""
+
+    def render_prompts(problems: Sequence[Problem]) -> list[list[int]]:
+        rendered = iter(renderer.render_prompts([(p.messages, p.tools) for p in problems if not _has_ids(p)]))
+        return [list(p.prompt_ids) if isinstance(p, TokenizedProblem) else next(rendered).tolist() for p in problems]
+
+    return render_prompts
+
+
 def build_sampler(
-    policy: LoadedPolicy, renderer: Renderer, *, dtype: torch.dtype | None = None, options: EngineOptions | None = None
+    policy: LoadedPolicy,
+    renderer: Renderer,
+    *,
+    dtype: torch.dtype | None = None,
+    options: EngineOptions | None = None,
+    compute_reference: LiveLogprobs = compute_plain_logprobs,
 ) -> tuple[Sampler, list[str]]:
     """Return a sampler of a policy, and notes for the user on how it was chosen.
 
@@ -69,16 +89,13 @@ def build_sampler(
         renderer: Turns problems into prompt ids and ids into text.
         dtype: The precision to sample in; None is the policy's own.
         options: Rows, memory and passes of the engine.
+        compute_reference: Gives the log-probs of a live policy that the engine has to reproduce.
     """
-
-    def render_prompts(problems: Sequence[Problem]) -> list[list[int]]:
-        rendered = iter(renderer.render_prompts([(p.messages, p.tools) for p in problems if not _has_ids(p)]))
-        return [list(p.prompt_ids) if isinstance(p, TokenizedProblem) else next(rendered).tolist() for p in problems]
-
+    render_prompts = build_prompt_renderer(renderer)
     decode, stop_ids = renderer.tokenizer.decode, renderer.format.stop_ids
     chosen = dtype or next(policy.model.parameters()).dtype
     try:
-        model = build_engine_model(policy.model, chosen)
+        model = build_engine_model(policy.model, chosen, compute_reference)
     except UnmanagedCacheError as error:
         note = f"sampling through transformers' own cache, several times slower: {error}"
         plain = GenerateSampler(

@@ -151,10 +151,11 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
         find_device(),
         job.allow_unsafe,
     )
-    problems, rows = read_stage_problems(job.recipe, config)
+    problems, rows = job.ranks.first(lambda: read_stage_problems(job.recipe, config))
     _check_key(job)
     ledger = rows.to_json()
-    write_json(job.folder.ledger, ledger)
+    if job.ranks.is_writer:
+        write_json(job.folder.ledger, ledger)
     policy = load_started_policy(setting, config)
 
     def publish(weights: dict[str, torch.Tensor]) -> Artifact:
@@ -164,11 +165,16 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
     parts, notes = build_grpo_parts(setting, config, problems, policy, publish)
     for note in notes:
         job.context.progress.note(note)
-    artifacts = grpo.run(config, {"policy": job.parent}, parts, job.context)
-    CheckpointStore(job.folder.checkpoints).clear()  # the artifact has taken their place
-    RolloutJournal(job.folder.rollouts).clear()
-    if config.curriculum is not None:
-        PassRateLog(job.folder.rollouts, len(problems), config.curriculum.decay).clear()
+    try:
+        artifacts = grpo.run(config, {"policy": job.parent}, parts, job.context)
+    finally:
+        parts.sampler.close()
+    if job.ranks.is_writer:  # the artifact has taken their place
+        CheckpointStore(job.folder.checkpoints).clear()
+        for folder in job.folder.list_rollouts():
+            RolloutJournal(folder).clear()
+            if config.curriculum is not None:
+                PassRateLog(folder, len(problems), config.curriculum.decay).clear()
     return StageResult(artifacts, parts.num_tokens, ledger)
 
 

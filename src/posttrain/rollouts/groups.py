@@ -48,6 +48,7 @@ def draw_groups(
     find_known: Callable[[Completion], Outcome | None] | None = None,
     on_judged: OnJudged | None = None,
     book: ReplyBook | None = None,
+    is_whole: bool = True,
 ) -> list[Group]:
     """Return a group for each problem, in order.
 
@@ -58,6 +59,7 @@ def draw_groups(
         find_known: Gives the outcome that the rollout which a completion ends had before, from a journal.
         on_judged: Told of verdicts as they come, in any order; what was known is told again.
         book: Remembers what tools replied.
+        is_whole: Whether these are all that are judged together; the faults of a share are for its caller to count.
 
     Raises:
         RefusedError: The harness failed on more than 1 % of the completions, each tried twice.
@@ -70,7 +72,8 @@ def draw_groups(
             on_judged(judged)
         for attempt, outcome in judged:
             outcomes[places[attempt.last.problem_id], attempt.last.sample_index] = (attempt, outcome)
-    check_faults([outcome for _, outcome in outcomes.values()])
+    if is_whole:
+        check_faults([outcome for _, outcome in outcomes.values()])
     samples = range(drawing.settings.num_samples)
     return [
         Group(problem, tuple(attempt.conclude(outcome) for attempt, outcome in (outcomes[place, n] for n in samples)))
@@ -118,10 +121,10 @@ def _judge(scorer: Scorer, attempts: Sequence[tuple[Problem, Attempt]]) -> list[
 
 
 def check_faults(outcomes: Sequence[Outcome]) -> None:
-    """Refuse to go on where the harness failed on more than 1 % of the rollouts.
+    """Check that what was judged together was judged: faults of the harness are rare.
 
     Raises:
-        RefusedError: It did.
+        RefusedError: The harness failed on more than 1 % of the completions.
     """
     faults = [outcome for outcome in outcomes if outcome.fault == "harness"]
     if len(faults) > MAX_HARNESS_FAULT_FRACTION * len(outcomes):

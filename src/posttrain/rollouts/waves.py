@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from posttrain.core.errors import StorageError
@@ -11,8 +11,35 @@ from posttrain.core.hashing import hash_json
 from posttrain.core.records import Completion, Group, Outcome, Problem
 from posttrain.core.seeds import derive_seed
 from posttrain.rollouts.environments import ToolReplies
-from posttrain.rollouts.groups import Drawing, Judged, draw_groups
+from posttrain.rollouts.groups import Drawing, Judged, check_faults, draw_groups
 from posttrain.rollouts.journal import RolloutJournal, name_completion
+
+GatherGroups = Callable[[Callable[[], list[Group]]], list[list[Group]]]
+"""Gives what each process's action gives, by process; what stops one of them is raised by all."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaveShare:
+    """Which of a wave's problems this process draws, of how many: every `count`th, from `rank` on.
+
+    The draws themselves do not depend on it, because seeds are those of problems.
+
+    Example: of a wave of 5 the second of two processes draws problems 1 and 3.
+    """
+
+    rank: int = 0
+    count: int = 1
+    gather: GatherGroups = lambda action: [action()]
+
+    def take(self, problems: Sequence[Problem]) -> Sequence[Problem]:
+        """Return this process's problems."""
+        return problems[self.rank :: self.count]
+
+    def combine(self, draw: Callable[[], list[Group]]) -> list[Group]:
+        """Return the groups of all processes, in the order of the wave's problems."""
+        shares = self.gather(draw)
+        total = sum(map(len, shares))
+        return [shares[place % self.count][place // self.count] for place in range(total)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +52,7 @@ class WaveDrawer:
         journal: Where it is written down.
         scorer_hash: The name by content of who judges.
         seed: What draws start from.
+        share: Which part of a wave this process draws; the journal holds that part.
     """
 
     problems_of: Callable[[int], Sequence[Problem]]
@@ -32,6 +60,7 @@ class WaveDrawer:
     journal: RolloutJournal
     scorer_hash: str
     seed: int
+    share: WaveShare = field(default_factory=WaveShare)
 
     def draw(self, number: int, policy_hash: str) -> list[Group]:
         """Return the groups of a wave under a policy, which the sampler holds.
@@ -40,12 +69,32 @@ class WaveDrawer:
             RefusedError: The harness failed on too many completions.
             StorageError: The journal cannot be read or written.
         """
-        problems = self.problems_of(number)
+        found: list[Group] = []
+        is_known = False
+
+        def draw_share() -> list[Group]:
+            nonlocal found, is_known
+            found, is_known = self._draw_share(number, policy_hash)
+            return found
+
+        def finish() -> list[Group]:
+            if not is_known:
+                self.journal.finish(number, found)
+            return []
+
+        groups = self.share.combine(draw_share)
+        check_faults([rollout.outcome for group in groups for rollout in group.rollouts])
+        self.share.gather(finish)
+        return groups
+
+    def _draw_share(self, number: int, policy_hash: str) -> tuple[list[Group], bool]:
+        """Return this process's groups of a wave, and whether its journal had them."""
+        problems = self.share.take(self.problems_of(number))
         seeds = self._derive_seeds(problems, number)
         key = self._make_key(problems, seeds, policy_hash)
         known = self.journal.read_groups(number, {problem.problem_id: problem for problem in problems}, key)
         if known is not None:
-            return known
+            return known, True
         begun = self.journal.read_begun(number, key)
 
         def find_known(completion: Completion) -> Outcome | None:
@@ -61,9 +110,10 @@ class WaveDrawer:
                 self.journal.add(number, rollouts)
 
         book = JournalBook(self.journal, number, begun.replies)
-        groups = draw_groups(problems, seeds, self.drawing, find_known=find_known, on_judged=write_down, book=book)
-        self.journal.finish(number, groups)
-        return groups
+        groups = draw_groups(
+            problems, seeds, self.drawing, find_known=find_known, on_judged=write_down, book=book, is_whole=False
+        )
+        return groups, False
 
     def recall(self, number: int) -> list[Group]:
         """Return the groups of a wave that must be in the journal, because the policy that drew it has moved on.
@@ -71,12 +121,17 @@ class WaveDrawer:
         Raises:
             StorageError: It is not there.
         """
-        known = self.journal.read_groups(number, {problem.problem_id: problem for problem in self.problems_of(number)})
+        return self.share.combine(lambda: self._recall_share(number))
+
+    def _recall_share(self, number: int) -> list[Group]:
+        problems = self.share.take(self.problems_of(number))
+        known = self.journal.read_groups(number, {problem.problem_id: problem for problem in problems})
         if known is None:
             raise StorageError(
                 "the rollouts of the step that was under way are missing",
-                expected="the journal that was written when they were drawn",
-                cure="restore the file, or delete the stage's newest checkpoint, so that the step is drawn again",
+                expected="the journal that was written when they were drawn, by as many processes",
+                cure="start as many processes as before, or restore the file, or delete the stage's newest checkpoint, "
+                "so that the step is drawn again",
                 place=str(self.journal.path(number)),
             )
         return known

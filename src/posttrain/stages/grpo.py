@@ -37,6 +37,7 @@ from posttrain.rollouts.curriculum import CurriculumSettings
 from posttrain.rollouts.environments import EnvironmentSettings
 from posttrain.stages.grpo_family import METHODS, Algorithm, KlPlace, Method
 from posttrain.stages.rollouts import RolloutSettings
+from posttrain.stages.sampler_keys import SamplerKeys, VllmKeys
 from posttrain.stages.training_keys import TrainingKeys
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class GrpoConfig(TrainingKeys):
     kl_coefficient: float | None = Field(None, gt=0)
     importance_cap: float | None = Field(2.0, ge=1)
 
+    sampler: SamplerKeys = optional_field("local")
     max_waves: int = Field(1, ge=1, le=64, description="times that problems are drawn until enough groups tell")
     rollout_tokens_per_step: int | None = Field(
         None, ge=1, description="what has not ended by then goes on in the next step; None: all end in their step"
@@ -130,6 +132,11 @@ class GrpoConfig(TrainingKeys):
         if self.environment is not None and self.stop:
             raise ValueError(
                 "a stop string ends a turn before its stop token, behind which tools reply: leave out stop"
+            )
+        if isinstance(self.sampler, VllmKeys) and self.temperature != 1:
+            raise ValueError(
+                "vLLM gives log-probs at temperature 1 alone, and the ratio needs those that were drawn with: leave "
+                "temperature out, or set sampler: local"
             )
         if self.overlong == "mask" and self.overlong_buffer is not None:
             raise ValueError("overlong_buffer punishes length, which overlong: mask leaves out; give one of them")
@@ -205,8 +212,9 @@ class GrpoParts:
     """Live objects built by the wiring.
 
     `compute_reference` gives the reference's log-probs of completions, None where the method reads none.
-    `name_policy` names the policy as it is now; `decode` gives the text of ids; `context_tokens` is the longest row
-    that it takes; `num_tokens` is filled in by `run`: tokens drawn.
+    `name_policy` names the policy as it is now, the same on every rank; `decode` gives the text of ids;
+    `context_tokens` is the longest row that it takes; `rest` has the sampler give back between steps what only drawing
+    needs. `num_tokens` is filled in by `run`: tokens drawn.
     """
 
     policy: ScoredPolicy
@@ -222,6 +230,7 @@ class GrpoParts:
     ranks: Ranks
     device: str
     publish: Callable[[dict[str, torch.Tensor]], Artifact]
+    rest: Callable[[], None]
     environment: Environment | None = None
     num_tokens: int | None = None
 

@@ -25,10 +25,11 @@ from posttrain.objectives.kl import compute_log_ratios, estimate_kl
 from posttrain.rollouts.dynamic import Gathered, gather_groups
 from posttrain.rollouts.groups import Drawing
 from posttrain.rollouts.journal import RolloutJournal
+from posttrain.rollouts.origin import check_drawn_by, read_sampler_logprobs
 from posttrain.rollouts.overlength import compute_overlong_penalty
 from posttrain.rollouts.partial import PartialDrawer, PartialSettings
 from posttrain.rollouts.partial_journal import PartialJournal
-from posttrain.rollouts.waves import WaveDrawer
+from posttrain.rollouts.waves import WaveDrawer, WaveShare
 from posttrain.stages.grpo_figures import StepFigures, describe_step
 from posttrain.stages.grpo_problems import ProblemChooser, build_chooser
 from posttrain.training.batches import (
@@ -72,6 +73,12 @@ class _Sums:
     totals: torch.Tensor | None = None
     largest_mismatch: torch.Tensor | None = None
 
+    def read(self) -> tuple[dict[str, float], float] | None:
+        """Return the sums by name and the largest mismatch; None where no token was scored."""
+        if self.totals is None or self.largest_mismatch is None:
+            return None
+        return dict(zip(self.names, self.totals.tolist(), strict=True)), float(self.largest_mismatch)
+
 
 @dataclass(slots=True)
 class StepBatches:
@@ -96,11 +103,13 @@ class StepBatches:
 
     def __post_init__(self) -> None:
         config, parts = self.config, self.parts
-        folder = StageFolder(self.context.folder).rollouts
+        ranks = parts.ranks
+        folder = StageFolder(self.context.folder).find_rollouts(ranks.rank, ranks.count)
         self._chooser = build_chooser(config, parts.problems, folder, self.context.seed)
         drawing = Drawing(parts.sampler, parts.scorer, config.sampling, config.overlap_scoring, parts.environment)
         seed, by_id = self.context.seed, {problem.problem_id: problem for problem in parts.problems}
-        self._waves = WaveDrawer(self._problems_of, drawing, RolloutJournal(folder), parts.scorer_hash, seed)
+        share = WaveShare(ranks.rank, ranks.count, ranks.gather)
+        self._waves = WaveDrawer(self._problems_of, drawing, RolloutJournal(folder), parts.scorer_hash, seed, share)
         self._partial = None
         if config.rollout_tokens_per_step is not None:
             settings = PartialSettings(
@@ -124,9 +133,11 @@ class StepBatches:
     def draw(self, step: int, *, is_under_way: bool = False) -> Gathered:
         """Return the groups of a step; where updates were taken on them already, from the journal.
 
+        Over several ranks each draws its part of every wave, and all get the groups of the whole step.
+
         Raises:
             RefusedError: The scorer failed on too many completions.
-            SamplerError: The sampler does not hold the published weights.
+            SamplerError: The sampler does not hold the published weights, or what was drawn is of other ones.
             StorageError: The journal cannot be read or written.
         """
         found = self._gather(step, None) if is_under_way else self._draw(step)
@@ -137,9 +148,12 @@ class StepBatches:
         name = self.parts.name_policy()
         self._drop_journals()
         with torch.random.fork_rng(devices=[] if self.parts.device == "cpu" else [self.parts.device]):
-            self.parts.sampler.publish(PolicyVersion(name, model=self.parts.policy.model))
+            version = PolicyVersion(name, model=self.parts.policy.model)
+            self.parts.ranks.gather(lambda: self.parts.sampler.publish(version))
             found = self._gather(step, name)
-        self.parts.sampler.close()
+        self.parts.rest()
+        if self._partial is None:  # which knows how old its policies are
+            check_drawn_by(name, found.groups)
         return found
 
     def _gather(self, step: int, policy: str | None) -> Gathered:
@@ -188,8 +202,10 @@ class StepBatches:
         rollouts = [rollout for group in groups for rollout in group.rollouts]
         if self.parts.compute_reference is None:
             return [None] * len(rollouts)
-        prompts, ids = [rollout.prompt_ids for rollout in rollouts], [rollout.ids_T for rollout in rollouts]
-        return list(self.parts.compute_reference(prompts, ids))
+        compute, ranks = self.parts.compute_reference, self.parts.ranks
+        own = rollouts[ranks.rank :: ranks.count]
+        shares = ranks.gather(lambda: compute([one.prompt_ids for one in own], [one.ids_T for one in own]))
+        return [shares[place % ranks.count][place // ranks.count] for place in range(len(rollouts))]
 
     def _compare(self, groups: Sequence[Group], references: Sequence[npt.NDArray[np.float32] | None]) -> list[Compared]:
         config, method = self.config, self.config.method
@@ -328,26 +344,21 @@ class StepBatches:
         )
 
     def collect_figures(self) -> dict[str, float]:
-        """Return what was measured since the last call: of the step's rollouts, and over the tokens of its updates."""
+        """Return what was measured since the last call: of the step's rollouts, and over the tokens of its updates.
+
+        Every rank must call it: the tokens are those of all.
+        """
         figures = dict(self._figures.values) if self._figures is not None else {}
-        if self._sums.totals is not None and self._sums.largest_mismatch is not None:
-            totals = dict(zip(self._sums.names, self._sums.totals.tolist(), strict=True))
+        read = [share for share in self.parts.ranks.gather(self._sums.read) if share is not None]
+        if read:
+            totals = {name: sum(sums[name] for sums, _ in read) for name in read[0][0]}
             count = totals.pop("tokens")
             ratios, squares = totals.pop("ratios"), totals.pop("squares")
             figures |= {name: value / count for name, value in totals.items()}
             figures[keys.EFFECTIVE_SAMPLE_SIZE] = ratios**2 / (count * squares)
-            figures[keys.LARGEST_MISMATCH] = float(self._sums.largest_mismatch)
+            figures[keys.LARGEST_MISMATCH] = max(largest for _, largest in read)
         self._sums = _Sums()
         return figures
-
-
-def read_sampler_logprobs(rollout: Rollout) -> npt.NDArray[np.float32]:
-    """Return the sampler's log-probs of a rollout's tokens under the distribution that was drawn from, 0 of others."""
-    parts = []
-    for turn in rollout.turns:
-        drawn = getattr(turn, "drawing_logprobs", None)
-        parts.append(np.zeros(len(turn.ids), np.float32) if drawn is None else drawn.astype(np.float32))
-    return np.concatenate(parts)
 
 
 def _count_tokens(family: PromptFamily) -> int:

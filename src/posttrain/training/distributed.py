@@ -77,6 +77,29 @@ class Ranks:
         if failure is not None:
             raise failure
 
+    def gather(self, action: Callable[[], Value]) -> list[Value]:
+        """Return what `action` gives on each rank, by rank.
+
+        Where it speaks with other ranks itself, it must not fail on some of them before that is done.
+
+        Raises:
+            PosttrainError: What stopped the first of the ranks that it stopped stops every rank.
+        """
+        if self.count == 1:
+            return [action()]
+        failure: PosttrainError | None = None
+        value: Value | None = None
+        try:
+            value = action()
+        except PosttrainError as error:
+            failure = error
+        box: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(box, (failure, value))
+        for found, _ in box:
+            if found is not None:
+                raise found
+        return [given for _, given in box]
+
     def wait(self) -> None:
         """Wait until every rank is here."""
         if self.count > 1:
@@ -121,13 +144,15 @@ def shard_policy(policy: nn.Module, layers: list[nn.Module], ranks: Ranks, *, co
     if ranks.count == 1:
         return
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     device_type = next(policy.parameters()).device.type
     mesh = init_device_mesh(device_type, (ranks.count,))
     mixed = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for module in [*layers, policy]:
         fully_shard(module, mesh=mesh, mp_policy=mixed)
+    if hasattr(policy, "read_whole"):
+        register_fsdp_forward_method(policy, "read_whole")
     for module in policy.modules():
         divide = getattr(module, "set_gradient_divide_factor", None)
         if callable(divide):

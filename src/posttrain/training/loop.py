@@ -172,6 +172,8 @@ class TrainingLoop:
         if self.ranks.is_writer:
             self.context.progress.advance(1, loss=report.loss, tokens_per_second=speed)
         is_due = state.step % self.settings.log_every_steps == 0 or state.step in (1, self.settings.num_steps)
+        # On every rank, since figures may be sums over all of them.
+        figures = self.functions.figures() if is_due and self.functions.figures is not None else {}
         if is_due and self.ranks.is_writer:
             trained = max(1, state.window_trained)
             self.context.metrics.log(
@@ -188,15 +190,15 @@ class TrainingLoop:
                     keys.STEP_SECONDS: seconds,
                     keys.PEAK_MEMORY: measure_peak_memory(self.updater.device),
                 }
-                | (self.functions.figures() if self.functions.figures is not None else {}),
+                | figures,
             )
         if is_due:
             state.window_loss = state.window_hits = 0.0
             state.window_trained = 0
         if self.context.callbacks and self.ranks.is_writer:
-            figures = {keys.LOSS: report.loss, keys.GRAD_NORM: report.grad_norm, keys.LEARNING_RATE: learning_rate}
+            shown = {keys.LOSS: report.loss, keys.GRAD_NORM: report.grad_norm, keys.LEARNING_RATE: learning_rate}
             for callback in self.context.callbacks:
-                callback.on_step(state.step, figures, self.updater.policy.model)
+                callback.on_step(state.step, shown, self.updater.policy.model)
 
     def _validate(self) -> None:
         if self.functions.validate is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -26,6 +26,8 @@ from posttrain.kernels.token_logprobs import (
     score_tokens,
 )
 from posttrain.training.batches import MicroBatch
+
+Value = TypeVar("Value")
 
 
 class ScoredPolicy(nn.Module):
@@ -80,6 +82,13 @@ class ScoredPolicy(nn.Module):
         hidden_NH = hidden_TH.index_select(0, batch.scored_N).to(head.weight.dtype)
         score = score_coupled_tokens if getattr(objective, "is_coupled", False) else score_tokens
         return score(hidden_NH, head, batch.targets_N, weights_N, objective, batch.constants, with_entropy=with_entropy)
+
+    def read_whole(self, read: Callable[[nn.Module], Value]) -> Value:
+        """Return what `read` gives of the model while its weights stand whole; over several ranks all must call it.
+
+        `shard_policy` sees to it that what is sharded is gathered before.
+        """
+        return read(self.model)
 
     def compute_hidden(self, batch: MicroBatch) -> torch.Tensor:
         """Return the last hidden states [T, H] of a micro-batch, rows end to end."""

@@ -17,6 +17,7 @@ from posttrain.gates.rules import list_tasks
 from posttrain.models.loading import read_context_tokens
 from posttrain.models.manifest import load_manifest
 from posttrain.pipeline.development_rows import read_development_problems
+from posttrain.pipeline.grpo_samplers import check_stage_sampler
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.rounds import Round
@@ -25,17 +26,19 @@ from posttrain.pipeline.wiring import fingerprint_sources
 from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.sft import SftConfig
 from posttrain.stages.training_keys import TrainingKeys
+from posttrain.training.distributed import Ranks
 
 
-def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round]) -> None:
+def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round], ranks: Ranks) -> None:
     """Check every round of every stage as far as it can be without running the ones before it.
 
     Raises:
         DataError: A stage's or a task's data cannot be found or read, or what would choose a stage's weights is among
             what they are measured on.
         RecipeError: A stage's rows may be longer than the model takes.
-        RefusedError: A stage's policy will have adapters and the recipe does not say what to do with
-            them, or will have none and the recipe says to go on with one.
+        RefusedError: A stage's sampler is not there or cannot serve as many processes, or a stage's policy will have
+            adapters and the recipe does not say what to do with them, or will have none and the recipe says to go on
+            with one.
     """
     context_tokens = read_context_tokens(base)
     adapters: dict[str, bool | None] = {BASE: holds_adapters(base)}
@@ -56,6 +59,7 @@ def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round]) -> None:
                 selecting.add(tracked.task.name)
         elif isinstance(config, GrpoConfig):
             fingerprint_sources(recipe, config.data)
+            check_stage_sampler(config, ranks, recipe.roots)
         if has_adapters is not None:
             check_adapter_start(config, name, has_adapters)
         goes_on = has_adapters and config.adapter_start == "continue"

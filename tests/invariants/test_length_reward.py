@@ -1,0 +1,84 @@
+"""Longer is better: a reward for length makes length rise, whatever is trained and whoever draws.
+
+Where a sampler kept old weights, or log-probs were those of another distribution, rewards would not come back to the
+policy and length would stay where it was. The policy is taught first to answer with one to seven letters and to stop.
+vLLM draws where `POSTTRAIN_VLLM_PYTHON` names the Python of its environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.models.artifacts import save_tokenizer
+from posttrain.models.making import make_model
+from posttrain.pipeline.recipe import read_recipe
+from posttrain.pipeline.run import run_recipe
+from tests.models.tiny_models import ARCHITECTURES, make_tokenizer
+from tests.pipeline.test_grpo import OWN, rl
+from tests.pipeline.tiny_runs import Workshop, sft
+
+pytestmark = pytest.mark.invariants
+
+VLLM = pytest.param(
+    {"type": "vllm", "context_tokens": 128, "max_sequences": 64, "cache_gb": 0.1},
+    id="vllm",
+    marks=pytest.mark.skipif(
+        not os.environ.get("POSTTRAIN_VLLM_PYTHON"), reason="POSTTRAIN_VLLM_PYTHON names no Python with vLLM"
+    ),
+)
+FULL: dict[str, Any] = {"learning_rate": 5e-4}
+LORA: dict[str, Any] = {"learning_rate": 5e-3, "adapter": {"rank": 8}}
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A policy that was taught to answer shortly, with heads as wide as vLLM's CPU kernels want them."""
+    folder = tmp_path_factory.mktemp("length")
+    settings = {
+        **ARCHITECTURES["llama"],
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "max_position_embeddings": 256,
+    }
+    make_model(settings, make_tokenizer(), 3).save_pretrained(folder / "base")
+    save_tokenizer(make_tokenizer(), folder / "base", None)
+    made = Workshop(folder / "workshop", folder / "base")
+    (made.folder / "own.py").write_text(OWN)
+    questions = [{"role": "user", "content": "how long?"}]
+    rows = [{"messages": [*questions, {"role": "assistant", "content": "a" * (1 + n % 7)}]} for n in range(56)]
+    (made.folder / "short.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = made.run(sft(data=[{"source": "short.jsonl"}], steps=60, batch_size=8, learning_rate=3e-3), into="taught")
+    (made.folder / "policy").symlink_to(done.artifact(0))
+    return made
+
+
+@pytest.mark.parametrize("sampler", ["local", VLLM])
+@pytest.mark.parametrize("trained", [FULL, LORA], ids=["full weights", "LoRA"])
+def test_a_reward_for_length_makes_length_rise(
+    workshop: Workshop, trained: dict[str, Any], sampler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workshop.folder)
+    values = rl(
+        steps=15, problems_per_step=8, group_size=8, max_new_tokens=24, algorithm="dr_grpo", sampler=sampler, **trained
+    )
+    name = f"length-{len(list(workshop.folder.glob('length-*.yaml')))}"
+    path: Path = workshop.folder / f"{name}.yaml"
+    path.write_text(json.dumps({**values, "model": "policy", "folder": f"runs/{name}"}))
+    folder = run_recipe(read_recipe(path), override=["length_caps"])
+    (metrics,) = (folder / "stages").glob("*/metrics.jsonl")
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    lengths = [line["completions/mean_length"] for line in lines]
+    # Where every completion of a step is cut at the cap there is nothing to train on.
+    lines = [line for line in lines if "sampler_mismatch/max" in line]
+    mismatch = max(line["sampler_mismatch/max"] for line in lines)
+    print(sampler, trained, "length", lengths[0], "to", lengths[-1], "mismatch", mismatch)
+    assert sum(lengths[-3:]) > 1.5 * sum(lengths[:3]) and len(lines) > 8
+    assert mismatch < 1e-3 and min(line["effective_sample_size"] for line in lines) > 0.999
