@@ -32,20 +32,24 @@ from posttrain.models.logprobs import compute_logprobs
 from posttrain.pipeline.compiled import build_training_kernels
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.sampling import build_sampler
-from posttrain.pipeline.scorers import build_context, build_scorer, hash_scorer
+from posttrain.pipeline.scorers import ScorerContext, build_context, build_scorer, hash_scorer
 from posttrain.pipeline.sft_wiring import load_trained_policy
 from posttrain.pipeline.task_rows import read_problems
 from posttrain.pipeline.tracked_metric import hash_weights_in_memory
 from posttrain.pipeline.wiring import find_contaminated_rows
 from posttrain.stages.grpo import GrpoConfig, GrpoParts
 from posttrain.stages.grpo_batches import LogprobsOf
+from posttrain.stages.step_audit import AuditParts
 from posttrain.training.distributed import Ranks
 from posttrain.training.policy import ScoredPolicy, enable_checkpointing
 
 
 @dataclass(frozen=True, slots=True)
 class GrpoSetting:
-    """What surrounds a GRPO stage: the recipe, the policy that it starts from, renderer, ranks, seed, device."""
+    """What surrounds a GRPO stage: the recipe, the policy that it starts from, renderer, ranks, seed, device.
+
+    `is_audit_overridden` lets the stage go on against an alarm of its audit.
+    """
 
     recipe: Recipe
     parent: Artifact
@@ -55,6 +59,7 @@ class GrpoSetting:
     seed: int
     device: str
     allow_unsafe: bool = False
+    is_audit_overridden: bool = False
 
 
 def read_stage_problems(recipe: Recipe, config: GrpoConfig) -> tuple[list[Problem], Ledger]:
@@ -92,6 +97,13 @@ def hash_stage_scorer(recipe: Recipe, config: GrpoConfig) -> str:
     return hash_json(hash_scorer(config.scorer, build_context(recipe.roots, recipe.scorers)))
 
 
+def hash_stage_audit(recipe: Recipe, config: GrpoConfig) -> str | None:
+    """Return the name by content of what audits, None without an audit."""
+    if config.audit is None:
+        return None
+    return hash_json(hash_scorer(config.audit.scorer, build_context(recipe.roots, recipe.scorers)))
+
+
 def build_grpo_parts(
     setting: GrpoSetting,
     config: GrpoConfig,
@@ -119,14 +131,11 @@ def build_grpo_parts(
     notes += found
     scored, found = _build_scored_policy(policy, config)
     notes += found
-    scorer = build_scorer(
-        config.scorer,
-        build_context(setting.recipe.roots, setting.recipe.scorers, allow_unsafe=setting.allow_unsafe),
-    )
+    context = build_context(setting.recipe.roots, setting.recipe.scorers, allow_unsafe=setting.allow_unsafe)
     parts = GrpoParts(
         policy=scored,
         sampler=sampler,
-        scorer=scorer,
+        scorer=build_scorer(config.scorer, context),
         scorer_hash=hash_stage_scorer(setting.recipe, config),
         problems=problems,
         compute_reference=_build_reference(setting, config),
@@ -135,8 +144,18 @@ def build_grpo_parts(
         ranks=setting.ranks,
         device=setting.device,
         publish=publish,
+        audit=_build_audit(setting, config, context),
     )
     return parts, notes
+
+
+def _build_audit(setting: GrpoSetting, config: GrpoConfig, context: ScorerContext) -> AuditParts | None:
+    if config.audit is None:
+        return None
+    may_stop = config.audit.on_alarm == "stop" and not setting.is_audit_overridden
+    return AuditParts(
+        build_scorer(config.audit.scorer, replace(context, place="audit: scorer")), setting.name, may_stop
+    )
 
 
 def load_started_policy(setting: GrpoSetting, config: GrpoConfig) -> LoadedPolicy:

@@ -27,7 +27,7 @@ from posttrain.models.validation import CONFIG_FILE
 from posttrain.models.weights import hash_weights
 from posttrain.pipeline.decontaminating import OFF
 from posttrain.pipeline.estimates import estimate_memory, estimate_seconds
-from posttrain.pipeline.grpo_wiring import hash_stage_scorer, read_stage_problems
+from posttrain.pipeline.grpo_wiring import hash_stage_audit, hash_stage_scorer, read_stage_problems
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.preflight.rounds import check_rounds
 from posttrain.pipeline.recipe import Recipe
@@ -109,6 +109,8 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
     if isinstance(config, grpo.GrpoConfig):
         sources = fingerprint_sources(recipe, config.data)
         identity = {**identity, "data": len(config.data), "scorer": hash_stage_scorer(recipe, config)}
+        if config.audit is not None:
+            identity["auditor"] = hash_stage_audit(recipe, config)
         identity |= _identify_left_out(recipe, config)
     tokenizer: Any = renderer.tokenizer
     return hash_json(

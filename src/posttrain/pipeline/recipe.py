@@ -202,9 +202,11 @@ def _find_scorers(
         if isinstance(task, GenerationTask):
             found |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
     for index, entry in enumerate(stages):
-        scorer = getattr(entry.config, "scorer", None)
-        if isinstance(scorer, str | dict):
-            found |= find_scorer_plugins(scorer, roots, positions.describe(("stages", index, "scorer")))
+        audit = getattr(entry.config, "audit", None)
+        for path, holder in ((("scorer",), entry.config), (("audit", "scorer"), audit)):
+            scorer = getattr(holder, "scorer", None)
+            if isinstance(scorer, str | dict):
+                found |= find_scorer_plugins(scorer, roots, positions.describe(("stages", index, *path)))
     return found
 
 

@@ -13,7 +13,7 @@ Source: Shao et al. 2024, "DeepSeekMath" (arXiv 2402.03300), section 4.1; the me
 
 Not here: learned value functions (PPO), preferences of judges (online preference), rewards that are models.
 
-What goes wrong with it: a reward that can be had without the task is had (watch gold metrics, `reward_audit`); groups
+What goes wrong with it: a reward that can be had without the task is had (`audit`, `stages.audit`); groups
 whose rewards are all equal teach nothing (`informative_fraction`); entropy falls until nothing is tried any more; long
 completions are cut and read as wrong; a sampler of another precision draws from another policy.
 """
@@ -25,16 +25,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.core.config import display_field
+from posttrain.core.config import display_field, optional_field
+from posttrain.core.errors import TerminatedError
 from posttrain.core.protocols import RunContext
+from posttrain.core.run_folder import StageFolder
 from posttrain.core.sampling import SamplingSettings
 from posttrain.data.sources import DataSource
 from posttrain.objectives.advantages import Baseline, Scale
 from posttrain.objectives.aggregation import Aggregation
 from posttrain.objectives.kl import Kl
 from posttrain.objectives.policy_gradient import Clipping, Ratio
+from posttrain.stages.audit import AuditSettings
 from posttrain.stages.grpo_family import METHODS, Algorithm, KlPlace, Method
 from posttrain.stages.rollouts import RolloutSettings
+from posttrain.stages.step_audit import AuditParts, StepAudit
 from posttrain.stages.training_keys import TrainingKeys
 
 if TYPE_CHECKING:
@@ -85,6 +89,8 @@ class GrpoConfig(TrainingKeys):
     max_waves: int = Field(1, ge=1, le=64, description="times that problems are drawn until enough groups tell")
     overlong: Literal["penalise", "mask"] = "penalise"
     overlong_buffer: int | None = Field(None, ge=1, description="tokens before the cap in which length is punished")
+
+    audit: AuditSettings | None = optional_field()
 
     learning_rate: float = Field(1e-6, gt=0, lt=10)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -179,17 +185,25 @@ class GrpoParts:
     ranks: Ranks
     device: str
     publish: Callable[[dict[str, torch.Tensor]], Artifact]
+    audit: AuditParts | None = None
     num_tokens: int | None = None
 
 
 def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, context: RunContext) -> dict[str, Artifact]:
-    """Train the policy on its own completions and return the artifact of its weights."""
+    """Train the policy on its own completions and return the artifact of its weights.
+
+    Raises:
+        RefusedError: The audit raised an alarm that stops the stage; a checkpoint was saved.
+    """
     del inputs  # the policy was loaded from them by the wiring; their hashes are in the artifact's key
     from posttrain.stages.grpo_batches import StepBatches
     from posttrain.training.loop import LoopFunctions, LoopSettings, TrainingLoop, space_snapshots
     from posttrain.training.step import Updater
 
     batches = StepBatches(config, parts, context)
+    audit = _build_audit(config, parts, context)
+    if audit is not None and audit.should_stop:
+        raise audit.refuse()
     updater = Updater(
         parts.policy,
         config.build_optimizer(parts.policy.model),
@@ -203,7 +217,10 @@ def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, conte
     def batch_at(update: int) -> StepBatch:
         step, place = divmod(update, config.updates_per_step)
         if batches.step != step:  # not at place 0 where a run goes on between two updates of a step
-            figures = batches.prepare(step, batches.draw(step, is_under_way=place > 0))
+            gathered = batches.draw(step, is_under_way=place > 0)
+            if audit is not None:
+                audit.look(step, gathered.groups)
+            figures = batches.prepare(step, gathered)
             context.progress.advance(0, reward=figures.reward)
         return batches.minibatch(place)
 
@@ -220,11 +237,26 @@ def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, conte
             learning_rate_at=lambda update: config.compute_learning_rate(update, config.num_updates),
             epoch_at=lambda update: update / config.updates_per_step / batches.steps_per_epoch,
             validate=None,
-            figures=batches.collect_figures,
+            figures=lambda: batches.collect_figures() | (audit.collect_figures() if audit is not None else {}),
         ),
         updater,
-        context,
+        context if audit is None else replace(context, should_stop=lambda: context.should_stop() or audit.should_stop),
     )
-    state = loop.run()
+    try:
+        state = loop.run()
+    except TerminatedError:
+        if audit is not None and audit.should_stop:
+            raise audit.refuse() from None
+        raise
+    if audit is not None and audit.should_stop:
+        raise audit.refuse()
     parts.num_tokens = state.num_tokens
     return {"policy": parts.publish(loop.final_weights())}
+
+
+def _build_audit(config: GrpoConfig, parts: GrpoParts, context: RunContext) -> StepAudit | None:
+    """Return what looks at the stage's steps, None where nothing does."""
+    if config.audit is None or parts.audit is None:
+        return None
+    path = StageFolder(context.folder).audit
+    return StepAudit(config.audit, parts.audit, path, config.steps, context.progress.note)
