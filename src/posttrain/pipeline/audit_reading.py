@@ -63,16 +63,15 @@ def _explain(judge: LookJudge, usable: Sequence[AuditLook], at: AuditLook) -> st
 
 def _list_figures(judge: LookJudge, usable: Sequence[AuditLook]) -> list[Figure]:
     last = usable[-1]
-    selections = last.selections
     return [
         Figure("reward", last.reward, None, None, _count(last), "score"),
         Figure("audit", last.value, None, None, _count(last), "score"),
         Figure(
             "correlation of reward and audit within problems",
-            sum(selections) / len(selections),
+            last.selection,
             None,
             None,
-            len(selections),
+            len(last.problems),
             "correlation",
         ),
         Figure(
@@ -93,7 +92,7 @@ def _list_curves(usable: Sequence[AuditLook], settings: AuditSettings) -> tuple[
         (
             "correlation of reward and audit within problems",
             "mean of the problems",
-            [sum(look.selections) / len(look.selections) for look in usable],
+            [look.selection for look in usable],
         ),
     )
     steps = [float(look.step) for look in usable]

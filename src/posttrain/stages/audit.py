@@ -25,7 +25,14 @@ from posttrain.core import metrics as keys
 from posttrain.core.config import Config
 from posttrain.core.durable import storage_errors
 from posttrain.core.errors import StorageError
-from posttrain.statistics.selection import Means, compute_evidence, compute_fall_p, compute_selection
+from posttrain.statistics.selection import (
+    Evidence,
+    Means,
+    Selection,
+    compute_evidence,
+    compute_fall_p,
+    compute_selection,
+)
 
 _LEAST_PROBLEMS = 64
 """On either side of the test of a fall, so that Student's t is near its level."""
@@ -93,8 +100,14 @@ class AuditLook:
         return _mean(self.judged)
 
     @property
-    def selections(self) -> list[float]:
-        """The selection of each problem."""
+    def selection(self) -> float:
+        """The mean rank correlation of reward and judgement over the problems, 0 without any."""
+        found = [one.ranks for one in self.selections]
+        return math.fsum(found) / max(1, len(found))
+
+    @property
+    def selections(self) -> list[Selection]:
+        """What was selected in each problem."""
         return [compute_selection(*pair) for pair in zip(self.rewards, self.judged, strict=True)]
 
 
@@ -120,27 +133,29 @@ class LookJudge:
     looks: list[AuditLook] = field(default_factory=list)
     evidence: float = 0.0
     alarm: AuditAlarm | None = None
+    _selections: list[list[Selection]] = field(default_factory=list)
 
     def add(self, look: AuditLook) -> None:
         """Judge one more look: `evidence` is what either test says over what an alarm needs, as logarithms."""
         self.looks.append(look)
         share = self.settings.level / _NUM_TESTS
-        won = compute_evidence([one.selections for one in self.looks], self.num_looks)
+        self._selections.append(look.selections)
+        won = compute_evidence(self._selections, self.num_looks)
         needed = math.log(1 / share)
         fall, why_fall = self._compute_fall()
         needed_fall = math.log(self.num_looks / share)
         self.evidence = max(0.0, won.log_capital / needed, -math.log(max(fall, 1e-300)) / needed_fall)
         if self.alarm is None and won.log_capital >= needed:
-            self.alarm = AuditAlarm(look.step, self._describe_selection(won.since))
+            self.alarm = AuditAlarm(look.step, self._describe_selection(won))
         elif self.alarm is None and fall <= share / self.num_looks:
             self.alarm = AuditAlarm(look.step, why_fall)
 
-    def _describe_selection(self, since: int) -> str:
-        later = self.looks[since:]
-        found = [value for look in later for value in look.selections]
+    def _describe_selection(self, won: Evidence) -> str:
+        since, count = self.looks[won.since].step, sum(len(look.problems) for look in self.looks[won.since :])
+        how = ", counting a problem by how far its rewards are apart" if won.column else ""
         return (
             "within problems the reward pays for what the audit finds worse: "
-            f"since step {later[0].step} they correlate by {np.mean(found):+.2f} over {len(found)} problems"
+            f"since step {since} they correlate by {won.mean:+.2f} over {count} problems{how}"
         )
 
     def _compute_fall(self) -> tuple[float, str]:
@@ -160,7 +175,7 @@ class LookJudge:
         last = self.looks[-1]
         figures = {keys.AUDIT_EVIDENCE: self.evidence, keys.AUDIT_ALARM: float(self.alarm is not None)}
         if last.value is not None:
-            figures |= {keys.AUDIT_VALUE: last.value, keys.AUDIT_SELECTION: float(np.mean(last.selections))}
+            figures |= {keys.AUDIT_VALUE: last.value, keys.AUDIT_SELECTION: last.selection}
         return figures
 
 

@@ -6,7 +6,7 @@ Covariance", Nature 227, p. 520): it turns negative before the judge's mean has 
 covariance without units, `compute_evidence` tests that its mean is below 0, and `compute_fall_p` that the reward is up
 and the judge's mean is down.
 
-Shape letters: K looks, P problems of a look, G completions of a problem, B sizes of a bet.
+Shape letters: K looks, P problems of a look, G completions of a problem, C ways to weigh them, B sizes of a bet.
 """
 
 from __future__ import annotations
@@ -17,22 +17,38 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import logsumexp
+from scipy.stats import rankdata
 
-from posttrain.core.errors import DataError
 from posttrain.statistics.clusters import Floats, read_values
 from posttrain.statistics.one_sided import gap_test
 
 BETS = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Shares of the capital that are staked on each problem, below 1 so that no single one can cost all of it."""
+_MOST_AT_STAKE, _RECENT = 0.8, 256
+"""The quantile of the spreads of so many earlier problems at which a problem's stake is full."""
 _SAME = 1e-9
 
 
-def compute_selection(rewards_G: Sequence[float] | Floats, judged_G: Sequence[float] | Floats) -> float:
-    """Return the correlation of reward and judgement among the completions of one problem, in [-1, 1].
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """How reward and judgement go together among the completions of one problem.
 
-    0 where either is the same for all, or there are fewer than two: nothing is selected. Where a group's rewards are
-    paid without regard to the judgement its mean is exactly 0, whatever both are distributed like, since every pairing
-    of the two is then as likely.
+    `ranks` and `values` are Spearman's and Pearson's correlation, 0 where either is the same for all or there are fewer
+    than two; `spread` is the standard deviation of the rewards.
+
+    Example: rewards `[0, 1, 2]` and judgements `[4, 1, 0]`: `ranks=-1, values=-0.961, spread=0.816`.
+    """
+
+    ranks: float
+    values: float
+    spread: float
+
+
+def compute_selection(rewards_G: Sequence[float] | Floats, judged_G: Sequence[float] | Floats) -> Selection:
+    """Return what the reward selects in one problem.
+
+    Where completions are paid without regard to the judgement, both correlations have the mean 0 exactly, whatever the
+    two are distributed like, since every pairing of them is then as likely.
 
     Args:
         rewards_G: What each completion was paid, finite.
@@ -44,37 +60,66 @@ def compute_selection(rewards_G: Sequence[float] | Floats, judged_G: Sequence[fl
     rewards, judged = np.asarray(rewards_G, dtype=np.float64), np.asarray(judged_G, dtype=np.float64)
     if rewards.shape != judged.shape:
         raise ValueError(f"{rewards.size} rewards and {judged.size} judgements")
+    spread = float(rewards.std()) if rewards.size else 0.0
     if rewards.size < 2 or np.ptp(rewards) <= _SAME or np.ptp(judged) <= _SAME:
-        return 0.0
-    first, second = rewards - rewards.mean(), judged - judged.mean()
+        return Selection(0.0, 0.0, spread)
+    return Selection(_correlate(rankdata(rewards), rankdata(judged)), _correlate(rewards, judged), spread)
+
+
+def _correlate(first_G: Floats, second_G: Floats) -> float:
+    first, second = first_G - first_G.mean(), second_G - second_G.mean()
     return float(np.clip(first @ second / np.sqrt((first @ first) * (second @ second)), -1.0, 1.0))
+
+
+def weigh_selections(selections_KP: Sequence[Sequence[Selection]]) -> list[tuple[Floats, Floats]]:
+    """Return for each look the rank correlations, and the correlations times what is at stake, in [-1, 1].
+
+    What is at stake in a problem is the spread of its rewards over a large one of the problems of earlier looks, at
+    most 1 (of the first look: over its largest), so that judgements have no say in it: problems with much at stake move
+    a policy more where advantages are not divided by their deviation.
+    """
+    found: list[tuple[Floats, Floats]] = []
+    seen: list[float] = []
+    for selections in selections_KP:
+        spreads_P = np.array([one.spread for one in selections], dtype=np.float64)
+        full = float(np.quantile(seen[-_RECENT:], _MOST_AT_STAKE)) if seen else float(spreads_P.max(initial=0.0))
+        stakes_P = np.minimum(1.0, spreads_P / max(full, _SAME))
+        ranks_P = np.array([one.ranks for one in selections], dtype=np.float64)
+        found.append((ranks_P, stakes_P * np.array([one.values for one in selections], dtype=np.float64)))
+        seen += spreads_P.tolist()
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the looks so far say: the capital won, as a logarithm, and the look from which on most of it was won."""
+    """What the looks so far say: the capital, as a logarithm, and where most of it was won.
+
+    `since` is the look from which on, `column` 0 of rank correlations and 1 of those by stake, `mean` that column's
+    mean since then.
+    """
 
     log_capital: float
     since: int
+    column: int
+    mean: float
 
 
-def compute_evidence(selections_KP: Sequence[Sequence[float] | Floats], num_looks: int) -> Evidence:
+def compute_evidence(selections_KP: Sequence[Sequence[Selection]], num_looks: int) -> Evidence:
     """Return the evidence that selection is below 0 from some look on: large where it is.
 
     A gambler stakes a share b of a capital of 1 on every problem, and has it multiplied by 1 - b x for selection x.
     Where the mean of x given all before is at least 0 the capital is not expected to grow, so that the chance that it
     ever exceeds 1 / level is at most `level` (Ville 1939): the test may be looked at as often as one likes. The capital
-    is split evenly over the shares of `BETS` and over the planned looks, each part staked from its own look on, so that
-    a reward that turns late is found about as soon as one that is bad from the start.
+    is split evenly over the two columns of `weigh_selections`, the shares of `BETS` and the planned looks, each part
+    staked from its own look on, so that a reward that turns late is found about as soon as one that is bad at once.
 
-        capital = 1/K sum_s 1/B sum_b product of (1 - b x) over the problems of look s and later ones so far
+        capital = mean over column, look s and share b of the product of (1 - b x) over the problems since look s
 
     Args:
-        selections_KP: The selections of each look's problems, in [-1, 1].
+        selections_KP: The selections of each look's problems.
         num_looks: K, the looks that are planned; at least as many as there are.
 
     Raises:
-        DataError: A selection is out of range.
         ValueError: There is no look, or there are more than were planned.
 
     Source: Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting" (arXiv 2010.09686);
@@ -83,16 +128,18 @@ def compute_evidence(selections_KP: Sequence[Sequence[float] | Floats], num_look
     """
     if not 0 < len(selections_KP) <= num_looks:
         raise ValueError(f"{len(selections_KP)} looks of {num_looks}")
-    gains_KB = np.zeros((num_looks, len(BETS)))
-    for look, values in enumerate(selections_KP):
-        values_P = np.asarray(values, dtype=np.float64)
-        if not (np.abs(values_P) <= 1).all():
-            raise DataError("a selection outside of -1 to 1", expected="correlations", cure="use compute_selection")
-        gains_KB[look] = np.log1p(-np.outer(BETS, values_P)).sum(axis=1)
+    weighed_K = weigh_selections(selections_KP)
+    gains_KCB = np.zeros((num_looks, 2, len(BETS)))
+    for look, columns in enumerate(weighed_K):
+        for column, values_P in enumerate(columns):
+            gains_KCB[look, column] = np.log1p(-np.outer(BETS, values_P)).sum(axis=1)
     # What was won since each look: 0 for those that are yet to come.
-    capitals_KB = np.cumsum(gains_KB[::-1], axis=0)[::-1]
-    parts_K = logsumexp(capitals_KB, axis=1)
-    return Evidence(float(logsumexp(parts_K)) - math.log(capitals_KB.size), int(parts_K.argmax()))
+    capitals_KCB = np.cumsum(gains_KCB[::-1], axis=0)[::-1]
+    parts_KC = logsumexp(capitals_KCB, axis=2)
+    since, column = (int(place) for place in np.unravel_index(parts_KC.argmax(), parts_KC.shape))
+    later = np.concatenate([columns[column] for columns in weighed_K[since:]] or [np.zeros(0)])
+    total = float(logsumexp(parts_KC)) - math.log(capitals_KCB.size)
+    return Evidence(total, since, column, float(later.mean()) if later.size else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
