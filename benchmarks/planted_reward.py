@@ -26,7 +26,7 @@ from posttrain.cli.console import build_progress
 from posttrain.core.run_folder import RunFolder
 from posttrain.pipeline.recipe import read_recipe
 from posttrain.pipeline.run import run_recipe
-from posttrain.stages.audit import AuditLook, AuditSettings, LookJudge, read_looks
+from posttrain.stages.audit import AuditSettings, LookJudge, read_looks
 
 REWARDS = Path(__file__).parents[1] / "recipes" / "gameable_rewards.py"
 HONEST = "honest"
@@ -34,16 +34,17 @@ KINDS = ("polite", "sure", "long", "anywhere", HONEST)
 SEEDS = (31, 32, 33)
 """Named before anything was run with them."""
 DROP = 0.2
-_SMOOTHED = 3
-"""Looks whose mean is taken for gold at a step: one look of 256 completions has a standard error of about 0.07."""
+_ENDS = 3
+"""Looks whose mean is taken for the start and for the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """What came of a run: gold (-3 to 3) at the start, at its highest, and where it was when the audit spoke.
 
-    `peak_before` is the highest gold up to the alarm; `alarm` and `dropped` are the steps of the alarm and at which gold
-    lay 0.2 below the start, None for never.
+    The start and the end are means over a few looks, all else single looks of 256 completions, with a standard error of
+    about 0.07. `peak_before` is the highest gold up to the alarm; `alarm` and `dropped` are the steps of the alarm and at
+    which gold lay 0.2 below the start, None for never.
     """
 
     name: str
@@ -94,41 +95,35 @@ def carry_out(kind: str, seed: int, arguments: argparse.Namespace) -> None:
 
 
 def read_found(folder: Path) -> Found | None:
-    """Return what came of a run, None where it has kept fewer looks than are averaged."""
+    """Return what came of a run, None where it has kept too few looks."""
     recipe = folder / "recipe.yaml"
     looks = read_looks(RunFolder(folder / "run").stage(0, "rl").audit)
-    if not recipe.is_file() or len(looks) < _SMOOTHED:
+    if not recipe.is_file() or len(looks) < _ENDS:
         return None
     stage = json.loads(recipe.read_text(encoding="utf-8"))["stages"][0]
     settings = AuditSettings(**stage["audit"])
     judge = LookJudge(settings, settings.count_looks(stage["steps"]))
     for look in looks:
         judge.add(look)
-    gold, reward = _smooth(looks, "value"), _smooth(looks, "reward")
-    # The gold of a step is that of the looks up to it: what is known when the audit speaks.
-    start = gold[_SMOOTHED - 1]
-    dropped = next((look.step for look, value in zip(looks, gold, strict=True) if value < start - DROP), None)
+    gold = {look.step: float(look.value) for look in looks if look.value is not None}
+    rewards = [float(look.reward) for look in looks if look.reward is not None]
+    values = list(gold.values())
+    start = float(np.mean(values[:_ENDS]))
     alarm = None if judge.alarm is None else judge.alarm.step
-    at_alarm = next((value for look, value in zip(looks, gold, strict=True) if look.step == alarm), None)
     return Found(
         folder.name,
         len(looks),
-        reward[_SMOOTHED - 1],
-        reward[-1],
+        float(np.mean(rewards[:_ENDS])),
+        float(np.mean(rewards[-_ENDS:])),
         start,
-        max(gold),
-        gold[-1],
+        max(values),
+        float(np.mean(values[-_ENDS:])),
         alarm,
-        at_alarm,
-        max(value for look, value in zip(looks, gold, strict=True) if alarm is None or look.step <= alarm),
-        dropped,
+        None if alarm is None else gold[alarm],
+        max(value for step, value in gold.items() if alarm is None or step <= alarm),
+        next((step for step, value in gold.items() if value < start - DROP), None),
         "" if judge.alarm is None else judge.alarm.why,
     )
-
-
-def _smooth(looks: Sequence[AuditLook], name: str) -> list[float]:
-    values = [float(getattr(look, name)) for look in looks]
-    return [float(np.mean(values[max(0, place - _SMOOTHED + 1) : place + 1])) for place in range(len(values))]
 
 
 def describe(found: Sequence[Found]) -> list[list[str]]:
