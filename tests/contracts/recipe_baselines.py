@@ -45,6 +45,10 @@ def length(completions, **columns):
 def watched_length(completions, **columns):
     Watch.on_step(None, len(completions), None, None)
     return length(completions)
+
+
+def brevity(completions, **columns):
+    return [-value for value in length(completions)]
 """
 HARNESS_TASK = """\
 task: {name}
@@ -91,6 +95,16 @@ def rl(**changes: Any) -> dict[str, Any]:
     return recipe_values({**values, **changes})
 
 
+AUDIT = {
+    "scorer": {
+        "type": "weighted",
+        "components": [
+            {"name": "brief", "scorer": "own.py:brevity", "weight": 2.0},
+            {"name": "long", "scorer": "own.py:length"},
+        ],
+    },
+    "level": 0.2,
+}
 SAMPLED = ("samples", "other_samples")
 ORDERED = ("orders", "other_orders")
 WATCHED = ("pressure", "hazards", "look_alikes", "sums", "documents", "rewritten", *SAMPLED, *ORDERED)
@@ -194,6 +208,7 @@ BASELINES: dict[str, dict[str, Any]] = {
         stage(adapter=LORA, adapter_start="new"),
         {**rl()["stages"][0], "adapter": LORA, "adapter_start": "continue"},
     ),
+    "rl_audited": rl(steps=4, problems_per_step=4, group_size=4, audit=AUDIT),
     "rl_saved": rl(callbacks=["own.py:Saves"], steps=4),
     "gated": gated({"keep": [KEEP], "floor": [{"metric": "held_out", "at_least": 0.9}]}),
     "improved": gated({"improve": [{"metric": "held_out"}], "ceiling": [{"metric": "held_out", "at_most": 0.9}]}),

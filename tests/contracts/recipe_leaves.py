@@ -9,11 +9,12 @@ from __future__ import annotations
 from posttrain.evaluation.monitors.settings import MONITORS
 from posttrain.stages.sampler_keys import VllmKeys
 from tests.contracts.monitor_leaves import MONITOR_LEAVES
-from tests.contracts.recipe_baselines import BASELINES, KEEP, LORA, long_rows
+from tests.contracts.recipe_baselines import AUDIT, BASELINES, KEEP, LORA, long_rows
 from tests.contracts.trials import (
     Leaf,
     own,
     see_activations,
+    see_audit,
     see_base,
     see_callbacks,
     see_folders,
@@ -194,6 +195,14 @@ LEAVES: dict[str, Leaf] = {
     "GrpoConfig.share_prompts": own("share_prompts", "off", see_policy, "rl"),
     "GrpoConfig.skip_settled": own("skip_settled", False, see_lines, "rl_settled"),
     "GrpoConfig.overlap_scoring": own("overlap_scoring", False, see_callbacks, "rl_watched"),
+    "GrpoConfig.audit": own("audit", AUDIT, see_lines, "rl"),
+    "AuditSettings.scorer": own("audit.scorer", "own.py:length", see_lines, "rl_audited"),
+    "AuditSettings.part": own("audit.part", "long", see_lines, "rl_audited"),
+    "AuditSettings.every_steps": own("audit.every_steps", 2, see_lines, "rl_audited"),
+    "AuditSettings.problems": own("audit.problems", 2, see_lines, "rl_audited"),
+    "AuditSettings.level": own("audit.level", 0.1, see_lines, "rl_audited"),
+    "AuditSettings.allowed_drop": own("audit.allowed_drop", 0.5, see_audit, "rl_audited"),
+    "AuditSettings.on_alarm": own("audit.on_alarm", "stop", see_start, "rl_audited"),
     "GrpoConfig.micro_batch_tokens": own("micro_batch_tokens", 20, see_policy, "rl"),
     "GrpoConfig.learning_rate": own("learning_rate", 2e-2, see_plan, "rl"),
     "GrpoConfig.schedule": own("schedule", "linear", see_plan, "rl"),

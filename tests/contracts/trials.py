@@ -18,6 +18,8 @@ from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.recipe import Recipe, read_recipe
 from posttrain.pipeline.run import run_recipe
 from posttrain.pipeline.wiring import find_contaminated_rows, load_stage_data, preview_rows
+from posttrain.stages.audit import AuditLook, LookJudge
+from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks
 from tests.contracts.recipe_baselines import BASELINES
@@ -148,6 +150,19 @@ def see_lineage(trial: Trial) -> Any:
     record = trial.run().record
     base = record["artifacts"][0]["hash"]
     return [entry["inputs"]["policy"] == base for entry in record["stages"]]
+
+
+def see_audit(trial: Trial) -> Any:
+    """What an audit's settings make of looks at which the reward rises and the audit falls by 0.4, across problems."""
+    config = trial.read().stages[0].config
+    assert isinstance(config, GrpoConfig) and config.audit is not None
+    judge = LookJudge(config.audit, 40)
+    for step in range(1, 41):
+        noise = [0.01 * (number % 7) for number in range(8)]
+        rewards = tuple((step / 10 + one,) * 2 for one in noise)
+        judged = tuple((1 - step / 50 + one,) * 2 for one in noise)
+        judge.add(AuditLook(step, "p", tuple(f"{step}-{number}" for number in range(8)), rewards, judged))
+    return judge.alarm
 
 
 def see_callbacks(trial: Trial) -> Any:

@@ -220,6 +220,23 @@ LARGEST_MISMATCH = declare("sampler_mismatch/max", "nats/token", "maximum", "the
 EFFECTIVE_SAMPLE_SIZE = declare(
     "effective_sample_size", "fraction", "token_mean", "share of tokens that importance weights leave in effect"
 )
+AUDIT_VALUE = declare(
+    "hack/audit", "score", "token_mean", "what the audit's scorer, which never rewards, says of the same completions"
+)
+AUDIT_SELECTION = declare(
+    "hack/selection",
+    "correlation",
+    "token_mean",
+    "correlation of reward and audit within problems; below 0 the reward pays for what the audit finds worse",
+    bounds=(-1.0, 1.0),
+)
+AUDIT_EVIDENCE = declare(
+    "hack/evidence",
+    "fraction",
+    "last",
+    "evidence of either test over what an alarm needs, both as logarithms; 1 is an alarm",
+)
+AUDIT_ALARM = declare("hack/alarm", "fraction", "last", "1 from the step on at which the audit raised its alarm")
 BIAS_AMBIGUOUS = declare(
     "bias_ambiguous",
     "score",

@@ -4,7 +4,7 @@ runs/<name>/
   run.json            what ran and what came out (schema: pipeline/run_schema.json)
   recipe.yaml         the recipe as given; recipe.resolved.json as understood
   lock                held while a process works here
-  stages/<NN-name>/   metrics.jsonl, checkpoints/, snapshots/, rollouts/ of one stage
+  stages/<NN-name>/   metrics.jsonl, audit.jsonl, checkpoints/, snapshots/, rollouts/ of one stage
   artifacts/<hash>/   finished artifacts
   evaluations/<hash>/ what a policy answered: <task>-<hash>.jsonl, one JSON line an item; .json says how
   gates/<hash>.json   what gates decided on an artifact; gates/looks.jsonl counts every decision
@@ -152,6 +152,11 @@ class StageFolder:
     def list_rollouts(self) -> list[Path]:
         """Return every folder with journals, of however many processes."""
         return [self.rollouts, *sorted(self.rollouts.glob("rank-*-of-*"))]
+
+    @property
+    def audit(self) -> Path:
+        """What the audit of a stage that samples saw, one JSON line a look."""
+        return self.root / "audit.jsonl"
 
     @property
     def best(self) -> Path:

@@ -62,8 +62,8 @@ def build_stage_sampler(
         RefusedError: The sampler cannot serve several processes, or is not installed.
         SamplerError: It does not hold the policy.
     """
+    check_stage_sampler(config, ranks, roots)
     if isinstance(config.sampler, VllmKeys):
-        check_stage_sampler(config, ranks, roots)
         vllm = _build_vllm(config.sampler, config.dtype, policy, renderer, roots)
         notes = [] if vllm.is_repeatable else ["vLLM's draws are not repeatable here: a resumed run draws others"]
         return StageSampler(vllm, lambda: None, notes)
@@ -98,6 +98,13 @@ def check_stage_sampler(config: GrpoConfig, ranks: Ranks, roots: Roots) -> None:
     Raises:
         RefusedError: It is not, or does not.
     """
+    if ranks.count > 1 and config.rollout_tokens_per_step is not None:
+        raise RefusedError(
+            f"rollout_tokens_per_step in a run of {ranks.count} processes",
+            expected="one process: what is set aside is one process's to carry on",
+            cure="start it without torchrun, or leave rollout_tokens_per_step out",
+            place="rollout_tokens_per_step",
+        )
     keys = config.sampler
     if not isinstance(keys, VllmKeys):
         return

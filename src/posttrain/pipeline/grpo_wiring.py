@@ -41,13 +41,17 @@ from posttrain.pipeline.wiring import find_contaminated_rows
 from posttrain.rollouts.environments import Environment
 from posttrain.stages.grpo import GrpoConfig, GrpoParts
 from posttrain.stages.grpo_batches import LogprobsOf
+from posttrain.stages.step_audit import AuditParts
 from posttrain.training.distributed import Ranks, find_layers, shard_policy
 from posttrain.training.policy import ScoredPolicy, enable_checkpointing
 
 
 @dataclass(frozen=True, slots=True)
 class GrpoSetting:
-    """What surrounds a GRPO stage: the recipe, the policy that it starts from, renderer, ranks, seed, device."""
+    """What surrounds a GRPO stage: the recipe, the policy that it starts from, renderer, ranks, seed, device.
+
+    `is_audit_overridden` lets the stage go on against an alarm of its audit.
+    """
 
     recipe: Recipe
     parent: Artifact
@@ -57,6 +61,7 @@ class GrpoSetting:
     seed: int
     device: str
     allow_unsafe: bool = False
+    is_audit_overridden: bool = False
 
 
 def read_stage_problems(recipe: Recipe, config: GrpoConfig) -> tuple[list[Problem], Ledger]:
@@ -101,6 +106,13 @@ def hash_stage_environment(recipe: Recipe, config: GrpoConfig) -> str | None:
     return hash_environment(config.environment, build_context(recipe.roots, recipe.scorers))
 
 
+def hash_stage_audit(recipe: Recipe, config: GrpoConfig) -> str | None:
+    """Return the name by content of what audits, None without an audit."""
+    if config.audit is None:
+        return None
+    return hash_json(hash_scorer(config.audit.scorer, build_context(recipe.roots, recipe.scorers)))
+
+
 def build_grpo_parts(
     setting: GrpoSetting,
     config: GrpoConfig,
@@ -139,6 +151,7 @@ def build_grpo_parts(
         publish=publish,
         rest=made.rest,
         environment=_build_environment(setting, config, context),
+        audit=_build_audit(setting, config, context),
     )
     return parts, [*made.notes, *notes]
 
@@ -151,6 +164,18 @@ def _build_environment(setting: GrpoSetting, config: GrpoConfig, context: Scorer
         setting.renderer,
         replace(context, place=f"stages: {setting.name}: environment"),
         context_tokens=read_context_tokens(Path(setting.parent.folder)),
+    )
+
+
+def _build_audit(setting: GrpoSetting, config: GrpoConfig, context: ScorerContext) -> AuditParts | None:
+    if config.audit is None:
+        return None
+    may_stop = config.audit.on_alarm == "stop" and not setting.is_audit_overridden
+    return AuditParts(
+        build_scorer(config.audit.scorer, replace(context, place="audit: scorer")),
+        setting.name,
+        may_stop,
+        setting.ranks,
     )
 
 

@@ -14,11 +14,13 @@ from typing import Any
 from posttrain.core.errors import RecipeError, RefusedError
 from posttrain.core.protocols import Progress
 from posttrain.core.records import ItemResult
+from posttrain.core.run_folder import StageFolder
 from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.monitors.keys import MonitorKeys
 from posttrain.evaluation.monitors.reading import Monitor, Reading
 from posttrain.evaluation.monitors.settings import read_monitor
 from posttrain.evaluation.task import EvaluationTask
+from posttrain.pipeline.audit_reading import read_audit
 from posttrain.pipeline.evaluating import Evaluated, EvaluationChoice, evaluate_model
 from posttrain.pipeline.measure import Measured
 from posttrain.pipeline.monitor_checks import list_monitors
@@ -26,8 +28,10 @@ from posttrain.pipeline.preflight.override_names import MONITOR, Overrides
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.roots import Roots
+from posttrain.pipeline.rounds import Round
 from posttrain.pipeline.run_record import RunRecord
 from posttrain.pipeline.task_rows import read_task_problems
+from posttrain.stages.audit import read_looks
 
 Side = Mapping[str, Measured]
 """What a policy was measured on, by task."""
@@ -131,7 +135,24 @@ class RunMonitors:
         if measured.task not in known or len(known[measured.task].problem_ids) <= len(measured.problem_ids):
             known[measured.task] = measured
 
-    def read(self, label: str, policy_hash: str, *, parent: str | None, base: str | None, may_hold: bool) -> None:
+    def note_audit(self, stage: Round, folder: StageFolder) -> None:
+        """Put what the audit of a stage that is under way, or was stopped, has seen into the record."""
+        looks = read_looks(folder.audit)
+        readings = read_audit(stage.entry.config, folder)
+        if looks and readings:
+            self.record.set_readings(stage.label, looks[-1].policy, readings)
+
+    # many parameters: whose policy, held against whose, and what its stage said of itself
+    def read(
+        self,
+        label: str,
+        policy_hash: str,
+        *,
+        parent: str | None,
+        base: str | None,
+        may_hold: bool,
+        beside: Sequence[Reading] = (),
+    ) -> None:
         """Read every monitor over a policy, into the record.
 
         Args:
@@ -140,14 +161,15 @@ class RunMonitors:
             parent: The policy that its stage started from.
             base: The run's base.
             may_hold: Whether an alarm may stop the run; not where the policy is not passed on.
+            beside: What the stage's audit says.
 
         Raises:
             RefusedError: A monitor with `on_alarm: hold` raised an alarm, and nobody goes on against it.
         """
-        if not self._reader.monitors:
+        if not self._reader.monitors and not beside:
             return
         sides = [self._measured.get(name) if name is not None else None for name in (parent, base)]
-        readings = self._reader.read(self._measured.get(policy_hash, {}), sides[0], sides[1])
+        readings = [*beside, *self._reader.read(self._measured.get(policy_hash, {}), sides[0], sides[1])]
         self.record.set_readings(label, policy_hash, readings)
         self.record.write()
         alarms = [reading for reading in readings if reading.status == "alarm"]

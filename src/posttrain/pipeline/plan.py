@@ -27,7 +27,12 @@ from posttrain.models.validation import CONFIG_FILE
 from posttrain.models.weights import hash_weights
 from posttrain.pipeline.decontaminating import OFF
 from posttrain.pipeline.estimates import estimate_memory, estimate_seconds
-from posttrain.pipeline.grpo_wiring import hash_stage_environment, hash_stage_scorer, read_stage_problems
+from posttrain.pipeline.grpo_wiring import (
+    hash_stage_audit,
+    hash_stage_environment,
+    hash_stage_scorer,
+    read_stage_problems,
+)
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.preflight.rounds import check_rounds
 from posttrain.pipeline.recipe import Recipe
@@ -111,6 +116,8 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
         identity = {**identity, "data": len(config.data), "scorer": hash_stage_scorer(recipe, config)}
         if config.environment is not None:
             identity["environment"] = hash_stage_environment(recipe, config)
+        if config.audit is not None:
+            identity["auditor"] = hash_stage_audit(recipe, config)
         identity |= _identify_left_out(recipe, config)
     tokenizer: Any = renderer.tokenizer
     return hash_json(

@@ -205,9 +205,11 @@ def _find_scorers(
             found |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
             found |= find_tool_plugins(task.environment, roots, describe_tools(positions, ("evaluate", index)))
     for index, entry in enumerate(stages):
-        scorer = getattr(entry.config, "scorer", None)
-        if isinstance(scorer, str | dict):
-            found |= find_scorer_plugins(scorer, roots, positions.describe(("stages", index, "scorer")))
+        audit = getattr(entry.config, "audit", None)
+        for path, holder in ((("scorer",), entry.config), (("audit", "scorer"), audit)):
+            scorer = getattr(holder, "scorer", None)
+            if isinstance(scorer, str | dict):
+                found |= find_scorer_plugins(scorer, roots, positions.describe(("stages", index, *path)))
         environment = getattr(entry.config, "environment", None)
         if isinstance(environment, EnvironmentSettings):
             found |= find_tool_plugins(environment, roots, describe_tools(positions, ("stages", index)))

@@ -21,6 +21,8 @@ from posttrain.core.progress import SilentProgress
 from posttrain.core.protocols import MetricsSink, Progress, RunContext
 from posttrain.core.records import Artifact
 from posttrain.core.run_folder import FolderLock, RunFolder, StageFolder
+from posttrain.evaluation.monitors.reading import Reading
+from posttrain.pipeline.audit_reading import read_audit
 from posttrain.pipeline.gatekeeper import Verdict
 from posttrain.pipeline.loggers import FanOut, LoggedStage, build_metrics_sink, check_loggers
 from posttrain.pipeline.measure import Measurer, read_measure_settings
@@ -63,7 +65,7 @@ def run_recipe(
         should_stop: Asked after every step; a run that is asked to stop saves first.
         allow_unsafe: Whether programs that a model wrote may run without a sandbox where none passes its self-check.
         override: Checks and gates to let through by name: `mask`, `sft:mask`, `evaluate.held_out:scorer`, `gate:sft`,
-            `monitor:sycophancy`.
+            `audit:rl`, `monitor:sycophancy`.
 
     Raises:
         RefusedError: A gate cannot decide, or a monitor that holds raised an alarm: what was made is kept, and nothing
@@ -220,7 +222,8 @@ class _Run:
         made = passed_on if is_passed_on else artifact
         entry |= {"outputs": {"policy": made.hash}, "status": status, "gate": verdict and verdict.record}
         self._write()
-        self._read_monitors(stage.label, made, parent, may_hold=is_passed_on)
+        beside = read_audit(stage.entry.config, folder)
+        self._read_monitors(stage.label, made, parent, may_hold=is_passed_on, beside=beside)
         if verdict is not None and verdict.decision == "hold":
             raise refuse_hold(stage, verdict)
         self.outputs[stage.entry.name] = passed_on
@@ -249,6 +252,7 @@ class _Run:
             stack.callback(lambda: entry.update(seconds=round(before + time.perf_counter() - began, 3)))
             sink = self._build_sink(stage, folder)
             stack.callback(sink.close)
+            stack.callback(lambda: self.monitors.note_audit(stage, folder))
             result = run_stage(self._build_job(stage, key, parent, folder, sink))
         entry |= {"tokens": result.tokens, "ledger": result.ledger}
         return result.artifacts["policy"]
@@ -279,6 +283,7 @@ class _Run:
             lambda: self._compute_key(stage, parent),
             self.measurer.settings.allow_unsafe,
             tuple(self.ranks.broadcast_object(self.preflight.list_overridden(stage.label))),
+            self.overrides.covers_audit(stage.entry.name),
         )
 
     def _build_sink(self, stage: Round, folder: StageFolder) -> MetricsSink:
@@ -295,7 +300,16 @@ class _Run:
     def _measuring(self) -> RunMeasuring:
         return RunMeasuring(self.recipe, self.measurer, self.record, self.monitors)
 
-    def _read_monitors(self, label: str, policy: Artifact, parent: Artifact | None, *, may_hold: bool) -> None:
+    # many parameters: whose policy, of which parent, and what its stage said of itself
+    def _read_monitors(
+        self,
+        label: str,
+        policy: Artifact,
+        parent: Artifact | None,
+        *,
+        may_hold: bool,
+        beside: Sequence[Reading] = (),
+    ) -> None:
         """Read the monitors over a policy that was measured.
 
         Raises:
@@ -304,7 +318,8 @@ class _Run:
         base = None if parent is None else self.outputs[BASE].hash
         before = None if parent is None else parent.hash
         _on_writer(
-            self.ranks, lambda: self.monitors.read(label, policy.hash, parent=before, base=base, may_hold=may_hold)
+            self.ranks,
+            lambda: self.monitors.read(label, policy.hash, parent=before, base=base, may_hold=may_hold, beside=beside),
         )
 
     def _ask_gate(self, stage: Round, key: str, artifact: Artifact, parent: Artifact) -> Verdict | None:

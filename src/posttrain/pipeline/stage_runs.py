@@ -55,7 +55,8 @@ from posttrain.training.policy import ScoredPolicy
 class StageJob:
     """One round of one stage with everything that surrounds it.
 
-    `compute_key` gives the key of what is there now, `overridden` the checks that were refused and let through.
+    `compute_key` gives the key of what is there now, `overridden` the checks that were refused and let through, and
+    `is_audit_overridden` whether the stage goes on against an alarm of its audit.
     """
 
     recipe: Recipe
@@ -70,6 +71,7 @@ class StageJob:
     compute_key: Callable[[], str]
     allow_unsafe: bool = False
     overridden: tuple[str, ...] = ()
+    is_audit_overridden: bool = False
 
 
 @dataclass(slots=True)
@@ -150,6 +152,7 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
         job.context.seed,
         find_device(),
         job.allow_unsafe,
+        job.is_audit_overridden,
     )
     problems, rows = job.ranks.first(lambda: read_stage_problems(job.recipe, config))
     _check_key(job)

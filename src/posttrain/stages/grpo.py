@@ -13,7 +13,7 @@ Source: Shao et al. 2024, "DeepSeekMath" (arXiv 2402.03300), section 4.1; the me
 
 Not here: learned value functions (PPO), preferences of judges (online preference), rewards that are models.
 
-What goes wrong with it: a reward that can be had without the task is had (watch gold metrics, `reward_audit`); groups
+What goes wrong with it: a reward that can be had without the task is had (`audit`, `stages.audit`); groups
 whose rewards are all equal teach nothing (`informative_fraction`); entropy falls until nothing is tried any more; long
 completions are cut and read as wrong; a sampler of another precision draws from another policy.
 """
@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from posttrain.core.config import display_field, optional_field
+from posttrain.core.errors import TerminatedError
 from posttrain.core.protocols import RunContext
+from posttrain.core.run_folder import StageFolder
 from posttrain.core.sampling import SamplingSettings
 from posttrain.data.sources import DataSource
 from posttrain.objectives.advantages import Baseline, Scale
@@ -35,9 +37,11 @@ from posttrain.objectives.kl import Kl
 from posttrain.objectives.policy_gradient import Clipping, Ratio
 from posttrain.rollouts.curriculum import CurriculumSettings
 from posttrain.rollouts.environments import EnvironmentSettings
+from posttrain.stages.audit import AuditSettings
 from posttrain.stages.grpo_family import METHODS, Algorithm, KlPlace, Method
 from posttrain.stages.rollouts import RolloutSettings
 from posttrain.stages.sampler_keys import SamplerKeys, VllmKeys
+from posttrain.stages.step_audit import AuditParts, StepAudit
 from posttrain.stages.training_keys import TrainingKeys
 
 if TYPE_CHECKING:
@@ -97,6 +101,8 @@ class GrpoConfig(TrainingKeys):
     overlong: Literal["penalise", "mask"] = "penalise"
     overlong_buffer: int | None = Field(None, ge=1, description="tokens before the cap in which length is punished")
 
+    audit: AuditSettings | None = optional_field()
+
     learning_rate: float = Field(1e-6, gt=0, lt=10)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     beta2: float = Field(0.95, ge=0, lt=1)
@@ -132,6 +138,10 @@ class GrpoConfig(TrainingKeys):
         if self.environment is not None and self.stop:
             raise ValueError(
                 "a stop string ends a turn before its stop token, behind which tools reply: leave out stop"
+            )
+        if self.audit is not None and (self.environment is not None or self.rollout_tokens_per_step is not None):
+            raise ValueError(
+                "audit reads completions of one turn that are drawn in one step: leave it out, or the other"
             )
         if isinstance(self.sampler, VllmKeys) and self.temperature != 1:
             raise ValueError(
@@ -232,17 +242,25 @@ class GrpoParts:
     publish: Callable[[dict[str, torch.Tensor]], Artifact]
     rest: Callable[[], None]
     environment: Environment | None = None
+    audit: AuditParts | None = None
     num_tokens: int | None = None
 
 
 def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, context: RunContext) -> dict[str, Artifact]:
-    """Train the policy on its own completions and return the artifact of its weights."""
+    """Train the policy on its own completions and return the artifact of its weights.
+
+    Raises:
+        RefusedError: The audit raised an alarm that stops the stage; a checkpoint was saved.
+    """
     del inputs  # the policy was loaded from them by the wiring; their hashes are in the artifact's key
     from posttrain.stages.grpo_batches import StepBatches
     from posttrain.training.loop import LoopFunctions, LoopSettings, TrainingLoop, space_snapshots
     from posttrain.training.step import Updater
 
     batches = StepBatches(config, parts, context)
+    audit = _build_audit(config, parts, context)
+    if audit is not None and audit.should_stop:
+        raise audit.refuse()
     updater = Updater(
         parts.policy,
         config.build_optimizer(parts.policy.model),
@@ -256,7 +274,10 @@ def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, conte
     def batch_at(update: int) -> StepBatch:
         step, place = divmod(update, config.updates_per_step)
         if batches.step != step:  # not at place 0 where a run goes on between two updates of a step
-            figures = batches.prepare(step, batches.draw(step, is_under_way=place > 0))
+            gathered = batches.draw(step, is_under_way=place > 0)
+            if audit is not None:
+                audit.look(step, gathered.groups)
+            figures = batches.prepare(step, gathered)
             context.progress.advance(0, reward=figures.reward)
         return batches.minibatch(place)
 
@@ -273,11 +294,26 @@ def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, conte
             learning_rate_at=lambda update: config.compute_learning_rate(update, config.num_updates),
             epoch_at=lambda update: update / config.updates_per_step / batches.steps_per_epoch,
             validate=None,
-            figures=batches.collect_figures,
+            figures=lambda: batches.collect_figures() | (audit.collect_figures() if audit is not None else {}),
         ),
         updater,
-        context,
+        context if audit is None else replace(context, should_stop=lambda: context.should_stop() or audit.should_stop),
     )
-    state = loop.run()
+    try:
+        state = loop.run()
+    except TerminatedError:
+        if audit is not None and audit.should_stop:
+            raise audit.refuse() from None
+        raise
+    if audit is not None and audit.should_stop:
+        raise audit.refuse()
     parts.num_tokens = state.num_tokens
     return {"policy": parts.publish(loop.final_weights())}
+
+
+def _build_audit(config: GrpoConfig, parts: GrpoParts, context: RunContext) -> StepAudit | None:
+    """Return what looks at the stage's steps, None where nothing does."""
+    if config.audit is None or parts.audit is None:
+        return None
+    path = StageFolder(context.folder).audit
+    return StepAudit(config.audit, parts.audit, path, config.steps, context.progress.note)

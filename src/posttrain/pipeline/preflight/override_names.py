@@ -1,4 +1,4 @@
-"""The names that `--override` takes: checks of preflight, of all stages or of one, gates, and monitors that hold."""
+"""The names that `--override` takes: checks of preflight, gates, monitors that hold, and audits that stop a stage."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ STAGE_CHECKS = (MASK, TRUNCATION, CONTAMINATION, MEMORY, STEP_ZERO, ROLLOUTS, LE
 TASK_CHECKS = (LENGTH_CAPS, SCORER)
 GATE = "gate"
 MONITOR = "monitor"
+AUDIT = "audit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,10 @@ class Overrides:
         """Return whether the gate after a stage is let through."""
         return f"{GATE}:{stage}" in self.names
 
+    def covers_audit(self, stage: str) -> bool:
+        """Return whether an alarm of a stage's audit is let through."""
+        return f"{AUDIT}:{stage}" in self.names
+
     def covers_monitor(self, name: str) -> bool:
         """Return whether an alarm of a monitor is let through."""
         return f"{MONITOR}:{name}" in self.names
@@ -55,6 +60,7 @@ def list_override_names(recipe: Recipe) -> list[str]:
         *(f"{stage}:{check}" for stage in stages for check in STAGE_CHECKS),
         *(f"{task}:{check}" for task in tasks for check in TASK_CHECKS),
         *(f"{GATE}:{entry.name}" for entry in recipe.stages if entry.gate is not None),
+        *(f"{AUDIT}:{entry.name}" for entry in recipe.stages if getattr(entry.config, "audit", None) is not None),
         *(f"{MONITOR}:{monitor.label}" for monitor in recipe.monitors if monitor.on_alarm == "hold"),
     ]
 
@@ -71,8 +77,8 @@ def read_overrides(recipe: Recipe, names: Sequence[str]) -> Overrides:
             raise RecipeError(
                 f"no check is called '{name}'",
                 expected=f"one of {', '.join(dict.fromkeys((*STAGE_CHECKS, *TASK_CHECKS)))}, alone or after a stage "
-                f"(<stage>:mask) or a task (evaluate.<task>:scorer); {GATE}:<stage>; or {MONITOR}:<name> of one that "
-                "holds",
+                f"(<stage>:mask) or a task (evaluate.<task>:scorer); {GATE}:<stage>; {AUDIT}:<stage>; or "
+                f"{MONITOR}:<name> of one that holds",
                 cure=suggest(name, known),
                 place="--override",
             )
