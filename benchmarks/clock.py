@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Mapping
@@ -21,6 +22,11 @@ class Clock:
         self.first_step_seconds = 0.0
         self.peak_memory_bytes = 0
         self.rows_tokenized: int | None = None
+
+    @property
+    def slowest_step_seconds(self) -> float:
+        """Seconds of the slowest step but the first, of at least two."""
+        return max(b - a for a, b in itertools.pairwise(self.step_ends))
 
     def on_step(self, step: int, metrics: Mapping[str, float], policy: Any) -> None:
         """Called by the training loop after every optimizer step."""

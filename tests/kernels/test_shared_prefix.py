@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from posttrain.kernels import shared_prefix
+from posttrain.kernels.layouts import run_families
 from posttrain.kernels.shared_prefix import Family, attend_families, lay_out_families
 
 LENGTHS = ((5, 3, 1, 4), (2,), (1, 6), (4, 2, 2))
@@ -18,15 +22,21 @@ def draw(heads: int, seed: int, tokens: int = TOKENS, size: int = 8) -> torch.Te
     return values.transpose(1, 2).requires_grad_()
 
 
+# many parameters: those of the kernel
 def textbook(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Sequence[Sequence[int]]
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: Sequence[Sequence[int]],
+    window: int | None = None,
 ) -> torch.Tensor:
     """One [T, T] matrix in fp64, where a token sees its prompt and its own continuation's past alone."""
     repeats = query.shape[1] // key.shape[1]
     key, value = (x.double().repeat_interleave(repeats, 1) for x in (key, value))
     seen = torch.zeros(query.shape[2], query.shape[2], dtype=torch.bool)
-    start = 0
+    start, positions = 0, []
     for prompt, *others in lengths:
+        positions += [*range(prompt), *(prompt + place for count in others for place in range(count))]
         own = slice(start, start + prompt)
         seen[own, own] = torch.ones(prompt, prompt).tril().bool()
         start += prompt
@@ -35,17 +45,25 @@ def textbook(
             seen[rows, own] = True
             seen[rows, rows] = torch.ones(count, count).tril().bool()
             start += count
+    if window is not None:
+        seen &= torch.tensor(positions)[:, None] - torch.tensor(positions) < window
     scores = (query.double() @ key.transpose(-1, -2) * 0.4).masked_fill(~seen, float("-inf"))
     return (scores.softmax(-1) @ value).transpose(1, 2)
 
 
+@pytest.mark.parametrize("bundle", [1024, 5], ids=["one-call", "several-calls"])
+@pytest.mark.parametrize("window", [None, 3, 6])
 @pytest.mark.parametrize("is_flash", [True, False])
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
-def test_output_and_gradients_are_those_of_each_continuation_behind_its_prompt(key_heads: int, is_flash: bool) -> None:
+# many parameters: what the kernel distinguishes
+def test_output_and_gradients_are_those_of_each_continuation_behind_its_prompt(
+    key_heads: int, is_flash: bool, window: int | None, bundle: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_prefix, "_MASKED_TOKENS", bundle)
     query, key, value = draw(4, 0), draw(key_heads, 1), draw(key_heads, 2)
     families = lay_out_families(LENGTHS)
-    ours = attend_families(query, key, value, families, 0.4, is_flash=is_flash)
-    theirs = textbook(query, key, value, LENGTHS)
+    ours = attend_families(query, key, value, families, 0.4, window=window, is_flash=is_flash)
+    theirs = textbook(query, key, value, LENGTHS, window)
     assert torch.allclose(ours.double(), theirs, atol=1e-6)
     upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(9))
     got = torch.autograd.grad((ours * upstream).sum(), [query, key, value])
@@ -54,14 +72,15 @@ def test_output_and_gradients_are_those_of_each_continuation_behind_its_prompt(k
         assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_a_continuation_sees_neither_its_siblings_nor_other_families() -> None:
+@pytest.mark.parametrize("is_flash", [True, False])
+def test_a_continuation_sees_neither_its_siblings_nor_other_families(is_flash: bool) -> None:
     query, key, value = draw(4, 0), draw(2, 1), draw(2, 2)
     families = lay_out_families(LENGTHS)
-    before = attend_families(query, key, value, families, 0.4, is_flash=True)
+    before = attend_families(query, key, value, families, 0.4, is_flash=is_flash)
     with torch.no_grad():
         for tensor in (query, key, value):
             tensor[:, :, 5:8] = 50.0  # the first continuation
-    after = attend_families(query, key, value, families, 0.4, is_flash=True)
+    after = attend_families(query, key, value, families, 0.4, is_flash=is_flash)
     outside = [*range(5), *range(8, TOKENS)]
     assert torch.equal(before[:, outside], after[:, outside])
 
@@ -89,3 +108,22 @@ def test_a_family_knows_where_its_parts_lie() -> None:
     assert [family.longest for family in families] == [9, 2, 7, 6]
     with pytest.raises(ValueError, match=r"\[3, 0\]"):
         lay_out_families([[3, 0]])
+
+
+def test_continuations_of_a_masked_call_are_together_as_long_as_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most 5 tokens a call: 2 + 3, then 7 alone, then 1; a document that shares nothing has no call."""
+    monkeypatch.setattr(shared_prefix, "_MASKED_TOKENS", 5)
+    family, alone = lay_out_families([(4, 2, 3, 7, 1), (6,)])
+    assert family.bundles == [slice(4, 9), slice(9, 16), slice(16, 17)]
+    assert alone.bundles == []
+
+
+def test_positions_go_on_from_the_prompt_in_every_continuation() -> None:
+    found: list[list[int]] = []
+
+    def backbone(position_ids: torch.Tensor, **others: Any) -> Any:
+        found.append(position_ids[0].tolist())
+        return SimpleNamespace(last_hidden_state=torch.zeros(1, 6, 4))
+
+    run_families(backbone, torch.zeros(6, dtype=torch.int64), lay_out_families([(2, 2, 1), (1,)]))
+    assert found == [[0, 1, 2, 3, 2, 0]]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from posttrain.core.errors import DataError
-from posttrain.kernels.branches import BranchSpans
 from posttrain.models import branch_logprobs
 from posttrain.models.branch_logprobs import Branching, compute_branch_logprobs
 from posttrain.models.heads import choose_layout
@@ -46,20 +45,16 @@ def test_a_shared_prompt_is_run_once_and_last_tokens_are_not_run(monkeypatch: An
     model = make_model("llama").eval()
     assert choose_layout(model) == "packed"
     counted: list[int] = []
-    run = branch_logprobs.run_branches
+    run = branch_logprobs.run_families
 
-    def count(backbone: Any, ids: Any, spans: BranchSpans) -> Any:
+    def count(backbone: Any, ids: Any, families: Any) -> Any:
         counted.append(len(ids))
-        return run(backbone, ids, spans)
+        return run(backbone, ids, families)
 
-    monkeypatch.setattr(branch_logprobs, "run_branches", count)
+    monkeypatch.setattr(branch_logprobs, "run_families", count)
     monkeypatch.setattr(branch_logprobs, "round_up_tokens", lambda count: count)
     compute_branch_logprobs(model, make_branchings())
     assert counted == [50 + 33]
-
-
-def test_positions_go_on_from_the_prefix_in_every_branch() -> None:
-    assert BranchSpans(((2, (2, 1)), (1, ()))).find_positions() == [0, 1, 2, 3, 2, 0]
 
 
 def test_what_is_longer_than_the_context_is_refused() -> None:

@@ -131,12 +131,12 @@ def _attend_shared(
     softcap: float | None,
 ) -> torch.Tensor:
     """Documents that share prompts, where that is exact."""
-    if softcap is not None or (window is not None and max(family.longest for family in families) > window):
-        raise ValueError("soft-capped scores and shorter sliding windows are for documents that share no prompt")
+    if softcap is not None:
+        raise ValueError("soft-capped scores are for documents that share no prompt")
     is_flash = value.shape[-1] == query.shape[-1] and query.device.type == "cpu"
     if is_flash and query.shape[1] != key.shape[1] and not flash_cpu_takes_grouped_heads():
         key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
-    return attend_families(query, key, value, families, scale, is_flash=is_flash)
+    return attend_families(query, key, value, families, scale, window=window, is_flash=is_flash)
 
 
 def register_packed_attention() -> str:

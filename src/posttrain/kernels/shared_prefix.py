@@ -10,20 +10,23 @@ and the flash backward of a part, called with the merged o and l, gives exactly 
 (`Dao et al. 2022, arXiv 2205.14135, section B.2`, where a row's gradient needs o, l and its own keys alone); the shares
 of the queries add up.
 
-Where the flash kernel of the CPU does not apply, each continuation is one `scaled_dot_product_attention` call over the
-prompt's keys and its own. Shape letters: H query heads, K key/value heads, T tokens of the row, D head size.
+That is the way of the CPU's flash kernel. Elsewhere (other devices, sliding windows, heads of two sizes) the prompt is
+one `scaled_dot_product_attention` call and its continuations another, over the prompt's keys and theirs with a mask
+that is made once a pass. Shape letters: H query heads, K key/value heads, T tokens of the row, P tokens of a prompt,
+Q tokens of the continuations of one call, D head size.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+_MASKED_TOKENS = 1024  # of the continuations of one masked call: they are scored against one another in vain
 _FLOAT_BACKWARD_TOKENS = 512  # as kernels.attention's: below, the bf16 backward of the CPU has a fixed cost
 
 _flash_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -34,12 +37,15 @@ _flash_cpu_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 class Family:
     """A prompt and its continuations in a packed row: the token where each begins, and the end of the last.
 
+    Made by `lay_out_families` for training and multiple choice, read by `attend_families`.
+
     Example: a prompt of 3 tokens at the start of the row with continuations of 2 and 4: `start = 0`, `borders =
     (3, 5, 9)`. A document that shares nothing has `borders = (end,)`.
     """
 
     start: int
     borders: tuple[int, ...]
+    _masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def prompt(self) -> slice:
@@ -56,6 +62,26 @@ class Family:
         """Tokens of the prompt with the longest continuation after it."""
         sizes = [part.stop - part.start for part in self.continuations]
         return self.borders[0] - self.start + max(sizes, default=0)
+
+    @property
+    def bundles(self) -> list[slice]:
+        """The tokens of continuations that one masked call takes: as many as are not too long together."""
+        starts = [self.borders[0]]
+        for before, after in itertools.pairwise(self.borders):
+            if after - starts[-1] > _MASKED_TOKENS and before > starts[-1]:
+                starts.append(before)
+        return [slice(a, b) for a, b in itertools.pairwise([*starts, self.borders[-1]]) if b > a]
+
+    def see(self, asking: slice, window: int | None, device: torch.device) -> torch.Tensor:
+        """Return which keys of the prompt and of a bundle the bundle's tokens see [Q, P + Q], or the prompt's [P, P].
+
+        Made once for all layers. The P tokens of the prompt stand first.
+        """
+        key = (asking.start, window)
+        if key not in self._masks:
+            sizes = [b - a for a, b in itertools.pairwise(self.borders) if asking.start <= a < asking.stop]
+            self._masks[key] = _see(self.borders[0] - self.start, sizes, window, device)
+        return self._masks[key]
 
 
 def lay_out_families(lengths: Sequence[Sequence[int]]) -> tuple[Family, ...]:
@@ -74,6 +100,7 @@ def lay_out_families(lengths: Sequence[Sequence[int]]) -> tuple[Family, ...]:
     return tuple(families)
 
 
+# many parameters: what attends to what, and how
 def attend_families(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -81,6 +108,7 @@ def attend_families(
     families: Sequence[Family],
     scale: float,
     *,
+    window: int | None = None,
     is_flash: bool,
 ) -> torch.Tensor:
     """Return attention within families.
@@ -91,39 +119,61 @@ def attend_families(
         value: [1, K, T, D]; of another head size where `is_flash` is false.
         families: They cover the row's tokens, in order.
         scale: Factor on the scores.
+        window: Keys a query sees, itself included, along its prompt and its continuation; None is all before it.
         is_flash: Whether the CPU's flash kernel may be used.
 
     Returns:
         Output of shape [1, T, H, D].
     """
-    if is_flash:
+    if window is not None and window >= max(family.longest for family in families):
+        window = None
+    if is_flash and window is None:
         output: torch.Tensor = _FamiliesFlashCpu.apply(query, key, value, tuple(families), scale)
         return output
-    return torch.cat([_attend_family(query, key, value, family, scale) for family in families], 1)
-
-
-def _attend_family(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, family: Family, scale: float
-) -> torch.Tensor:
-    is_grouped = query.shape[1] != key.shape[1]
-    prompt = family.prompt
-    size = prompt.stop - prompt.start
-    parts = [
-        scaled_dot_product_attention(
-            query[:, :, prompt], key[:, :, prompt], value[:, :, prompt], is_causal=True, scale=scale,
-            enable_gqa=is_grouped,
-        )
-    ]  # fmt: skip
-    for own in family.continuations:
-        count = own.stop - own.start
-        keys, values = (torch.cat([x[:, :, prompt], x[:, :, own]], 2) for x in (key, value))
-        mask = torch.ones(count, size + count, dtype=torch.bool, device=query.device).tril(size)
-        parts.append(
-            scaled_dot_product_attention(
-                query[:, :, own], keys, values, attn_mask=mask, scale=scale, enable_gqa=is_grouped
-            )
-        )
+    parts = [part for family in families for part in _attend_family(query, key, value, family, scale, window)]
     return torch.cat(parts, 2).transpose(1, 2)
+
+
+# many parameters: those of attend_families
+def _attend_family(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, family: Family, scale: float, window: int | None
+) -> list[torch.Tensor]:
+    """Return the attention [1, H, tokens, D] of the prompt and of each bundle of continuations."""
+    prompt = family.prompt
+
+    def attend(asking: slice, keys: torch.Tensor, values: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+        return scaled_dot_product_attention(
+            query[:, :, asking], keys, values, attn_mask=seen, is_causal=seen is None, scale=scale,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )  # fmt: skip
+
+    has_window = window is not None and prompt.stop - prompt.start > window
+    seen = family.see(prompt, window, query.device) if has_window else None
+    parts = [attend(prompt, key[:, :, prompt], value[:, :, prompt], seen)]
+    for own in family.bundles:
+        keys, values = (_join(x, prompt, own) for x in (key, value))
+        parts.append(attend(own, keys, values, family.see(own, window, query.device)))
+    return parts
+
+
+def _join(tensor: torch.Tensor, first: slice, second: slice) -> torch.Tensor:
+    """Return two spans of tokens as one, without a copy where they are neighbours."""
+    if first.stop == second.start:
+        return tensor[:, :, first.start : second.stop]
+    return torch.cat([tensor[:, :, first], tensor[:, :, second]], 2)
+
+
+def _see(prompt: int, continuations: Sequence[int], window: int | None, device: torch.device) -> torch.Tensor:
+    """Return which keys of a prompt and of continuations the latter see, or those the prompt sees of itself."""
+    positions, owners = list(range(prompt)), [-1] * prompt
+    for number, length in enumerate(continuations):
+        positions += range(prompt, prompt + length)
+        owners += [number] * length
+    position, owner = torch.tensor(positions, device=device), torch.tensor(owners, device=device)
+    asking = slice(prompt, None) if continuations else slice(None)
+    distance = position[asking, None] - position[None]
+    seen = ((owner[None] == -1) | (owner[None] == owner[asking, None])) & (distance >= 0)
+    return seen if window is None else seen & (distance < window)
 
 
 class _FamiliesFlashCpu(torch.autograd.Function):

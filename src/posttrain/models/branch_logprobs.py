@@ -1,7 +1,7 @@
 """A policy's log-probs of several continuations of one prompt: the prompt is computed once for all of them.
 
 Multiple choice asks for the likelihoods of a question's answers. Where packed rows are proven exact for a model
-(`models.heads.choose_layout`) the answers branch off one prompt (`kernels.branches`), whose tokens are run once; an
+(`models.heads.choose_layout`) the answers share one prompt (`kernels.shared_prefix`), whose tokens are run once; an
 answer's last token is not run at all, since nothing follows it. Elsewhere every answer is a row of its own.
 """
 
@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from posttrain.kernels.branches import BranchSpans, register_branch_attention, run_branches
-from posttrain.kernels.layouts import Layout, round_up_tokens
+from posttrain.kernels.attention import register_packed_attention
+from posttrain.kernels.layouts import Layout, round_up_tokens, run_families
+from posttrain.kernels.shared_prefix import lay_out_families
 from posttrain.kernels.token_logprobs import compute_row_logprobs
 from posttrain.models.heads import (
     attention_backend,
@@ -74,7 +75,7 @@ def compute_branch_logprobs(
         )
     check_rows(prompts, completions, getattr(config, "max_position_embeddings", None))
     results: list[list[CompletionLogprobs]] = [[]] * len(branchings)
-    with evaluation_mode(policy_model), attention_backend(policy_model, register_branch_attention()):
+    with evaluation_mode(policy_model), attention_backend(policy_model, register_packed_attention()):
         sizes = [one.num_tokens for one in branchings]
         for batch in plan_passes(sizes, range(len(sizes)), micro_batch_tokens, "packed"):
             for index, found in zip(batch, _run(policy_model, [branchings[i] for i in batch]), strict=True):
@@ -92,7 +93,7 @@ def _run(model: nn.Module, branchings: Sequence[Branching]) -> list[list[Complet
     head = find_head(model)
     device = head.weight.device
     ids: list[int] = []
-    groups: list[tuple[int, tuple[int, ...]]] = []
+    sizes: list[list[int]] = []
     targets: list[int] = []
     predictors: list[int] = []
     for one in branchings:
@@ -103,16 +104,16 @@ def _run(model: nn.Module, branchings: Sequence[Branching]) -> list[list[Complet
             ids += map(int, completion[:-1])
             targets += map(int, completion)
             predictors += [last, *range(start, len(ids))]
-        groups.append((len(one.prompt), tuple(len(completion) - 1 for completion in one.completions)))
+        sizes.append([len(one.prompt), *(len(part) - 1 for part in one.completions if len(part) > 1)])
     filler = round_up_tokens(len(ids)) - len(ids)
-    if filler:  # a group of its own that nothing is read from
+    if filler:  # a family of its own that nothing is read from
         ids += [0] * filler
-        groups.append((filler, ()))
+        sizes.append([filler])
     num_targets = len(targets)
     added = round_up_tokens(num_targets) - num_targets  # few distinct shapes for the head too
     predictors += [0] * added
     targets += [0] * added
-    hidden_TH = run_branches(find_backbone(model), torch.tensor(ids, device=device), BranchSpans(tuple(groups)))
+    hidden_TH = run_families(find_backbone(model), torch.tensor(ids, device=device), lay_out_families(sizes))
     hidden_NH = hidden_TH.index_select(0, torch.tensor(predictors, device=device)).to(head.weight.dtype)
     scores = compute_row_logprobs(hidden_NH, head, torch.tensor(targets, device=device), temperature=1.0, num_top=0)
     logprobs = scores.logprobs_N[:num_targets].cpu().numpy()

@@ -164,10 +164,9 @@ def is_sharing_exact(model: nn.Module) -> bool:
     """Return whether continuations may share their prompt's tokens in a packed row, shown by running it.
 
     Two continuations behind one prompt are run in one row, and each behind a prompt of its own. Where packing is not
-    exact, and where a layer has a sliding window or caps its scores, prompts are not shared.
+    exact, and where a layer caps its scores, prompts are not shared.
     """
-    config = find_causal_lm(model).config.get_text_config()
-    if any(window is not None for window in _declared_windows(config)) or not is_packing_exact(model):
+    if not is_packing_exact(model):
         return False
     prompt, *others = (torch.arange(count) * 11 + 3 for count in _PROBE_LENGTHS)
     vocabulary, device = find_head(model).weight.shape[0], next(model.parameters()).device
