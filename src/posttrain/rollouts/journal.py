@@ -70,7 +70,8 @@ class RolloutJournal:
     def read_outcomes(self, batch: int, key: str) -> dict[str, Outcome]:
         """Return the verdicts of a batch that was begun under a key, by the name of the completion (`name_completion`).
 
-        What another key left behind is removed, and so is a torn end.
+        What another key left behind is removed, and so is a torn end. What the harness failed on has no verdict: it is
+        judged again.
         """
         lines = list(self._read(batch))
         if not lines or lines[0] != {"key": key}:
@@ -81,7 +82,8 @@ class RolloutJournal:
             return {}
         with storage_errors(self.path(batch)):  # without the torn end
             self.path(batch).write_text("".join(_format(line) + "\n" for line in lines), encoding="utf-8")
-        return {line["name"]: Outcome(**line["outcome"]) for line in lines[1:] if "name" in line}
+        outcomes = {line["name"]: Outcome(**line["outcome"]) for line in lines[1:] if "name" in line}
+        return {name: outcome for name, outcome in outcomes.items() if outcome.fault != "harness"}
 
     def add(self, batch: int, rollouts: Sequence[Rollout]) -> None:
         """Append rollouts with their verdicts."""

@@ -221,6 +221,8 @@ def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, conte
             epoch_at=lambda update: update / config.updates_per_step / batches.steps_per_epoch,
             validate=None,
             figures=batches.collect_figures,
+            keep_figures=batches.keep_figures,
+            restore_figures=batches.restore_figures,
         ),
         updater,
         context,

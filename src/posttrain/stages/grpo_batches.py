@@ -78,6 +78,22 @@ class _Sums:
     totals: torch.Tensor | None = None
     largest_mismatch: torch.Tensor | None = None
 
+    def write(self) -> dict[str, str]:
+        """Return the sums to the last bit, infinite ones too, which JSON numbers cannot hold."""
+        if self.totals is None or self.largest_mismatch is None:
+            return {}
+        sums = dict(zip(self.names, self.totals.tolist(), strict=True)) | {"largest": float(self.largest_mismatch)}
+        return {name: value.hex() for name, value in sums.items()}
+
+    @classmethod
+    def read(cls, written: dict[str, str], device: str) -> _Sums:
+        """Return what `write` gave, on a device."""
+        sums = {name: float.fromhex(value) for name, value in written.items()}
+        if not sums:
+            return cls()
+        largest = torch.tensor(sums.pop("largest"), dtype=torch.float32, device=device)
+        return cls(tuple(sums), torch.tensor(list(sums.values()), dtype=torch.float64, device=device), largest)
+
 
 @dataclass(slots=True)
 class StepBatches:
@@ -299,6 +315,14 @@ class StepBatches:
         mine.largest_mismatch = (
             largest if mine.largest_mismatch is None else torch.maximum(mine.largest_mismatch, largest)
         )
+
+    def keep_figures(self) -> dict[str, str]:
+        """Return what was summed up since figures were last collected, for a checkpoint."""
+        return self._sums.write()
+
+    def restore_figures(self, kept: dict[str, str]) -> None:
+        """Go on from what a checkpoint kept."""
+        self._sums = _Sums.read(kept, self.parts.device)
 
     def collect_figures(self) -> dict[str, float]:
         """Return what was measured since the last call: of the step's rollouts, and over the tokens of its updates."""
