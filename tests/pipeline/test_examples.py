@@ -18,6 +18,7 @@ from posttrain.core.records import RenderedSample
 from posttrain.models.manifest import find_differences
 from posttrain.pipeline.recipe import read_recipe
 from posttrain.pipeline.run import run_recipe
+from posttrain.statistics.paired import sign_test
 from tests.conftest import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
@@ -92,3 +93,89 @@ def test_the_example_stage_takes_the_mean_over_a_rows_trained_tokens() -> None:
     )
     loss = load("sequence_mean").compute_row_loss(lambda input_ids: SimpleNamespace(logits=logits), sample, "cpu")
     assert loss.item() == pytest.approx((math.log(2) + math.log(4)) / 2, rel=1e-6)
+
+
+@pytest.fixture
+def small_grpo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The teaching script of GRPO with a few short rows of everything."""
+    script = load("grpo_from_scratch")
+    for name, value in (("NUM_DEMONSTRATIONS", 16), ("QUESTIONS_PER_STEP", 2), ("MAX_NEW_TOKENS", 6)):
+        monkeypatch.setattr(script, name, value)
+    return script
+
+
+def test_the_teaching_script_can_be_read_in_ten_minutes() -> None:
+    assert len((EXAMPLES / "grpo_from_scratch.py").read_text(encoding="utf-8").splitlines()) <= 300
+
+
+def test_the_teaching_script_takes_the_same_steps_for_the_same_seed(
+    small_grpo: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rewarded by the share of spaces, so that there is something to tell apart after 16 demonstrations."""
+    monkeypatch.setattr(small_grpo, "verify", lambda question, text, is_ended: text.count(" ") / 8)
+    monkeypatch.setattr(small_grpo, "describe", str)
+    models: list[torch.nn.Module] = []
+    load_base = small_grpo.load_base
+
+    def keep() -> tuple[torch.nn.Module, object]:
+        model, tokenizer = load_base()
+        models.append(model)
+        return model, tokenizer
+
+    monkeypatch.setattr(small_grpo, "load_base", keep)
+    first, again, none = (small_grpo.main(steps, 3, 5) for steps in (1, 1, 0))
+    assert first == again and len(first[0]) == 1 and len(first[1]) == len(first[2]) == 3 and none[0] == []
+    one, two, untrained = (torch.cat([p.detach().flatten() for p in model.parameters()]) for model in models)
+    assert torch.equal(one, two) and not torch.equal(one, untrained)
+
+
+def test_the_teaching_script_draws_from_what_it_trains_whatever_the_padding(small_grpo: ModuleType) -> None:
+    """The log-probs of a short prompt's completion are the same beside a longer one, padded, and alone."""
+    model, tokenizer = small_grpo.load_base()
+    questions = [
+        SimpleNamespace(prompt=prompt, right=SimpleNamespace(answer="3"))
+        for prompt in ("1 + 2 =", "What is the difference of 812 and 799, and who said so?")
+    ]
+    rows, _ = small_grpo.draw_and_verify(model, tokenizer, questions, 2, torch.Generator().manual_seed(3))
+    assert rows["is_prompt_SP"].sum(1).tolist()[0] < rows["prompts_SP"].shape[1]
+    together = small_grpo.compute_logprobs(model, **rows)
+    num_prompt, num_drawn = int(rows["is_prompt_SP"][0].sum()), int(rows["is_drawn_ST"][0].sum())
+    alone = small_grpo.compute_logprobs(
+        model,
+        rows["prompts_SP"][:1, -num_prompt:],
+        rows["is_prompt_SP"][:1, -num_prompt:],
+        rows["completions_ST"][:1, :num_drawn],
+        rows["is_drawn_ST"][:1, :num_drawn],
+    )
+    assert torch.allclose(together[:1, :num_drawn], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "reward"),
+    [
+        ("7 + 8 = 15. 4 + 3 + 1 = 8.\nAnswer: 85", 1.0),
+        ("Answer: 85", 1.0),
+        ("Answer: 84", 0.0),
+        ("85", 0.0),
+        ("Answer: 85\nAnswer: 84", 0.0),
+        ("Answer: 84\nAnswer: 85", 0.0),
+        ("I say Answer: 85", 0.0),
+        ("Answer: 85\nI hope this helps.", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_the_teaching_scripts_verifier_takes_the_right_answer_in_the_last_line_alone(text: str, reward: float) -> None:
+    question = SimpleNamespace(right=SimpleNamespace(answer="85"))
+    assert load("grpo_from_scratch").verify(question, text, is_ended=True) == reward
+    assert load("grpo_from_scratch").verify(question, text, is_ended=False) == 0.0
+
+
+@pytest.mark.invariants
+def test_the_teaching_script_makes_the_policy_better_on_questions_that_it_has_not_seen() -> None:
+    """Paired on the same held-out questions; a difference by chance would have to be of one in ten thousand."""
+    script = load("grpo_from_scratch")
+    rewards, before, after = script.main(12, 120, 17)
+    better = sum(one < other for one, other in zip(before, after, strict=True))
+    worse = sum(one > other for one, other in zip(before, after, strict=True))
+    assert sign_test(better, worse, alternative="greater").p_value < 1e-4
+    assert sum(rewards[-4:]) > sum(rewards[:4])

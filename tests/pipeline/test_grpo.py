@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from posttrain.core.errors import PosttrainError, RecipeError, RefusedError
+from posttrain.core.errors import RecipeError, RefusedError, TerminatedError
 from posttrain.pipeline.recipe import read_recipe
 from posttrain.pipeline.run import run_recipe
-from tests.pipeline.tiny_runs import Workshop, make_base, recipe_values
-from tests.stages.tiny_sft import StopAfter
+from tests.pipeline.tiny_runs import StopInTraining, Workshop, drop_times, make_base, recipe_values
 
 OWN = """\
 def length(completions, **columns):
@@ -58,19 +57,25 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
     return made
 
 
-def run(
-    workshop: Workshop, values: dict[str, Any], name: str, *, overrides: tuple[str, ...] = (), stop: Any = None
-) -> dict:
+def run(workshop: Workshop, values: dict[str, Any], name: str, *, overrides: tuple[str, ...] = ()) -> dict:
     path = workshop.folder / f"{name}.yaml"
     path.write_text(json.dumps({**values, "folder": f"runs/{name}"}))
-    arguments = {} if stop is None else {"should_stop": stop}
-    folder = run_recipe(read_recipe(path), override=list(overrides), **arguments)
+    folder = run_recipe(read_recipe(path), override=list(overrides))
     return json.loads((folder / "run.json").read_text())
 
 
 def read_lines(workshop: Workshop, name: str) -> list[dict[str, float]]:
     (path,) = (workshop.folder / "runs" / name / "stages").glob("*/metrics.jsonl")
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def stop_after(workshop: Workshop, values: dict[str, Any], name: str, num_updates: int) -> None:
+    """Start a run that is asked to stop after so many updates."""
+    progress = StopInTraining(num_updates)
+    path = workshop.folder / f"{name}.yaml"
+    path.write_text(json.dumps({**values, "folder": f"runs/{name}"}))
+    with pytest.raises(TerminatedError, match=f"after step {num_updates} of"):
+        run_recipe(read_recipe(path), override=["length_caps"], progress=progress, should_stop=progress)
 
 
 def output(record: dict[str, Any]) -> str:
@@ -107,9 +112,18 @@ def test_a_run_that_is_stopped_after_any_update_ends_as_one_that_was_not(
 ) -> None:
     whole = output(run(workshop, rl(**changes), "whole", overrides=("length_caps",)))
     for after in (1, 2):
-        with pytest.raises(PosttrainError, match="stopped as asked"):
-            run(workshop, rl(**changes), f"stopped-{after}", overrides=("length_caps",), stop=StopAfter(after))
+        stop_after(workshop, rl(**changes), f"stopped-{after}", after)
         assert output(run(workshop, rl(**changes), f"stopped-{after}", overrides=("length_caps",))) == whole
+
+
+def test_a_line_of_figures_that_a_stop_lies_in_says_what_it_would_have_said(workshop: Workshop) -> None:
+    """A line after every third of eight updates, a stop after the fourth."""
+    changes = {"minibatches": 2, "epochs_per_step": 2, "steps": 2, "log_every_steps": 3}
+    run(workshop, rl(**changes), "whole", overrides=("length_caps",))
+    stop_after(workshop, rl(**changes), "stopped", 4)
+    run(workshop, rl(**changes), "stopped", overrides=("length_caps",))
+    one, other = ([drop_times(line) for line in read_lines(workshop, name)] for name in ("whole", "stopped"))
+    assert [line["step"] for line in one] == [1, 3, 6, 8] and one == other
 
 
 def test_sharing_prompts_overlapping_and_skipping_change_the_weights_by_rounding_only(workshop: Workshop) -> None:

@@ -3,11 +3,17 @@
 Reads one JSON object a line from standard input, and answers each with two lines: the process id of the
 command when it has started, and its exit status when it has ended (negative: the signal that killed it).
 
-    {"arguments": ["run", "demo.yaml"], "folder": "/w", "log": "/w/log", "halt": 0, "marker": "/w/halted"}
+    {"arguments": ["run", "demo.yaml"], "folder": "/w", "log": "/w/log", "halt": 0, "phase": "save",
+     "marker": "/w/halted"}
 
 Then it waits for an empty line before it forgets the process, so that its id is no other's until then.
-`halt` counts the flushes and renames inside the saving of checkpoints: at the n-th of them the command
-writes `marker` and waits to be killed.
+`halt` counts events of a phase: at the n-th of them the command writes `marker` and waits to be killed. Events are:
+
+* `save`: a flush or rename inside the saving of checkpoints;
+* `sampling`: a completion that a stage has drawn, before anybody sees it;
+* `scoring`: completions of a stage that are handed to its scorer;
+* `journal`: lines that are appended to a journal of rollouts, of which half of the bytes are written;
+* `update`: an optimizer update that was taken, and of which nothing else knows.
 """
 
 from __future__ import annotations
@@ -49,18 +55,35 @@ def work(request: dict[str, Any], run_command: Callable[[list[str]], int]) -> in
     sys.stdin = open(os.devnull)  # noqa: SIM115 (for as long as the process lives)
     os.chdir(request["folder"])
     if request["halt"]:
-        halt_inside_save(request["halt"], Path(request["marker"]))
+        HALTS[request["phase"]](Countdown(request["halt"], Path(request["marker"])))
     try:
         return run_command(request["arguments"])
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 1
 
 
-def halt_inside_save(number: int, marker: Path) -> None:
-    """Stop for good at the n-th flush or rename that the saving of checkpoints makes."""
+class Countdown:
+    """Stops this process for good at the n-th event."""
+
+    def __init__(self, number: int, marker: Path) -> None:
+        self.left = number
+        self.marker = marker
+
+    def count(self, before: Callable[[], object] | None = None) -> None:
+        """Count an event; `before` is done first at the one that stops."""
+        self.left -= 1
+        if self.left == 0:
+            if before is not None:
+                before()
+            self.marker.write_text("halted")
+            time.sleep(3600)
+
+
+def halt_inside_save(countdown: Countdown) -> None:
+    """Count flushes and renames that the saving of checkpoints makes."""
     from posttrain.training.checkpoints import CheckpointStore
 
-    save, left, inside = CheckpointStore.save, [number], [False]
+    save, inside = CheckpointStore.save, [False]
 
     def guarded_save(self: Any, *arguments: Any) -> Any:
         inside[0] = True
@@ -72,10 +95,7 @@ def halt_inside_save(number: int, marker: Path) -> None:
     def counting(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
             if inside[0]:
-                left[0] -= 1
-                if left[0] == 0:
-                    marker.write_text("halted")
-                    time.sleep(3600)
+                countdown.count()
             return function(*arguments, **named)
 
         return call
@@ -83,6 +103,78 @@ def halt_inside_save(number: int, marker: Path) -> None:
     CheckpointStore.save = guarded_save  # type: ignore[method-assign]  # this process exists to be killed here
     for name in ("fsync", "rename", "replace"):
         setattr(os, name, counting(getattr(os, name)))
+
+
+def halt_in_rollouts(part: str, method: str) -> Callable[[Countdown], None]:
+    """Return what counts completions that a stage's sampler yields, or calls of its scorer; preflight's are not."""
+
+    def halt(countdown: Countdown) -> None:
+        from posttrain.stages import grpo
+
+        run = grpo.run
+
+        def run_watched(config: Any, inputs: Any, parts: Any, context: Any) -> Any:
+            watched = getattr(parts, part)
+            do = getattr(watched, method)
+
+            def score(*arguments: Any, **named: Any) -> Any:
+                countdown.count()
+                return do(*arguments, **named)
+
+            def sample(*arguments: Any, **named: Any) -> Any:
+                for drawn in do(*arguments, **named):
+                    countdown.count()
+                    yield drawn
+
+            setattr(watched, method, score if method == "score" else sample)
+            return run(config, inputs, parts, context)
+
+        grpo.run = run_watched
+
+    return halt
+
+
+def halt_inside_journal(countdown: Countdown) -> None:
+    """Count what is appended to journals of rollouts; where it stops, a half is written."""
+    from posttrain.rollouts import journal
+
+    append_lines = journal.append_lines  # type: ignore[attr-defined]  # imported there
+
+    def append(path: Path, lines: Any) -> None:
+        texts = list(lines)
+
+        def write_half() -> None:
+            content = "".join(f"{text}\n" for text in texts).encode()
+            with path.open("ab") as file:
+                file.write(content[: len(content) // 2])
+
+        countdown.count(write_half)
+        append_lines(path, texts)
+
+    journal.append_lines = append  # type: ignore[attr-defined]
+
+
+def halt_after_update(countdown: Countdown) -> None:
+    """Count optimizer updates."""
+    from posttrain.training.step import Updater
+
+    update = Updater.update
+
+    def update_and_count(self: Any, *arguments: Any) -> Any:
+        report = update(self, *arguments)
+        countdown.count()
+        return report
+
+    Updater.update = update_and_count  # type: ignore[method-assign]
+
+
+HALTS: dict[str, Callable[[Countdown], None]] = {
+    "save": halt_inside_save,
+    "sampling": halt_in_rollouts("sampler", "sample"),
+    "scoring": halt_in_rollouts("scorer", "score"),
+    "journal": halt_inside_journal,
+    "update": halt_after_update,
+}
 
 
 if __name__ == "__main__":

@@ -52,13 +52,14 @@ class Driver:
         self._process.wait()
         self._process.stdout.close()
 
-    def start(self, *arguments: str | Path, folder: Path, halt: int = 0) -> int:
+    def start(self, *arguments: str | Path, folder: Path, halt: int = 0, phase: str = "save") -> int:
         """Start a command and return its process id.
 
         Args:
             arguments: Of `posttrain`.
             folder: Where it works; its output goes to `log` there, and `halted` is written when it halts.
-            halt: At which flush or rename inside the saving of checkpoints it stops for good; 0 for none.
+            halt: At which event of a phase it stops for good; 0 for none.
+            phase: Which events are counted (see the driver).
         """
         (folder / "halted").unlink(missing_ok=True)
         request: dict[str, Any] = {
@@ -66,6 +67,7 @@ class Driver:
             "folder": str(folder),
             "log": str(folder / "log"),
             "halt": halt,
+            "phase": phase,
             "marker": str(folder / "halted"),
         }
         assert self._process.stdin is not None

@@ -54,9 +54,9 @@ def workshop(tmp_path: Path) -> Workshop:
     return Workshop(tmp_path / "workshop", make_base(tmp_path / "made"))
 
 
-def finish(driver: Driver, recipe: Path, into: Path) -> Finished:
-    """Run a recipe to its end in a process and return what it made."""
-    code = driver.run("run", recipe, "--folder", into, folder=recipe.parent)
+def finish(driver: Driver, recipe: Path, into: Path, *arguments: str) -> Finished:
+    """Run a recipe to its end in a process, with further arguments, and return what it made."""
+    code = driver.run("run", recipe, "--folder", into, *arguments, folder=recipe.parent)
     assert code == EXIT_OK, (recipe.parent / "log").read_text()[-3000:]
     return Finished(read_recipe(recipe, folder=into), RunFolder(into))
 

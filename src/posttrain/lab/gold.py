@@ -264,4 +264,6 @@ def _read_form(problem: Problem, judges: Mapping[str, Any]) -> str:
             cure="choose another scorer for other data",
             place=problem.problem_id,
         )
+    if form == "answer" and "answer" not in problem.columns:
+        raise DataError("no column 'answer'", expected="rows of the lab's own sets", place=problem.problem_id)
     return str(form)

@@ -15,6 +15,7 @@ from posttrain.chat.rendering import Renderer
 from posttrain.core.errors import DataError, ModelError, RefusedError
 from posttrain.core.hashing import hash_json
 from posttrain.core.records import Artifact, Problem
+from posttrain.data.examples import check_bad_fraction
 from posttrain.data.ledger import Ledger
 from posttrain.data.tokenized import CONTAMINATED
 from posttrain.kernels.token_logprobs import Head
@@ -32,6 +33,7 @@ from posttrain.models.logprobs import compute_logprobs
 from posttrain.pipeline.compiled import build_training_kernels
 from posttrain.pipeline.estimates import DTYPES
 from posttrain.pipeline.grpo_samplers import build_stage_sampler, name_trained_policy
+from posttrain.pipeline.problem_checks import ProblemCheck, build_problem_check
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.scorers import ScorerContext, build_context, build_scorer, hash_scorer
 from posttrain.pipeline.sft_wiring import load_trained_policy
@@ -64,23 +66,35 @@ class GrpoSetting:
     is_audit_overridden: bool = False
 
 
-def read_stage_problems(recipe: Recipe, config: GrpoConfig) -> tuple[list[Problem], Ledger]:
+def read_stage_problems(
+    recipe: Recipe, config: GrpoConfig, check: ProblemCheck | None = None
+) -> tuple[list[Problem], Ledger]:
     """Return a stage's problems without those that the recipe's tasks are measured on, and their ledger.
 
+    With a check those that cannot be asked or judged are bad rows, which `max_bad_fraction` of their source allows.
+
     Raises:
-        DataError: A source cannot be read, holds no problem, or two problems have one id.
+        DataError: A source cannot be read, has more bad rows than it may, holds no problem, or two have one id.
     """
     problems: list[Problem] = []
     ledger = Ledger()
     for source, held_back in zip(config.data, find_contaminated_rows(recipe, config.data), strict=True):
-        for problem in read_problems(recipe.roots, source):
-            ledger.rows_in += 1
-            found = held_back.get(problem.problem_id)
-            if found is not None:
-                ledger.drop(problem.problem_id, CONTAMINATED, kind="contaminated", detail=found)
-                continue
-            ledger.train(samples=1, tokens=0, tokens_trained=0)
-            problems.append(problem)
+        counted = Ledger()
+        rows = list(read_problems(recipe.roots, source, ledger=counted))
+        unusable = {} if check is None else check.find_unusable(rows)
+        counted.rows_trained = counted.samples = 0  # which of the rows are trained on is decided here
+        for problem in rows:
+            name = problem.problem_id
+            if name in held_back:
+                counted.drop(name, CONTAMINATED, kind="contaminated", detail=held_back[name])
+            elif name in unusable:
+                reason, detail = unusable[name]
+                counted.drop(name, reason, kind="bad", detail=detail)
+            else:
+                counted.train(samples=1, tokens=0, tokens_trained=0)
+                problems.append(problem)
+        check_bad_fraction(source, counted)
+        ledger.merge(counted)
     names = {problem.problem_id for problem in problems}
     if len(names) < len(problems) or not problems:
         raise DataError(
@@ -88,10 +102,22 @@ def read_stage_problems(recipe: Recipe, config: GrpoConfig) -> tuple[list[Proble
             expected="at least one problem, each with an id of its own",
             cure="name each file once under 'data', with 'skip' and 'rows' that do not overlap"
             if problems
-            else "choose other problems than the tasks are measured on",
+            else "choose sources with rows that can be used, and other problems than the tasks are measured on",
             place="data",
         )
     return problems, ledger
+
+
+def build_stage_check(
+    recipe: Recipe, config: GrpoConfig, renderer: Renderer, parent: Path, *, allow_unsafe: bool
+) -> ProblemCheck:
+    """Return what checks a stage's problems, for the policy in a folder.
+
+    Raises:
+        RecipeError: The scorer's settings do not fit.
+    """
+    context = build_context(recipe.roots, recipe.scorers, allow_unsafe=allow_unsafe)
+    return build_problem_check(config.scorer, context, renderer, config.max_new_tokens, read_context_tokens(parent))
 
 
 def hash_stage_scorer(recipe: Recipe, config: GrpoConfig) -> str:

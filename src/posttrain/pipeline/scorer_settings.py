@@ -278,7 +278,7 @@ def read_scorer(value: str | Mapping[str, Any], *, place: str) -> Config:
     """
     values = {"type": value} if isinstance(value, str) else dict(value)
     name = values.get("type")
-    if isinstance(value, str) and value not in SCORERS:
+    if isinstance(value, str) and value and value not in SCORERS:
         return FunctionSettings(reference=value)
     if not isinstance(name, str) or name not in SCORERS:
         raise RecipeError(

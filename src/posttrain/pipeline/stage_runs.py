@@ -24,6 +24,7 @@ from posttrain.pipeline.decontaminating import describe_decontamination
 from posttrain.pipeline.grpo_wiring import (
     GrpoSetting,
     build_grpo_parts,
+    build_stage_check,
     load_started_policy,
     read_stage_problems,
 )
@@ -154,7 +155,9 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
         job.allow_unsafe,
         job.is_audit_overridden,
     )
-    problems, rows = job.ranks.first(lambda: read_stage_problems(job.recipe, config))
+    parent = Path(job.parent.folder)
+    check = build_stage_check(job.recipe, config, job.renderer, parent, allow_unsafe=job.allow_unsafe)
+    problems, rows = job.ranks.first(lambda: read_stage_problems(job.recipe, config, check))
     _check_key(job)
     ledger = rows.to_json()
     if job.ranks.is_writer:

@@ -81,7 +81,8 @@ class RolloutJournal:
     def read_begun(self, batch: int, key: str) -> Begun:
         """Return what is known of a batch that was begun under a key.
 
-        What another key left behind is removed, and so is a torn end.
+        What another key left behind is removed, and so is a torn end. What the harness failed on has no verdict: it is
+        judged again.
         """
         lines = list(self._read(batch))
         if not lines or lines[0] != {"key": key}:
@@ -92,8 +93,9 @@ class RolloutJournal:
             return Begun({}, {})
         with storage_errors(self.path(batch)):  # without the torn end
             self.path(batch).write_text("".join(format_line(line) + "\n" for line in lines), encoding="utf-8")
+        outcomes = {line["name"]: Outcome(**line["outcome"]) for line in lines[1:] if "name" in line}
         return Begun(
-            {line["name"]: Outcome(**line["outcome"]) for line in lines[1:] if "name" in line},
+            {name: outcome for name, outcome in outcomes.items() if outcome.fault != "harness"},
             {line["caller"]: ToolReplies(tuple(line["by"]), line["failed"]) for line in lines[1:] if "caller" in line},
         )
 

@@ -268,7 +268,7 @@ def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, conte
         config.method.build_objective(config.importance_cap if config.updates_per_step == 1 else None),
         max_grad_norm=config.max_grad_norm,
         device=parts.device,
-        observe=batches.observe,
+        observe=batches.tokens.observe,
     )
 
     def batch_at(update: int) -> StepBatch:
@@ -295,6 +295,8 @@ def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, conte
             epoch_at=lambda update: update / config.updates_per_step / batches.steps_per_epoch,
             validate=None,
             figures=lambda: batches.collect_figures() | (audit.collect_figures() if audit is not None else {}),
+            keep_figures=batches.tokens.keep,
+            restore_figures=batches.tokens.restore,
         ),
         updater,
         context if audit is None else replace(context, should_stop=lambda: context.should_stop() or audit.should_stop),

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from posttrain.core import metrics as keys
 from posttrain.core.protocols import RunContext
 from posttrain.core.records import Group, Problem, Rollout
 from posttrain.core.run_folder import StageFolder
@@ -21,7 +20,7 @@ from posttrain.core.sampling import PolicyVersion
 from posttrain.data.packing import deal, pack, pack_padded
 from posttrain.objectives.advantages import compute_advantages
 from posttrain.objectives.aggregation import compute_token_weights
-from posttrain.objectives.kl import compute_log_ratios, estimate_kl
+from posttrain.objectives.kl import compute_log_ratios
 from posttrain.rollouts.dynamic import Gathered, gather_groups
 from posttrain.rollouts.groups import Drawing
 from posttrain.rollouts.journal import RolloutJournal
@@ -32,8 +31,8 @@ from posttrain.rollouts.partial_journal import PartialJournal
 from posttrain.rollouts.waves import WaveDrawer, WaveShare
 from posttrain.stages.grpo_figures import StepFigures, describe_step
 from posttrain.stages.grpo_problems import ProblemChooser, build_chooser
+from posttrain.stages.token_figures import TokenFigures
 from posttrain.training.batches import (
-    MicroBatch,
     PromptFamily,
     ScoredCompletion,
     build_empty_micro_batch,
@@ -43,7 +42,6 @@ from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.step import StepBatch
 
 if TYPE_CHECKING:
-    from posttrain.kernels.token_logprobs import TokenScores
     from posttrain.stages.grpo import GrpoConfig, GrpoParts
 
 LogprobsOf = Callable[[Sequence[npt.NDArray[np.int32]], Sequence[npt.NDArray[np.int32]]], list[npt.NDArray[np.float32]]]
@@ -66,21 +64,6 @@ class Compared:
 
 
 @dataclass(slots=True)
-class _Sums:
-    """Sums over the scored tokens of an update, kept on the device until they are asked for."""
-
-    names: tuple[str, ...] = ()
-    totals: torch.Tensor | None = None
-    largest_mismatch: torch.Tensor | None = None
-
-    def read(self) -> tuple[dict[str, float], float] | None:
-        """Return the sums by name and the largest mismatch; None where no token was scored."""
-        if self.totals is None or self.largest_mismatch is None:
-            return None
-        return dict(zip(self.names, self.totals.tolist(), strict=True)), float(self.largest_mismatch)
-
-
-@dataclass(slots=True)
 class StepBatches:
     """Draws the completions of each step and lays out its updates.
 
@@ -96,7 +79,7 @@ class StepBatches:
     step: int | None = None
     _minibatches: list[StepBatch] = field(default_factory=list)
     _figures: StepFigures | None = None
-    _sums: _Sums = field(default_factory=_Sums)
+    tokens: TokenFigures = field(init=False)
     _chooser: ProblemChooser = field(init=False)
     _waves: WaveDrawer = field(init=False)
     _partial: PartialDrawer | None = field(init=False)
@@ -104,6 +87,7 @@ class StepBatches:
     def __post_init__(self) -> None:
         config, parts = self.config, self.parts
         ranks = parts.ranks
+        self.tokens = TokenFigures(config.method.build_objective(None), ranks, parts.device)
         folder = StageFolder(self.context.folder).find_rollouts(ranks.rank, ranks.count)
         self._chooser = build_chooser(config, parts.problems, folder, self.context.seed)
         drawing = Drawing(parts.sampler, parts.scorer, config.sampling, config.overlap_scoring, parts.environment)
@@ -313,52 +297,9 @@ class StepBatches:
         name = f"{rollout.problem_id} sample {rollout.sample_index}"
         return ScoredCompletion(ids, is_drawn, np.full(len(ids), one.weight, np.float32), constants, name)
 
-    def observe(self, batch: MicroBatch, scores: TokenScores) -> None:
-        """Take sums over the scored tokens of a micro-batch, without waiting for the device."""
-        if not len(batch.targets_N):
-            return
-        logprobs_N, constants = scores.logprobs_N, batch.constants
-        objective = self.config.method.build_objective(None)
-        below_N, above_N = objective.find_clipped(logprobs_N, constants)
-        mismatch_N = (logprobs_N - constants["sampler_logprobs"]).float()
-        ratios_N = mismatch_N.exp()
-        sums = {
-            "tokens": torch.ones_like(logprobs_N),
-            keys.CLIP_LOW: below_N.float(),
-            keys.CLIP_HIGH: above_N.float(),
-            keys.SAMPLER_MISMATCH: mismatch_N.abs(),
-            "ratios": ratios_N,
-            "squares": ratios_N.square(),
-        }
-        if scores.entropies_N is not None:
-            sums[keys.ENTROPY] = scores.entropies_N
-        if "reference_logprobs" in constants:
-            sums[keys.KL] = estimate_kl(logprobs_N, constants["reference_logprobs"])
-        totals = torch.stack([values.double().sum() for values in sums.values()])
-        mine = self._sums
-        mine.names = tuple(sums)
-        mine.totals = totals if mine.totals is None else mine.totals + totals
-        largest = mismatch_N.abs().max()
-        mine.largest_mismatch = (
-            largest if mine.largest_mismatch is None else torch.maximum(mine.largest_mismatch, largest)
-        )
-
     def collect_figures(self) -> dict[str, float]:
-        """Return what was measured since the last call: of the step's rollouts, and over the tokens of its updates.
-
-        Every rank must call it: the tokens are those of all.
-        """
-        figures = dict(self._figures.values) if self._figures is not None else {}
-        read = [share for share in self.parts.ranks.gather(self._sums.read) if share is not None]
-        if read:
-            totals = {name: sum(sums[name] for sums, _ in read) for name in read[0][0]}
-            count = totals.pop("tokens")
-            ratios, squares = totals.pop("ratios"), totals.pop("squares")
-            figures |= {name: value / count for name, value in totals.items()}
-            figures[keys.EFFECTIVE_SAMPLE_SIZE] = ratios**2 / (count * squares)
-            figures[keys.LARGEST_MISMATCH] = max(largest for _, largest in read)
-        self._sums = _Sums()
-        return figures
+        """Return what was measured since the last call: of the step's rollouts, and over the tokens of its updates."""
+        return (self._figures.values if self._figures is not None else {}) | self.tokens.collect()
 
 
 def _count_tokens(family: PromptFamily) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -46,13 +46,19 @@ class LoopSettings:
 
 @dataclass(frozen=True, slots=True)
 class LoopFunctions:
-    """What a stage does at a step: its rows, its learning rate, its validation, and further figures to be logged."""
+    """What a stage does at a step: its rows, its learning rate, its validation, and further figures to be logged.
+
+    `figures` gives those since it was last asked; `keep_figures` what it has summed up since then, as JSON can hold it,
+    and `restore_figures` takes that back, so that a line that a stop lies in says what it would have said.
+    """
 
     batch_at: Callable[[int], StepBatch]
     learning_rate_at: Callable[[int], float]
     epoch_at: Callable[[int], float]
     validate: Callable[[], dict[str, float]] | None
     figures: Callable[[], dict[str, float]] | None = None
+    keep_figures: Callable[[], dict[str, str]] | None = None
+    restore_figures: Callable[[dict[str, str]], None] | None = None
 
 
 @dataclass(slots=True)
@@ -68,6 +74,7 @@ class LoopState:
     metrics_position: int = 0
     best_step: int | None = None
     best_value: float | None = None
+    window_figures: dict[str, str] = field(default_factory=dict)
 
 
 class TrainingLoop:
@@ -154,6 +161,8 @@ class TrainingLoop:
             self.context.progress.note(f"this machine differs from the one that saved the checkpoint: {note}")
         self.updater.optimizer.load_state_tensors(checkpoint.tensors)
         self.state = LoopState(**checkpoint.state)
+        if self.functions.restore_figures is not None:
+            self.functions.restore_figures(self.state.window_figures)
         self.context.metrics.rewind(self.state.metrics_position)
         self.context.progress.note(f"resumed after step {self.state.step}")
 
@@ -227,7 +236,8 @@ class TrainingLoop:
         self.ranks.wait()
 
     def _save(self) -> None:
-        state = replace(self.state, metrics_position=self.context.metrics.position())
+        figures = self.functions.keep_figures() if self.functions.keep_figures is not None else {}
+        state = replace(self.state, metrics_position=self.context.metrics.position(), window_figures=figures)
         tensors = gather_tensors(self.updater.optimizer.state_tensors(), self.ranks)
         if self.ranks.is_writer:
             folder = self.checkpoints.save(state.step, tensors, asdict(state))

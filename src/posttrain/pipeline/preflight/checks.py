@@ -19,6 +19,7 @@ from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.task import GenerationTask
 from posttrain.models.loading import read_context_tokens
 from posttrain.pipeline.decontaminating import describe_decontamination, list_searched_tasks
+from posttrain.pipeline.grpo_wiring import build_stage_check, read_stage_problems
 from posttrain.pipeline.plan import derive_stage_seed
 from posttrain.pipeline.preflight import contamination, mask, rollouts, truncation
 from posttrain.pipeline.preflight.findings import Finding, build_refusal
@@ -31,6 +32,7 @@ from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.rounds import Round
 from posttrain.pipeline.scorers import build_context
 from posttrain.pipeline.wiring import StageData, load_stage_data
+from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks
 
@@ -129,8 +131,15 @@ class Preflight:
         self.progress.note(f"preflight: {num_passed} checks passed")
 
     def _check_rows(self, stage: Round) -> StageData | None:
-        """Check what needs no policy, once for all rounds of a stage, and return its rows, if any can be trained on."""
+        """Check what needs no policy, once for all rounds of a stage, and return its rows, if any can be trained on.
+
+        Of a stage that samples, every problem must be one that can be asked and judged.
+        """
         config, name = stage.entry.config, stage.entry.name
+        if isinstance(config, GrpoConfig) and name not in self._seen:
+            self._seen.add(name)
+            check = build_stage_check(self.recipe, config, self.renderer, self.base, allow_unsafe=self.allow_unsafe)
+            read_stage_problems(self.recipe, config, check)
         if not isinstance(config, SftConfig):
             return None
         context_tokens = read_context_tokens(self.base)

@@ -10,18 +10,19 @@ from typing import Any
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.config import Config
-from posttrain.core.errors import RecipeError
+from posttrain.core.errors import DataError, RecipeError
 from posttrain.core.protocols import Progress, Scorer
 from posttrain.core.records import MAX_HARNESS_FAULT_FRACTION, ItemResult, Problem
 from posttrain.core.sampling import Sampler
 from posttrain.core.seeds import derive_seed
 from posttrain.evaluation.generation import score_attempts
-from posttrain.models.loading import load_policy
+from posttrain.models.loading import load_policy, read_context_tokens
 from posttrain.pipeline.plugins import call_plugin
 from posttrain.pipeline.preflight.findings import Figure, Finding
 from posttrain.pipeline.preflight.length_caps import MOST_CUT_FRACTION
 from posttrain.pipeline.preflight.override_names import LENGTH_CAPS, ROLLOUTS
 from posttrain.pipeline.preflight.references import load_references
+from posttrain.pipeline.problem_checks import ProblemCheck, build_problem_check
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_checks import find_scorer_plugins
 from posttrain.pipeline.sampling import build_sampler, find_context_tokens
@@ -223,6 +224,25 @@ def _judge_cuts(stage: str, settings: RolloutSettings, found: GroupFigures) -> F
     )
 
 
+def _leave_out_unusable(problems: Sequence[Problem], check: ProblemCheck, settings: RolloutSettings) -> list[Problem]:
+    """Return the problems that can be asked and judged, where their source allows that others cannot.
+
+    Raises:
+        DataError: It does not, or none is left.
+    """
+    unusable = check.find_unusable(problems)
+    left = [problem for problem in problems if problem.problem_id not in unusable]
+    if unusable and (not left or not settings.problems.max_bad_fraction):
+        (name, (reason, detail)), *_ = unusable.items()
+        raise DataError(
+            f"{reason}: {detail}",
+            expected="problems that can be asked and judged",
+            cure="correct or leave out the row, choose another scorer, or lower max_new_tokens",
+            place=name,
+        )
+    return left
+
+
 # many parameters: everything that a probe is built from
 def probe_rollouts(
     stage: str,
@@ -254,12 +274,15 @@ def probe_rollouts(
         RecipeError: The scorer's settings do not fit.
     """
     found = load_references(recipe, settings.problems, renderer, settings.num_groups, seed, "rollouts")
-    problems = [reference.problem for reference in found]
     scorer: Any = settings.scorer
     own = find_scorer_plugins(scorer, recipe.roots, f"{stage}: scorer")
     own |= find_tool_plugins(settings.environment, recipe.roots, f"{stage}: environment")
     context = build_context(recipe.roots, recipe.scorers, allow_unsafe=allow_unsafe)
     context = replace(context, plugins={**context.plugins, **own}, place=f"{stage}: scorer")
+    check = build_problem_check(
+        scorer, context, renderer, settings.sampling.max_new_tokens, read_context_tokens(folder)
+    )
+    problems = _leave_out_unusable([reference.problem for reference in found], check, settings)
     policy = load_policy(folder, dtype=str(getattr(config, "dtype", "float32")), device=find_device())
     environment = None
     if settings.environment is not None:
