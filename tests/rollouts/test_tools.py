@@ -72,7 +72,7 @@ def test_programs_give_what_they_print_and_failures_say_why() -> None:
     with ProgramPool(1, limits=ProgramLimits(cpu_seconds=1, wall_seconds=5)) as pool:
         tool = build_python_tool(pool)
         assert tool.run({"code": "print(6 * 7)"}) == "42" and tool.run({"code": "x = 1"}) == "(nothing was printed)"
-        with pytest.raises(ToolError, match="(?s)ZeroDivisionError.*begun"):
+        with pytest.raises(ToolError, match=r"(?s)ZeroDivisionError.*begun"):
             tool.run({"code": "print('begun'); 1 / 0"})
         with pytest.raises(ToolError, match="time"):
             tool.run({"code": "while True: pass"})
