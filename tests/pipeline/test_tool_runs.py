@@ -82,6 +82,7 @@ def run(workshop: Workshop, values: dict[str, Any], name: str, **arguments: Any)
     return json.loads((folder / "run.json").read_text())
 
 
+@pytest.mark.invariants
 def test_a_stage_with_tools_ends_the_same_wherever_it_was_stopped(workshop: Workshop) -> None:
     # A policy of random weights stops now and then, so the cap is high.
     values = rl({"tools": ["own.py:again"], "max_turns": 3}, max_new_tokens=250)
@@ -96,6 +97,7 @@ def test_a_stage_with_tools_ends_the_same_wherever_it_was_stopped(workshop: Work
     assert one_turn["outputs"] != whole["outputs"] and one_turn["key"] != whole["key"]
 
 
+@pytest.mark.invariants
 def test_every_key_of_an_environment_and_the_tools_source_name_what_a_stage_makes(workshop: Workshop) -> None:
     def find_key(environment: Any) -> str:
         return run(workshop, rl(environment, steps=0), "keys")["stages"][0]["key"]
@@ -114,6 +116,7 @@ def test_every_key_of_an_environment_and_the_tools_source_name_what_a_stage_make
     assert find_key(plain) not in keys
 
 
+@pytest.mark.invariants
 def test_a_task_with_tools_keeps_what_was_said_in_its_items(workshop: Workshop) -> None:
     values = rl({"tools": ["own.py:again"]}, steps=0)
     environment = {"tools": ["own.py:again"], "max_turns": 2}
@@ -154,3 +157,16 @@ def test_stop_strings_beside_tools_are_refused(workshop: Workshop) -> None:
     path.write_text(json.dumps(rl({"tools": ["calculator"]}, stop=["x"])))
     with pytest.raises(RecipeError, match="stop"):
         read_recipe(path)
+
+
+@pytest.mark.invariants
+def test_the_labs_tools_are_trained_with_on_the_labs_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = rl({"tools": ["lab:tools"], "max_turns": 3}, data=[{"source": "lab:tools", "rows": 40}], scorer="lab")
+    values["stages"][0] |= {"max_new_tokens": 64, "problems_per_step": 4, "learning_rate": 1e-5}
+    Path("lab.yaml").write_text(json.dumps({**values, "model": "lab:base", "folder": "run"}))
+    folder = run_recipe(read_recipe(Path("lab.yaml")), override=["rollouts", "length_caps"])
+    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+    (path,) = (folder / "stages").glob("*/metrics.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(lines) == 2 and all(line["tools/turns"] >= 1 for line in lines)

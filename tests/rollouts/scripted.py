@@ -53,6 +53,8 @@ class ScriptedSampler:
         self.passes: list[list[int]] = []
         """The seeds of each call."""
         self.caps: list[int] = []
+        self.asked: list[str] = []
+        """The texts of prompts."""
 
     def sample(self, problems: Sequence[Problem], settings: SamplingSettings, seeds: Sequence[int]) -> Any:
         self.passes.append(list(seeds))
@@ -68,7 +70,8 @@ class ScriptedSampler:
             prompt = list(problem.prompt_ids)
         else:
             prompt = self.renderer.render_prompts([(problem.messages, problem.tools)])[0].tolist()
-        text = self.script(texts.decode(prompt), seed)
+        self.asked.append(texts.decode(prompt))
+        text = self.script(self.asked[-1], seed)
         spelled = spell(self.kind, text)
         ids = np.array([*spelled, self.renderer.format.stop_ids[0]], dtype=np.int32)[:most]
         has_ended = len(ids) > len(spelled)
