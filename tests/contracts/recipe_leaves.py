@@ -227,6 +227,7 @@ LEAVES: dict[str, Leaf] = {
     "LoraSettings.init": own("adapter.init", "gaussian", see_policy, "adapter"),
 }
 
+_TOOLS = "random weights call nothing: tests/pipeline/test_tool_runs.py and tests/rollouts/test_attempts.py"
 _ONE_TYPE = "says which monitor it is: within the class it has one value"
 WITHOUT_EFFECT: dict[str, str] = {
     **{f"{kind.__name__}.type": _ONE_TYPE for kind in MONITORS.values()},
@@ -250,6 +251,12 @@ WITHOUT_EFFECT: dict[str, str] = {
         f"VllmKeys.{field}": "said to vLLM's process: tests/pipeline/test_grpo_samplers.py looks at what is said"
         for field in VllmKeys.model_fields
     },
+    "GrpoConfig.environment": _TOOLS,
+    "GenerationTask.environment": _TOOLS,
+    "EnvironmentSettings.tools": _TOOLS,
+    "EnvironmentSettings.max_turns": _TOOLS,
+    "EnvironmentSettings.max_observation_tokens": _TOOLS,
+    "EnvironmentSettings.max_result_characters": _TOOLS,
     "GrpoConfig.activation_checkpointing": "changes memory alone: tests/pipeline/test_grpo.py looks at the model",
 }
 """Fields that are no leaf of their own, and why."""

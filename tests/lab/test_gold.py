@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -180,3 +181,34 @@ def test_the_gold_of_a_pair_is_that_of_its_texts() -> None:
             correct = float(find_answer(text) == row["answer"])
             assert row[f"gold_{side}"] == pytest.approx(compute_gold(text, correct, row["needed_words"]))
         assert row["probability"] == pytest.approx(compute_preference(row["gold_chosen"], row["gold_rejected"]))
+
+
+def use(*calls: dict, text: str = "Answer: 1176", key: list | None = None) -> dict:
+    """The parts of a scored use of tools, with its value."""
+    from posttrain.lab.skills.tools import TOOLS
+    from posttrain.scorers.tool_calls import ToolCalls
+
+    wanted = [{"calculator": {"expression": ["24 * 49", "49 * 24"]}}] if key is None else key
+    columns = {"form": "calls", "needed_words": 5, "ground_truth": wanted, "answer": "1176"}
+    problem = Problem("p", [{"role": "user", "content": "24 * 49 ="}], columns, tools=list(TOOLS))
+    said = []
+    for call in calls:
+        said.append({"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]})
+        said.append({"role": "tool", "name": call["name"], "content": "1176"})
+    completion = replace(complete(text), transcript=tuple(said))
+    scorer = LabScorer(judges={"calls": ToolCalls(syntax="hermes", strings="exact")})
+    [outcome] = scorer.score([(problem, completion)])
+    return {"value": outcome.value, "status": outcome.status, "why": outcome.why, **outcome.parts}
+
+
+def test_with_tools_the_answer_counts_and_the_calls_that_it_needs() -> None:
+    right = {"name": "calculator", "arguments": {"expression": "49 * 24"}}
+    wrong = {"name": "calculator", "arguments": {"expression": "24 + 49"}}
+    assert use(right)["value"] == 1.0 and use(right)["format"] == 1.0
+    assert use(wrong, right)["value"] == 1.0  # an error made good
+    assert use(right, text="Answer: 1177")["value"] == 0.0
+    assert use(right, text="1176")["status"] == "unparsed"
+    assert use(wrong)["value"] == 0.0 and "needed calls were not made" in use(wrong)["why"]
+    assert use()["value"] == 0.0 and use(text="Answer: 1176")["status"] == "unparsed"  # no call: the calls are judged
+    assert use(key=[])["value"] == 1.0
+    assert use(right, key=[])["value"] == 0.0 and "none was needed" in use(right, key=[])["why"]

@@ -16,13 +16,16 @@ from posttrain.core.sampling import SamplingSettings
 from posttrain.data.examples import load_examples
 from posttrain.data.sources import DataSource
 from posttrain.pipeline.dialogue import Dialogue
-from posttrain.pipeline.talking import ModelChoice, open_talker
+from posttrain.pipeline.talking import ModelChoice, Talker, open_talker
+from posttrain.rollouts.attempts import Attempt
+from tests.rollouts.scripted import ScriptedSampler, call, make_environment, make_renderer
 
 
 class Echo:
     """A model that repeats the last message in two pieces; a token is a character."""
 
     policy_hash = "echo"
+    environment = None
 
     def __init__(self, context_tokens: int | None = None) -> None:
         self.context_tokens = context_tokens
@@ -32,9 +35,7 @@ class Echo:
     def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
         return sum(len(message["content"]) for message in messages)
 
-    def answer(
-        self, problem: Problem, settings: SamplingSettings, seed: int, show: Callable[[str], None]
-    ) -> Completion:
+    def attempt(self, problem: Problem, settings: SamplingSettings, seed: int, show: Callable[[str], None]) -> Attempt:
         texts = [message["content"] for message in problem.messages]
         self.asked.append((texts, settings.max_new_tokens, seed))
         for number, piece in enumerate((texts[-1][:1], texts[-1][1:])):
@@ -42,7 +43,7 @@ class Echo:
                 raise KeyboardInterrupt
             show(piece)
         empty: Any = np.array([], dtype=np.int32)
-        return Completion("t", 0, empty, empty, texts[-1], "stop", "echo", seed)
+        return Attempt((Completion("t", 0, empty, empty, texts[-1], "stop", "echo", seed),))
 
 
 def talk(context_tokens: int | None = None, max_new_tokens: int = 10, **changes: Any) -> tuple[Dialogue, Echo]:
@@ -137,3 +138,24 @@ def test_a_conversation_with_a_model_goes_on_past_its_context(tiny_base: Path) -
         dialogue = Dialogue(talker, SamplingSettings(60, temperature=1.0), 0, "s")
         left_out = [dialogue.ask("x" * 50, silent).turns_left_out for _ in range(5)]
     assert left_out[0] == 0 and left_out[-1] >= 2 and dialogue.num_turns == 5
+
+
+def test_what_tools_reply_is_shown_kept_and_part_of_the_next_prompt(tmp_path: Path) -> None:
+    renderer = make_renderer()
+
+    def script(prompt: str, seed: int) -> str:
+        return "Answer: x" if prompt.endswith("x</s>\nAssistant:\n") else call("repeat", text="x")
+
+    sampler: Any = ScriptedSampler(renderer, script)
+    talker = Talker("policy", "float32", renderer, sampler, 4000, [], make_environment(renderer))
+    dialogue = Dialogue(talker, SamplingSettings(400, temperature=1.0), 0)
+    shown: list[str] = []
+    reply = dialogue.ask("say x?", shown.append)
+    assert reply.text == "Answer: x" and reply.cut is None
+    assert "".join(shown) == call("repeat", text="x") + "\n[repeat] x\nAnswer: x"
+    assert [message["role"] for message in dialogue.messages] == ["user", "assistant", "tool", "assistant"]
+    dialogue.ask("and x again?", silent)
+    assert len(dialogue.messages) == 8 and "Answer: x</s>\nUser:\nand x again?" in sampler.asked[-1]
+    dialogue.save(tmp_path / "kept.jsonl")
+    [row] = [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text().splitlines()]
+    assert [entry["function"]["name"] for entry in row["tools"]] == ["repeat", "fail", "hang", "break"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -53,9 +53,8 @@ from posttrain.pipeline.sampling import build_sampler
 from posttrain.pipeline.scorers import ScorerContext, build_context, build_scorer, find_tier, hash_scorer
 from posttrain.pipeline.store import WorkingFolders
 from posttrain.pipeline.task_rows import read_task_problems
-from posttrain.pipeline.tools import build_environment, hash_environment
+from posttrain.pipeline.tools import build_task_environment, hash_environment
 from posttrain.pipeline.weighers import build_weigher
-from posttrain.rollouts.environments import Environment
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.distributed import find_device
 
@@ -301,7 +300,7 @@ class Measurer:
             return HarnessAnswers(task, prepared.loaded, policy.hash, open_policy, items_path, self.seed)
         if isinstance(task, GenerationTask):
             open_sampler = partial(policy.open_sampler, task.form)
-            environment = self._build_environment(policy, task)
+            environment = build_task_environment(task, self.renderer, self.settings.scorer_context, policy.folder)
             return Generation(task, policy.hash, open_sampler, self._find_scorer(task), self.seed, environment)
         if isinstance(task, ChoiceTask):
             return MultipleChoice(task, policy.hash, policy.open_weigher)
@@ -313,13 +312,6 @@ class Measurer:
             self._scorers[key] = build_scorer(task.scorer, self.settings.scorer_context)
         return self._scorers[key]
 
-    def _build_environment(self, policy: OpenPolicy, task: GenerationTask) -> Environment | None:
-        if task.environment is None:
-            return None
-        context = replace(self.settings.scorer_context, place=f"evaluate: {task.name}: environment")
-        context_tokens = read_context_tokens(policy.folder)
-        return build_environment(task.environment, self.renderer, context, context_tokens=context_tokens)
-
     def _name_template(self, task: EvaluationTask) -> str:
         """Return what names the chat format that a task is asked in."""
         return name_template("chat" if isinstance(task, PerplexityTask) else task.form, self.renderer)
@@ -328,9 +320,9 @@ class Measurer:
         """Return what names the scorer, and the environment where there is one."""
         if not isinstance(task, GenerationTask):
             return [None]
-        context = self.settings.scorer_context
-        scorer = hash_scorer(task.scorer, context)
-        return [scorer, *([] if task.environment is None else [hash_environment(task.environment, context)])]
+        context, environment = self.settings.scorer_context, task.environment
+        own = [] if environment is None else [hash_environment(environment, context)]
+        return [hash_scorer(task.scorer, context), *own]
 
     def _describe(self, policy: OpenPolicy, prepared: PreparedTask, answerer: Answerer, rows: Rows) -> dict[str, Any]:
         """Return the card that lies beside the items: what was measured, and how.

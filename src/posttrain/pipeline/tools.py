@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.config import Config
 from posttrain.core.errors import DataError, RecipeError
 from posttrain.core.hashing import hash_file, hash_json
+from posttrain.evaluation.task import GenerationTask
 from posttrain.lab.skills.tools import TOOLS as LAB_TOOLS
 from posttrain.lab.skills.tools import run_tool
 from posttrain.lab.world import build_world
+from posttrain.models.loading import read_context_tokens
 from posttrain.pipeline import tool_settings as settings
 from posttrain.pipeline.plugins import load_object
 from posttrain.pipeline.scorers import ScorerContext
@@ -47,6 +51,20 @@ def build_environment(
     return Environment(
         tools, chosen, renderer, content_hash=hash_environment(chosen, context), context_tokens=context_tokens
     )
+
+
+def build_task_environment(
+    task: GenerationTask, renderer: Renderer, context: ScorerContext, folder: Path
+) -> Environment | None:
+    """Return the environment of a task for the policy in a folder, None for a task of one turn.
+
+    Raises:
+        PosttrainError: See `build_environment`.
+    """
+    if task.environment is None:
+        return None
+    context = replace(context, place=f"evaluate: {task.name}: environment")
+    return build_environment(task.environment, renderer, context, context_tokens=read_context_tokens(folder))
 
 
 def hash_environment(chosen: EnvironmentSettings, context: ScorerContext) -> str:
