@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import torch
 
     from posttrain.core.protocols import Scorer
-    from posttrain.core.records import Artifact, Problem
+    from posttrain.core.records import Artifact, Group, Problem
     from posttrain.core.sampling import Sampler
     from posttrain.rollouts.environments import Environment
     from posttrain.stages.grpo_batches import LogprobsOf
@@ -201,7 +201,7 @@ class GrpoParts:
 
     `compute_reference` gives the reference's log-probs of completions, None where the method reads none.
     `name_policy` names the policy as it is now; `decode` gives the text of ids; `context_tokens` is the longest row
-    that it takes; `num_tokens` is filled in by `run`: tokens drawn.
+    that it takes; `show` is told of each step's groups; `num_tokens` is filled in by `run`: tokens drawn.
     """
 
     policy: ScoredPolicy
@@ -218,6 +218,7 @@ class GrpoParts:
     device: str
     publish: Callable[[dict[str, torch.Tensor]], Artifact]
     environment: Environment | None = None
+    show: Callable[[Sequence[Group]], None] | None = None
     num_tokens: int | None = None
 
 
@@ -243,7 +244,8 @@ def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, conte
         step, place = divmod(update, config.updates_per_step)
         if batches.step != step:  # not at place 0 where a run goes on between two updates of a step
             figures = batches.prepare(step, batches.draw(step, is_under_way=place > 0))
-            context.progress.advance(0, reward=figures.reward)
+            if figures.reward is not None:
+                context.progress.advance(0, reward=figures.reward)
         return batches.minibatch(place)
 
     loop = TrainingLoop(
