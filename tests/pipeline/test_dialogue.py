@@ -17,12 +17,14 @@ from posttrain.data.examples import load_examples
 from posttrain.data.sources import DataSource
 from posttrain.pipeline.dialogue import Dialogue
 from posttrain.pipeline.talking import ModelChoice, open_talker
+from posttrain.rollouts.attempts import Attempt
 
 
 class Echo:
     """A model that repeats the last message in two pieces; a token is a character."""
 
     policy_hash = "echo"
+    environment = None
 
     def __init__(self, context_tokens: int | None = None) -> None:
         self.context_tokens = context_tokens
@@ -32,9 +34,7 @@ class Echo:
     def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
         return sum(len(message["content"]) for message in messages)
 
-    def answer(
-        self, problem: Problem, settings: SamplingSettings, seed: int, show: Callable[[str], None]
-    ) -> Completion:
+    def attempt(self, problem: Problem, settings: SamplingSettings, seed: int, show: Callable[[str], None]) -> Attempt:
         texts = [message["content"] for message in problem.messages]
         self.asked.append((texts, settings.max_new_tokens, seed))
         for number, piece in enumerate((texts[-1][:1], texts[-1][1:])):
@@ -42,7 +42,7 @@ class Echo:
                 raise KeyboardInterrupt
             show(piece)
         empty: Any = np.array([], dtype=np.int32)
-        return Completion("t", 0, empty, empty, texts[-1], "stop", "echo", seed)
+        return Attempt((Completion("t", 0, empty, empty, texts[-1], "stop", "echo", seed),))
 
 
 def talk(context_tokens: int | None = None, max_new_tokens: int = 10, **changes: Any) -> tuple[Dialogue, Echo]:

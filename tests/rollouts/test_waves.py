@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from posttrain.rollouts.journal import RolloutJournal
 from posttrain.rollouts.overlength import compute_overlong_penalty
 from posttrain.rollouts.waves import WaveDrawer
 from tests.rollouts.made_up import SETTINGS, LengthScorer, MixedSampler, make_group, make_problems
+from tests.rollouts.scripted import SETTINGS as CALLING
+from tests.rollouts.scripted import ScriptedSampler, call, make_environment, make_renderer
 
 
 def make_drawer(folder: Path, scorer: LengthScorer | None = None, sampler: MixedSampler | None = None) -> WaveDrawer:
@@ -62,6 +66,62 @@ def test_of_a_wave_that_was_killed_the_verdicts_are_kept_and_the_result_is_the_s
     assert_same(make_drawer(tmp_path / "torn", scorer).draw(0, "policy"), whole)
     assert (len(scorer.asked) == 36) == (kept == 0.0)
     assert_same(make_drawer(tmp_path / "torn").recall(0), whole)
+
+
+class _CountedTool:
+    """Gives another text at each call, as a clock would."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+
+    def __call__(self, arguments: Any) -> str:
+        self.num_calls += 1
+        return f"{arguments['text']} at {id(self)} {self.num_calls}"
+
+
+def make_tool_drawer(folder: Path, scorer: Any) -> tuple[WaveDrawer, _CountedTool]:
+    renderer, tool = make_renderer(), _CountedTool()
+    environment = make_environment(renderer)
+    environment.tools["repeat"] = replace(environment.tools["repeat"], run=tool)
+    sampler = ScriptedSampler(
+        renderer, lambda prompt, seed: f"{prompt[-30:]} {seed}" if "Tool:\n" in prompt else call("repeat", text="x")
+    )
+    drawing = Drawing(sampler, scorer, replace(CALLING, num_samples=3), environment=environment)
+    return WaveDrawer(lambda wave: make_problems(12), drawing, RolloutJournal(folder), "scorer", 5), tool
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9, 0.999])
+def test_of_a_wave_that_was_killed_no_tool_is_run_again_whose_reply_was_written_down(
+    tmp_path: Path, kept: float
+) -> None:
+    drawer, first = make_tool_drawer(tmp_path, LengthScorer())
+    whole = drawer.draw(0, "policy")
+    assert first.num_calls == 36 and all(len(rollout.turns) == 3 for group in whole for rollout in group.rollouts)
+    path = drawer.journal.path(0)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    num_known = sum(b'"caller"' in line for line in path.read_bytes().split(b"\n")[:-1])
+    again, tool = make_tool_drawer(tmp_path, LengthScorer())
+    found = again.draw(0, "policy")
+    assert tool.num_calls == 36 - num_known
+    for one, other in zip(whole, found, strict=True):
+        for a, b in zip(one.rollouts, other.rollouts, strict=True):
+            if num_known == 36:
+                assert np.array_equal(a.ids_T, b.ids_T) and a.turns[1].replies == b.turns[1].replies
+    recalled = make_tool_drawer(tmp_path, LengthScorer())[0].recall(0)
+    for one, other in zip(found, recalled, strict=True):
+        for a, b in zip(one.rollouts, other.rollouts, strict=True):
+            assert np.array_equal(a.ids_T, b.ids_T) and np.array_equal(a.is_drawn_T, b.is_drawn_T)
+            assert a.turns[1].replies == b.turns[1].replies and a.outcome == b.outcome
+
+
+def test_another_environment_draws_the_wave_anew(tmp_path: Path) -> None:
+    drawer, _ = make_tool_drawer(tmp_path, LengthScorer())
+    drawer.draw(0, "policy")
+    other, tool = make_tool_drawer(tmp_path, LengthScorer())
+    other.drawing.environment.content_hash = "another"
+    other.draw(0, "policy")
+    assert tool.num_calls == 36
 
 
 def test_a_flipped_bit_ends_the_journal_there(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from posttrain.cli.options import (
     CacheOption,
@@ -28,6 +30,7 @@ from posttrain.cli.options import (
     TemperatureOption,
     TopKOption,
     TopPOption,
+    UnsafeOption,
     show_example,
 )
 
@@ -39,7 +42,19 @@ if TYPE_CHECKING:
 EXAMPLE = show_example(
     "posttrain chat Qwen/Qwen2.5-0.5B-Instruct",
     'posttrain chat runs/demo/artifacts/0123456789abcdef0123456789abcdef --system "Answer in one word."',
+    "posttrain chat runs/demo/artifacts/0123456789abcdef0123456789abcdef --tools lab:tools",
 )
+ToolsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tools",
+        metavar="NAME",
+        help="A tool that the model may call: calculator, python, lab:tools, or file.py:name; may be given again.",
+    ),
+]
+MaxTurnsOption = Annotated[
+    int, typer.Option("--max-turns", min=1, max=64, help="Turns that the model may take in one answer, with --tools.")
+]
 COMMANDS = {
     "/help": "list the commands",
     "/reset": "forget every turn",
@@ -70,12 +85,16 @@ def chat(
     dtype: PrecisionOption = "auto",
     device: DeviceOption = None,
     cache_gb: CacheOption = None,
+    tools: ToolsOption = None,
+    max_turns: MaxTurnsOption = 8,
+    unsafe: UnsafeOption = False,
     json: JsonOption = False,
 ) -> None:
     """Talk with a model in the terminal.
 
     Answers are shown while they are drawn; /help lists the commands. Where the input is no terminal, each
     line of it is a turn, and the first error ends the command. With --json each answer is a line of JSON.
+    With --tools the model may call them; what they reply is shown in brackets.
     """
     from posttrain.pipeline.sampling_arguments import SamplingArguments, build_settings
 
@@ -88,7 +107,14 @@ def chat(
     from posttrain.pipeline.dialogue import Dialogue  # heavy: bad settings are refused before it is imported
     from posttrain.pipeline.talking import ModelChoice, open_talker
 
-    with open_talker(ModelChoice(model, dtype, device, cache_gb=cache_gb)) as talker:
+    choice = ModelChoice(
+        model, dtype, device, cache_gb=cache_gb, tools=tools or (), max_turns=max_turns, allow_unsafe=unsafe
+    )
+    if tools:
+        from posttrain.rollouts.attempts import check_stop_strings
+
+        check_stop_strings(stop or ())
+    with open_talker(choice) as talker:
         greet(talker, model)
         converse(Dialogue(talker, settings, seed, system), is_json=json)
 
@@ -179,6 +205,8 @@ def take_line(dialogue: Dialogue, line: str, *, is_json: bool, gate: InterruptGa
     reply = dialogue.ask(text, (lambda piece: None) if is_json else print_piece, gate.open() if gate else None)
     if is_json:
         shown = {"text": reply.text, "finish_reason": find_reason(reply), "turns_left_out": reply.turns_left_out}
+        if dialogue.talker.environment is not None:
+            shown |= {"transcript": list(reply.transcript), "cut": reply.cut}
         print_line_json({"said": text, **shown})
     else:
         print_lines("")
@@ -199,10 +227,10 @@ def show_remarks(reply: Reply) -> None:
 
     remarks = {
         "length": "(cut at the most tokens of an answer)",
-        "cancelled": "(stopped)" if reply.text else "(stopped before anything was said; the turn is forgotten)",
+        "cancelled": "(stopped)" if reply.is_kept else "(stopped; the turn is forgotten)",
     }
     remark = remarks.get(find_reason(reply))
-    print_lines(*([remark] if remark else []), file=sys.stderr)
+    print_lines(*([remark] if remark else []), *([f"(cut: {reply.cut})"] if reply.cut else []), file=sys.stderr)
     if reply.turns_left_out:
         turns = "turn was" if reply.turns_left_out == 1 else f"{reply.turns_left_out} turns were"
         print_lines(f"(the context is full: the oldest {turns} left out)", file=sys.stderr)

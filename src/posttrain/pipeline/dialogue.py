@@ -25,24 +25,30 @@ class Reply:
     """What came of a turn. Made by `Dialogue.ask`, shown by the command line.
 
     `completion` is None where the answer was stopped; `text` is what was shown by then. `turns_left_out`
-    counts the oldest turns that the model was not shown.
+    counts the oldest turns that the model was not shown. `transcript` are calls of tools and their replies before the
+    text; `cut` says why an answer ended before the model was done. `is_kept` says whether the turn was remembered.
     """
 
     text: str
     completion: Completion | None
     turns_left_out: int
+    transcript: tuple[Message, ...] = ()
+    cut: str | None = None
+    is_kept: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """What the user said, and the answer."""
+    """What the user said, calls of tools and their replies, and the answer."""
 
     said: str
     answered: str
+    transcript: tuple[Message, ...] = ()
 
     @property
     def messages(self) -> list[Message]:
-        return [{"role": "user", "content": self.said}, {"role": "assistant", "content": self.answered}]
+        said = {"role": "user", "content": self.said}
+        return [said, *self.transcript, {"role": "assistant", "content": self.answered}]
 
 
 class Dialogue:
@@ -78,6 +84,8 @@ class Dialogue:
     ) -> Reply:
         """Say something, show the answer piece by piece, and keep both; Ctrl-C stops the answer.
 
+        One that was stopped is kept as far as it was shown, but forgotten where tools may have had a part in it.
+
         Args:
             text: What the user says.
             show: Given pieces of the answer.
@@ -97,16 +105,23 @@ class Dialogue:
 
         seed = derive_seed(self._seed, "chat", self._num_asked)
         self._num_asked += 1
-        completion = None
+        attempt = None
         try:
             with stoppable or nullcontext():
-                completion = self.talker.answer(Problem(f"turn:{self._num_asked}", messages), settings, seed, keep)
+                attempt = self.talker.attempt(Problem(f"turn:{self._num_asked}", messages), settings, seed, keep)
         except KeyboardInterrupt:
             if not "".join(shown):  # nothing was answered, so nothing was asked
-                return Reply("", None, turns_left_out)
-        answered = "".join(shown) if completion is None else completion.text
-        self._turns.append(_Turn(text, answered))
-        return Reply(answered, completion, turns_left_out)
+                return Reply("", None, turns_left_out, is_kept=False)
+        if attempt is None:
+            answered = "".join(shown)
+            is_kept = self.talker.environment is None  # what was shown may be what tools said
+            if is_kept:
+                self._turns.append(_Turn(text, answered))
+            return Reply(answered, None, turns_left_out, is_kept=is_kept)
+        answered, transcript = attempt.last.text, attempt.transcript
+        self._turns.append(_Turn(text, answered, transcript))
+        cut = None if attempt.verdict is None else attempt.verdict.why
+        return Reply(answered, attempt.last, turns_left_out, transcript, cut)
 
     def reset(self) -> None:
         """Forget every turn; instructions and settings stay."""
@@ -125,7 +140,13 @@ class Dialogue:
         """
         if not self._turns:
             raise DataError("nothing was said yet", expected="at least one turn", cure="say something", place="/save")
-        row = {"messages": self.messages, "policy_hash": self.talker.policy_hash, "settings": asdict(self.settings)}
+        row: dict[str, Any] = {
+            "messages": self.messages,
+            "policy_hash": self.talker.policy_hash,
+            "settings": asdict(self.settings),
+        }
+        if self.talker.environment is not None:
+            row["tools"] = [tool.schema for tool in self.talker.environment.tools.values()]
         append_line(path, json.dumps(row))
 
     def change(self, pairs: Sequence[str]) -> None:

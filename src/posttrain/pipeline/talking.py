@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,13 @@ from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
 from posttrain.models.validation import check_links
 from posttrain.models.weights import find_stored_dtype
 from posttrain.pipeline.policies import find_lab_model
+from posttrain.pipeline.roots import declare_roots
 from posttrain.pipeline.sampling import build_sampler
+from posttrain.pipeline.scorers import build_context
+from posttrain.pipeline.tool_settings import find_tool_plugins
+from posttrain.pipeline.tools import build_environment
+from posttrain.rollouts.attempts import Attempt, draw_attempts
+from posttrain.rollouts.environments import Environment, EnvironmentSettings, ToolReplies
 from posttrain.samplers.local import EngineOptions, LocalSampler
 from posttrain.samplers.pool import OnTokens
 from posttrain.training.distributed import find_device
@@ -45,6 +51,9 @@ class ModelChoice:
         is_raw: Prompts are plain text, without a chat template.
         max_rows: Sequences at once, >= 1; None is the engine's own default.
         cache_gb: Gigabytes of keys and values, > 0; None is the engine's own default.
+        tools: Names and references of tools that it may call, as a recipe writes them; paths start here.
+        max_turns: Turns that it may take in one answer.
+        allow_unsafe: Whether programs may run without a sandbox where none passes its self-check.
     """
 
     model: str
@@ -53,6 +62,9 @@ class ModelChoice:
     is_raw: bool = False
     max_rows: int | None = None
     cache_gb: float | None = None
+    tools: Sequence[str] = ()
+    max_turns: int = 8
+    allow_unsafe: bool = False
 
     @property
     def engine_options(self) -> EngineOptions:
@@ -78,10 +90,14 @@ class Talker:
     sampler: Sampler
     context_tokens: int | None
     notes: list[str]
+    environment: Environment | None = None
 
     def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        """Return how many tokens a prompt has, generation prompt included."""
-        [ids] = self.renderer.render_prompts([(messages, None)])
+        """Return how many tokens a prompt has, tools and generation prompt included."""
+        offered = Problem("", [])
+        if self.environment is not None:
+            offered = self.environment.offer(offered)
+        [ids] = self.renderer.render_prompts([(messages, offered.tools)])
         return len(ids)
 
     def watch(self, on_tokens: OnTokens | None) -> None:
@@ -96,15 +112,21 @@ class Talker:
 
         A sampler that cannot be watched shows the whole text at its end.
         """
-        pieces = self._build_pieces(settings)
-        self.watch(lambda index, sample_index, ids: show(pieces.push(ids)))
+        return self.attempt(problem, settings, seed, show).last
+
+    def attempt(self, problem: Problem, settings: SamplingSettings, seed: int, show: Callable[[str], None]) -> Attempt:
+        """Return one attempt, having shown what was said in it piece by piece: what tools replied too."""
+        shown = _ShownTurns(lambda: self._build_pieces(settings), show)
+        self.watch(lambda index, sample_index, ids: show(shown.pieces.push(ids)))
         try:
-            with closing(self.sampler.sample([problem], settings, [seed])) as drawn:  # type: ignore[type-var]
-                _, completion = next(drawn)
-                show(pieces.finish(completion.text))
+            with closing(
+                draw_attempts([problem], [seed], self.sampler, settings, self.environment, shown)  # type: ignore[type-var]
+            ) as drawn:
+                _, attempt = next(drawn)
+                show(shown.pieces.finish(attempt.last.text))
         finally:
             self.watch(None)
-        return completion
+        return attempt
 
     def _build_pieces(self, settings: SamplingSettings) -> TextPieces:
         own = () if settings.ignore_eos else self.renderer.format.stop_ids
@@ -113,6 +135,26 @@ class Talker:
             stop_ids=[*own, *settings.stop_ids],
             stop_strings=settings.stop_strings,
         )
+
+
+class _ShownTurns:
+    """Shows what tools replied, and begins anew for the turn after it (`attempts.ReplyBook`)."""
+
+    def __init__(self, build_pieces: Callable[[], TextPieces], show: Callable[[str], None]) -> None:
+        self.pieces = build_pieces()
+        self._build_pieces = build_pieces
+        self._show = show
+
+    def find(self, completion: Completion) -> None:
+        """Know nothing from before."""
+
+    def keep(self, completion: Completion, replies: ToolReplies) -> None:
+        """Show replies, each in a line of its own or more."""
+        self._show(self.pieces.finish(completion.text))
+        for message in replies.messages:
+            self._show(f"\n[{message['name']}] {message['content']}")
+        self._show("\n")
+        self.pieces = self._build_pieces()
 
 
 @contextmanager
@@ -134,11 +176,28 @@ def open_talker(choice: ModelChoice) -> Iterator[Talker]:
         if policy.chat_template is None and not choice.is_raw:
             notes = [*notes, "the model has no chat template: the plain one is used"]
         policy_hash = policy.hash
+        context_tokens = read_context_tokens(folder)
+        environment = build_choice_environment(choice, renderer, context_tokens) if choice.tools else None
         del policy  # the engine has weights of its own
         try:
-            yield Talker(policy_hash, dtype, renderer, sampler, read_context_tokens(folder), notes)
+            yield Talker(policy_hash, dtype, renderer, sampler, context_tokens, notes, environment)
         finally:
             sampler.close()
+
+
+def build_choice_environment(choice: ModelChoice, renderer: Renderer, context_tokens: int | None) -> Environment:
+    """Return what replies to calls in a conversation.
+
+    Raises:
+        RecipeError: No such tool.
+        TemplateError: The chat template cannot show tools.
+    """
+    place = "--tools"
+    settings = EnvironmentSettings(tools=list(choice.tools), max_turns=choice.max_turns, max_observation_tokens=8192)
+    roots = declare_roots(Path.cwd() / "chat.yaml")
+    context = build_context(roots, find_tool_plugins(settings, roots, place), allow_unsafe=choice.allow_unsafe)
+    context = replace(context, place=place)
+    return build_environment(settings, renderer, context, context_tokens=context_tokens)
 
 
 def find_model(name: str) -> Path:

@@ -55,8 +55,7 @@ def write_number(value: Fraction) -> str:
 
 def _evaluate(node: ast.expr, text: str) -> Fraction:
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        # The number as it is written, so that 0.1 is a tenth.
-        value = Fraction(str(ast.get_source_segment(text, node)).replace("_", ""))
+        value = _read_number(str(ast.get_source_segment(text, node)).replace("_", "").lower())
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         inner = _evaluate(node.operand, text)
         value = -inner if isinstance(node.op, ast.USub) else inner
@@ -69,6 +68,14 @@ def _evaluate(node: ast.expr, text: str) -> Fraction:
     if abs(value.numerator) >= _LARGEST or value.denominator >= _LARGEST:
         raise ToolError(f"a number of more than {MAX_DIGITS} digits")
     return value
+
+
+def _read_number(written: str) -> Fraction:
+    """Return a number as it is written, so that 0.1 is a tenth."""
+    _, _, exponent = written.partition("e")
+    if exponent and abs(int(exponent)) > MAX_DIGITS:
+        raise ToolError(f"a number of more than {MAX_DIGITS} digits")
+    return Fraction(written)
 
 
 def _raise(base: Fraction, exponent: Fraction) -> Fraction:
