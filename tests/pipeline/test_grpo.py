@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from posttrain.core.errors import RecipeError, RefusedError, TerminatedError
+from posttrain.core.metrics import DIFFICULTIES
 from posttrain.pipeline.recipe import read_recipe
 from posttrain.pipeline.run import run_recipe
 from tests.pipeline.tiny_runs import StopInTraining, Workshop, drop_times, make_base, recipe_values
@@ -144,6 +145,29 @@ def test_sharing_prompts_overlapping_and_skipping_change_the_weights_by_rounding
     ):
         other = weights(name, **changes)
         assert max(float((plain[key] - other[key]).abs().max()) for key in plain) < 1e-6
+
+
+def test_a_step_in_which_nothing_ends_says_nothing_of_rewards_and_the_first_rollouts_are_kept_for_the_report(
+    workshop: Workshop,
+) -> None:
+    """Random policies draw on to the cap of 8, 3 tokens a step: groups end two steps after they were begun.
+
+    Ten problems are 4, 4 and 2 in the first pass, and 4 of the next: nothing ends, nothing, the first 4, and in the
+    last step, which draws all, the other 10.
+    """
+    run(workshop, rl(steps=4, rollout_tokens_per_step=3), "partial", overrides=("length_caps",))
+    lines = read_lines(workshop, "partial")
+    assert ["reward" in line for line in lines] == [False, False, True, True]
+    assert [line["off_policy/set_aside"] for line in lines] == [4, 8, 6, 0]
+    assert lines[2]["off_policy/mean_age"] == pytest.approx((3 * 2 + 3 * 1) / 8)
+    assert lines[2]["off_policy/token_fraction"] == pytest.approx(6 / 8)
+    drawn = [sum(line[f"tokens_by_difficulty/{band}"] for band in DIFFICULTIES) for line in lines]
+    assert drawn[:3] == [0, 0, 4 * 4 * 8] and 300 < drawn[3] <= 10 * 4 * 8  # one or two stop by chance
+    (path,) = (workshop.folder / "runs" / "partial" / "stages").glob("*/rows.json")
+    first = json.loads(path.read_text())[0]
+    assert "sample 0, reward" in first["row_id"]
+    assert sum(is_trained for _, _, _, is_trained in first["tokens"]) == 8
+    assert not list(path.parent.glob("rollouts/*"))
 
 
 def test_zero_steps_pass_the_policy_on_as_it_is(workshop: Workshop) -> None:

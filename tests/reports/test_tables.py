@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.reports.charts import MAX_POINTS, build_charts, choose_ticks, thin_points
+from posttrain.reports.charts import BOTTOM, MAX_POINTS, TOP, build_charts, choose_ticks, thin_points
 from posttrain.reports.item_tables import read_item_table
 from posttrain.reports.numbers import format_change, format_compact, format_figure, format_seconds
 from posttrain.reports.samples import build_samples
@@ -89,6 +89,42 @@ def test_losses_share_one_chart_and_values_that_are_not_finite_are_counted() -> 
     ]
     assert [[point[:2] for point in line["points"]] for line in loss.data["series"]] == [[[1, 2], [4, 1]], [[4, 1.5]]]
     assert [chart.title for chart in others] == ["mine"]
+
+
+def test_shares_by_difficulty_stand_on_one_another_and_fill_the_whole() -> None:
+    """Of 40 tokens 10, 20 and 10; of 50 then 0, 10 and 40. A step without tokens has no share and is left out."""
+    steps = [(10, 20, 10), (0, 0, 0), (0, 10, 40)]
+    lines = [
+        {
+            "step": step,
+            "tokens_by_difficulty/never": never,
+            "tokens_by_difficulty/hard": hard,
+            "tokens_by_difficulty/easy": easy,
+        }
+        for step, (never, hard, easy) in enumerate(steps, 1)
+    ]
+    (chart,), others = build_charts(0, lines)
+    assert chart.title == "Drawn tokens by difficulty" and not others
+    assert [(line.label, line.style, line.summary) for line in chart.series] == [
+        ("never", "area never", "25.0\u00a0% → 0.0\u00a0%"),
+        ("hard", "area hard", "50.0\u00a0% → 20.0\u00a0%"),
+        ("easy", "area easy", "25.0\u00a0% → 80.0\u00a0%"),
+    ]
+    tops = [[(step, y) for step, _, _, y in line["points"]] for line in chart.data["series"]]
+    unit = (BOTTOM - TOP) / 100
+    expected = [(25, 0), (75, 20), (100, 100)]
+    assert tops == [[(1, round(BOTTOM - a * unit, 1)), (3, round(BOTTOM - b * unit, 1))] for a, b in expected]
+    assert all(line.path.endswith("Z") for line in chart.series)
+
+
+def test_how_problems_are_weighed_is_shown_first_only_where_they_are_not_weighed_alike() -> None:
+    even = {"step": 1, "reward": 0.5, "weight_by_difficulty/hard": 1.0, "sampling/effective_problems": 1.0}
+    primary, others = build_charts(0, [even])
+    assert [chart.title for chart in primary] == ["Reward"] and len(others) == 2
+    uneven = {**even, "step": 2, "weight_by_difficulty/hard": 1.5, "sampling/effective_problems": 0.8}
+    primary, others = build_charts(0, [even, uneven])
+    assert [chart.title for chart in primary] == ["Reward", "Weight of problems by difficulty", "Problems in effect"]
+    assert not others and primary[1].series[0].style == "band hard"
 
 
 def test_a_higher_value_is_drawn_higher_and_a_later_step_further_right() -> None:

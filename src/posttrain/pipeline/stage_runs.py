@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from posttrain.core.durable import read_json, write_json
 from posttrain.core.errors import DataError, RecipeError, TrainingError
 from posttrain.core.hashing import hash_json
 from posttrain.core.protocols import Progress, RunContext
-from posttrain.core.records import Artifact
+from posttrain.core.records import Artifact, Group
 from posttrain.core.run_folder import StageFolder
 from posttrain.models.artifacts import save_policy
 from posttrain.models.loaded_policy import LoadedPolicy
@@ -32,6 +32,7 @@ from posttrain.pipeline.plugins import call_plugin
 from posttrain.pipeline.policies import describe_chat
 from posttrain.pipeline.preflight.override_names import TRUNCATION
 from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.rollout_preview import describe_rollouts
 from posttrain.pipeline.sft_wiring import build_scored_policy, load_trained_policy
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.stoppable import StoppableProgress
@@ -169,6 +170,7 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
         return _store(job, lambda folder: save_policy(policy, folder, facts, weights_dtype=config.dtype, state=weights))
 
     parts, notes = build_grpo_parts(setting, config, problems, policy, publish)
+    parts.show = lambda groups: _show_first(job, groups)
     for note in notes:
         job.context.progress.note(note)
     try:
@@ -182,6 +184,13 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
             if config.curriculum is not None:
                 PassRateLog(folder, len(problems), config.curriculum.decay).clear()
     return StageResult(artifacts, parts.num_tokens, ledger)
+
+
+def _show_first(job: StageJob, groups: Sequence[Group]) -> None:
+    """Write down the first rollouts of the stage, for the report."""
+    tokenizer: Any = job.renderer.tokenizer
+    if groups and not job.folder.preview.exists():
+        write_json(job.folder.preview, describe_rollouts(groups, tokenizer, PREVIEW_ROWS))
 
 
 def _build_measure(

@@ -8,14 +8,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from posttrain.core.metrics import (
+    CLIPPED_RATIO,
+    COMPLETION_LENGTH,
+    EFFECTIVE_PROBLEMS,
+    EFFECTIVE_SAMPLE_SIZE,
+    ENTROPY,
     GRAD_NORM,
+    INFORMATIVE_FRACTION,
+    KL,
     LEARNING_RATE,
+    LEFT_OUT_FRACTION,
     LOSS,
+    REWARD,
+    STALE_FRACTION,
+    TOKENS_BY_DIFFICULTY,
     TOKENS_PER_SECOND,
     VALIDATION_LOSS,
+    WEIGHT_BY_DIFFICULTY,
     describe_metric,
 )
 from posttrain.reports.numbers import format_compact, format_figure
@@ -32,7 +44,10 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line of a chart: its label, its style (`first` is the accent), its path and its points' places."""
+    """One line of a chart: its label, its style, its path and its points' places.
+
+    `first` is the accent; `band never` to `band always` are lines by difficulty, `area never` and so on areas.
+    """
 
     label: str
     style: str
@@ -64,16 +79,48 @@ class Chart:
     data: dict[str, Any]
 
 
-_PRIMARY: tuple[tuple[str, tuple[tuple[str, str], ...], bool], ...] = (
-    ("Loss", ((LOSS, "training"), (VALIDATION_LOSS, "validation")), False),
-    ("Learning rate", ((LEARNING_RATE, "learning rate"),), True),
-    ("Gradient norm", ((GRAD_NORM, "before clipping"),), True),
-    ("Throughput", ((TOKENS_PER_SECOND, "tokens per second"),), True),
+def _list_bands(keys: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, band) for band, key in keys.items())
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A chart that a stage has where one of its metrics was logged: its title, and each key with its label.
+
+    `by_difficulty` draws bands of pass rates, as lines or as the shares of a whole.
+    """
+
+    title: str
+    parts: tuple[tuple[str, str], ...]
+    from_zero: bool = True
+    by_difficulty: Literal["lines", "shares"] | None = None
+
+
+_SAMPLED = (
+    _Plan("Reward", ((REWARD, "mean"),), from_zero=False),
+    _Plan("Groups that teach", ((INFORMATIVE_FRACTION, "rewards differ"), (LEFT_OUT_FRACTION, "left out"))),
+    _Plan("Length", ((COMPLETION_LENGTH, "mean of completions"),)),
+    _Plan("Cut at the cap", ((CLIPPED_RATIO, "completions"),)),
+    _Plan("Entropy", ((ENTROPY, "of the next token"),)),
+    _Plan("KL from the reference", ((KL, "at drawn tokens"),)),
+    _Plan("Drawn tokens by difficulty", _list_bands(TOKENS_BY_DIFFICULTY), by_difficulty="shares"),
+    _Plan("Weight of problems by difficulty", _list_bands(WEIGHT_BY_DIFFICULTY), by_difficulty="lines"),
+    _Plan("Problems in effect", ((EFFECTIVE_PROBLEMS, "share"),)),
+    _Plan("Effective sample size", ((EFFECTIVE_SAMPLE_SIZE, "share of tokens"),)),
+    _Plan("Tokens of earlier policies", ((STALE_FRACTION, "share"),)),
+)
+_TRAINED = (
+    _Plan("Loss", ((LOSS, "training"), (VALIDATION_LOSS, "validation")), from_zero=False),
+    _Plan("Learning rate", ((LEARNING_RATE, "learning rate"),)),
+    _Plan("Gradient norm", ((GRAD_NORM, "before clipping"),)),
+    _Plan("Throughput", ((TOKENS_PER_SECOND, "tokens per second"),)),
 )
 
 
 def build_charts(stage: int, lines: Sequence[Mapping[str, Any]]) -> tuple[list[Chart], list[Chart]]:
-    """Return the charts that every training has, and those of all other metrics that were logged.
+    """Return the charts that every training has, those of sampling before them, and those of all other metrics.
+
+    How problems are weighed is among the others where all weigh the same.
 
     Args:
         stage: The stage's index, which makes the charts' names unique on the page.
@@ -81,17 +128,34 @@ def build_charts(stage: int, lines: Sequence[Mapping[str, Any]]) -> tuple[list[C
     """
     columns, num_bad = _collect(lines)
     primary: list[Chart] = []
-    for title, parts, from_zero in _PRIMARY:
-        known = [(label, key) for key, label in parts if columns.get(key)]
-        if known:
-            name = f"chart-{stage + 1}-{len(primary) + 1}"
-            primary.append(_build_chart(name, title, known, columns, num_bad, from_zero=from_zero))
-    shown = {key for _, parts, _ in _PRIMARY for key, _ in parts}
+    shown: set[str] = set()
+    for plan in (*_SAMPLED, *_TRAINED):
+        known = [(label, key) for key, label in plan.parts if columns.get(key)]
+        if not known or _is_idle(plan, columns):
+            continue
+        name = f"chart-{stage + 1}-{len(primary) + 1}"
+        shown |= {key for _, key in known}
+        if plan.by_difficulty == "shares":
+            primary.append(_build_shares(name, plan.title, known, columns, num_bad))
+        else:
+            styles = [f"band {label}" for label, _ in known] if plan.by_difficulty else None
+            primary.append(
+                _build_chart(name, plan.title, known, columns, num_bad, from_zero=plan.from_zero, styles=styles)
+            )
     others: list[Chart] = []
     for key in [key for key in columns if key not in shown and columns[key]][:MAX_OTHER_CHARTS]:
         name = f"chart-{stage + 1}-other-{len(others) + 1}"
         others.append(_build_chart(name, key, [(key, key)], columns, num_bad, from_zero=False))
     return primary, others
+
+
+def _is_idle(plan: _Plan, columns: Mapping[str, list[Point]]) -> bool:
+    """Whether a chart of a choice among problems would show that there was none."""
+    if plan.parts[0][0] == EFFECTIVE_PROBLEMS:
+        return all(value == 1 for _, value in columns[EFFECTIVE_PROBLEMS])
+    return plan.by_difficulty == "lines" and all(
+        abs(value - 1) < 1e-9 for key, _ in plan.parts for _, value in columns.get(key, ())
+    )
 
 
 def choose_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -146,6 +210,7 @@ def _build_chart(
     num_bad: Mapping[str, int],
     *,
     from_zero: bool,
+    styles: Sequence[str] | None = None,
 ) -> Chart:
     values = [value for _, key in parts for _, value in columns[key]]
     steps = [step for _, key in parts for step, _ in columns[key]]
@@ -155,6 +220,8 @@ def _build_chart(
         y_low = 0.0
     spec = describe_metric(parts[0][1])
     unit = spec.unit if spec else ""
+    if unit == "fraction" and from_zero and 0.5 < max(values) <= 1:
+        y_high = 1.0
 
     place = build_placer((x_low, x_high), (y_low, y_high))
     series, data = [], []
@@ -165,14 +232,13 @@ def _build_chart(
         series.append(
             Series(
                 label=label,
-                style="first" if index == 0 else "second",
+                style=styles[index] if styles else "first" if index == 0 else "second",
                 path=draw_path(places),
                 dots=places if is_sparse else [],
                 summary=_summarize(columns[key], unit),
             )
         )
         data.append({"label": label, "points": [[s, v, x, y] for (s, v), (x, y) in zip(points, places, strict=True)]})
-    bad = sum(num_bad.get(key, 0) for _, key in parts)
     return Chart(
         identifier=identifier,
         title=title,
@@ -181,17 +247,63 @@ def _build_chart(
         series=series,
         x_ticks=[Tick(place((x, y_low))[0], format_compact(x)) for x in choose_ticks(x_low, x_high) if x == round(x)],
         y_ticks=[Tick(place((x_low, y))[1], format_compact(y)) for y in choose_ticks(y_low, y_high)],
-        note=f"{bad} value{'s' * (bad != 1)} not finite, left out" if bad else "",
+        note=_describe_bad(parts, num_bad),
         data={"unit": unit, "series": data},
     )
+
+
+def _build_shares(
+    identifier: str,
+    title: str,
+    parts: Sequence[tuple[str, str]],
+    columns: Mapping[str, list[Point]],
+    num_bad: Mapping[str, int],
+) -> Chart:
+    """Return a chart of what share of a whole each part has: areas on top of one another, the first at the bottom."""
+    values = {label: dict(columns[key]) for label, key in parts}
+    totals = {
+        step: sum(part.get(step, 0.0) for part in values.values()) for _, key in parts for step, _ in columns[key]
+    }
+    steps = [step for step in sorted(totals) if totals[step] > 0] or [min(totals)]
+    steps = steps[:: -(-len(steps) // MAX_POINTS)]
+    place = build_placer(widen(steps[0], steps[-1], 0.0), (0.0, 1.0))
+    low = dict.fromkeys(steps, 0.0)
+    series, data = [], []
+    for label, part in values.items():
+        shares = [(step, part.get(step, 0.0) / (totals[step] or 1.0)) for step in steps]
+        high = {step: min(1.0, low[step] + share) for step, share in shares}
+        top = [place((step, high[step])) for step in steps]
+        bottom = [place((step, low[step])) for step in reversed(steps)]
+        series.append(
+            Series(label, f"area {label}", draw_path([*top, *bottom]) + "Z", [], _summarize(shares, "fraction"))
+        )
+        data.append({"label": label, "points": [[*pair, *xy] for pair, xy in zip(shares, top, strict=True)]})
+        low = high
+    return Chart(
+        identifier=identifier,
+        title=title,
+        keys=[key for _, key in parts],
+        unit="fraction",
+        series=series,
+        x_ticks=[
+            Tick(place((x, 0.0))[0], format_compact(x)) for x in choose_ticks(steps[0], steps[-1]) if x == round(x)
+        ],
+        y_ticks=[Tick(place((steps[0], y))[1], format_compact(y)) for y in choose_ticks(0.0, 1.0)],
+        note=_describe_bad(parts, num_bad),
+        data={"unit": "fraction", "series": data},
+    )
+
+
+def _describe_bad(parts: Sequence[tuple[str, str]], num_bad: Mapping[str, int]) -> str:
+    bad = sum(num_bad.get(key, 0) for _, key in parts)
+    return f"{bad} value{'s' * (bad != 1)} not finite, left out" if bad else ""
 
 
 def _summarize(points: Sequence[Point], unit: str) -> str:
     """Return the first and last value, which say what a chart shows without a script or an eye."""
     first, last = points[0][1], points[-1][1]
-    if len(points) == 1:
-        return format_figure(first, unit, with_unit=False)
-    return f"{format_figure(first, unit, with_unit=False)} → {format_figure(last, unit, with_unit=False)}"
+    first_text, last_text = (format_figure(value, unit, with_unit=unit == "fraction") for value in (first, last))
+    return first_text if len(points) == 1 else f"{first_text} → {last_text}"
 
 
 def build_placer(x_range: Point, y_range: Point) -> Callable[[Point], Point]:

@@ -59,7 +59,9 @@ def build_ledger(ledger: Mapping[str, Any]) -> LedgerTable:
     imbalance = ""
     if rows_in is not None and rows_in != total:
         imbalance = f"{format_count(rows_in)} rows in, but {format_count(total)} accounted for"
-    facts = [(key.replace("_", " "), number_of(ledger.get(key))) for key in _LEDGER_FACTS]
+    # Problems are counted and not tokenized: of their tokens the ledger says nothing.
+    told = _LEDGER_FACTS if number_of(ledger.get("tokens_in")) else ("samples",)
+    facts = [(key.replace("_", " "), number_of(ledger.get(key))) for key in told]
     cut = [(f"rows shortened: {reason}", number_of(entry.get("rows"))) for reason, entry in shortened.items()]
     return LedgerTable(
         rows_in=format_count(rows_in if rows_in is not None else total),

@@ -86,7 +86,7 @@ class Gathered:
     @property
     def left_out_fraction(self) -> float:
         """The share of drawn groups that are not trained on."""
-        return 1 - len(self.groups) / max(1, self.num_drawn)
+        return (self.num_drawn - len(self.groups)) / max(1, self.num_drawn)
 
 
 def gather_groups(draw_wave: Callable[[int], list[Group]], num_wanted: int, max_waves: int) -> Gathered:

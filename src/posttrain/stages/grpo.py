@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     import torch
 
     from posttrain.core.protocols import Scorer
-    from posttrain.core.records import Artifact, Problem
+    from posttrain.core.records import Artifact, Group, Problem
     from posttrain.core.sampling import Sampler
     from posttrain.rollouts.environments import Environment
     from posttrain.stages.grpo_batches import LogprobsOf
@@ -224,7 +224,7 @@ class GrpoParts:
     `compute_reference` gives the reference's log-probs of completions, None where the method reads none.
     `name_policy` names the policy as it is now, the same on every rank; `decode` gives the text of ids;
     `context_tokens` is the longest row that it takes; `rest` has the sampler give back between steps what only drawing
-    needs. `num_tokens` is filled in by `run`: tokens drawn.
+    needs; `show` is told of each step's groups. `num_tokens` is filled in by `run`: tokens drawn.
     """
 
     policy: ScoredPolicy
@@ -243,6 +243,7 @@ class GrpoParts:
     rest: Callable[[], None]
     environment: Environment | None = None
     audit: AuditParts | None = None
+    show: Callable[[Sequence[Group]], None] | None = None
     num_tokens: int | None = None
 
 
@@ -278,7 +279,8 @@ def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, conte
             if audit is not None:
                 audit.look(step, gathered.groups)
             figures = batches.prepare(step, gathered)
-            context.progress.advance(0, reward=figures.reward)
+            if figures.reward is not None:
+                context.progress.advance(0, reward=figures.reward)
         return batches.minibatch(place)
 
     loop = TrainingLoop(

@@ -126,6 +126,8 @@ class StepBatches:
         """
         found = self._gather(step, None) if is_under_way else self._draw(step)
         self._chooser.see(step, found.drawn)
+        if self.parts.show is not None:
+            self.parts.show(found.drawn)
         return found
 
     def _draw(self, step: int) -> Gathered:

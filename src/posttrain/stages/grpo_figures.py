@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StepFigures:
-    """What a step's rollouts say, by metric key; `reward` is the mean reward."""
+    """What a step's rollouts say, by metric key; `reward` is the mean reward, None where nothing is trained on.
 
-    reward: float
+    What is said of rewards and completions is then left out, so that no 0 is read as one.
+    """
+
+    reward: float | None
     values: dict[str, float]
 
 
@@ -40,24 +43,27 @@ def describe_step(gathered: Gathered, effective_problems: float, config: GrpoCon
     clipped = [[rollout.is_cut for rollout in group.rollouts] for group in groups]
     found = compute_group_figures(rewards, clipped)
     known = [reward for group in rewards for reward in group if reward is not None]
-    lengths = [rollout.num_drawn for rollout in rollouts]
     values = {
-        keys.REWARD: found.mean if known else 0.0,
-        keys.REWARD_STD: float(np.std(known)) if known else 0.0,
-        keys.FRAC_REWARD_ZERO_STD: 1 - found.informative_fraction,
-        keys.INFORMATIVE_FRACTION: gathered.informative_fraction,
         keys.NUM_WAVES: float(len(gathered.waves)),
-        keys.COMPLETION_LENGTH: float(np.mean(lengths)) if lengths else 0.0,
-        keys.CLIPPED_RATIO: found.clipped_fraction,
         keys.LEFT_OUT_FRACTION: gathered.left_out_fraction,
         keys.EFFECTIVE_PROBLEMS: effective_problems,
     }
+    if gathered.num_drawn:
+        values[keys.INFORMATIVE_FRACTION] = gathered.informative_fraction
+    if known:
+        values |= {
+            keys.REWARD: found.mean,
+            keys.REWARD_STD: float(np.std(known)),
+            keys.FRAC_REWARD_ZERO_STD: 1 - found.informative_fraction,
+            keys.COMPLETION_LENGTH: float(np.mean([rollout.num_drawn for rollout in rollouts])),
+            keys.CLIPPED_RATIO: found.clipped_fraction,
+        }
     values |= _describe_difficulty(gathered, config.solved_from)
     if config.environment is not None:
         values |= _describe_tools(rollouts)
     if gathered.staleness is not None:
         values |= _describe_staleness(gathered.staleness)
-    return StepFigures(values[keys.REWARD], values)
+    return StepFigures(found.mean if known else None, values)
 
 
 def _describe_difficulty(gathered: Gathered, solved_from: float) -> dict[str, float]:
