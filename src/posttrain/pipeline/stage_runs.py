@@ -42,7 +42,7 @@ from posttrain.pipeline.tracked_metric import (
     measure_on_first_rank,
 )
 from posttrain.pipeline.wiring import PREVIEW_ROWS, StageData, describe_rows, load_stage_data
-from posttrain.rollouts.journal import RolloutJournal
+from posttrain.rollouts.shares import ShareJournals
 from posttrain.stages import grpo, sft
 from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks, find_device
@@ -169,8 +169,7 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
         parts.sampler.close()
     if job.ranks.is_writer:  # the artifact has taken their place
         CheckpointStore(job.folder.checkpoints).clear()
-        for folder in job.folder.list_rollouts():
-            RolloutJournal(folder).clear()
+        ShareJournals(job.folder).clear()
     return StageResult(artifacts, parts.num_tokens, ledger)
 
 

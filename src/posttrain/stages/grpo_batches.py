@@ -25,10 +25,10 @@ from posttrain.objectives.aggregation import compute_token_weights
 from posttrain.objectives.kl import compute_log_ratios, estimate_kl
 from posttrain.rollouts.dynamic import Gathered, gather_groups
 from posttrain.rollouts.groups import Drawing
-from posttrain.rollouts.journal import RolloutJournal
 from posttrain.rollouts.origin import check_drawn_by, read_sampler_logprobs
 from posttrain.rollouts.overlength import compute_overlong_penalty
-from posttrain.rollouts.waves import WaveDrawer, WaveShare
+from posttrain.rollouts.shares import ShareJournals, WaveShare
+from posttrain.rollouts.waves import WaveDrawer
 from posttrain.statistics.reward_groups import compute_group_figures
 from posttrain.training.batches import (
     MicroBatch,
@@ -105,15 +105,23 @@ class StepBatches:
     _sums: _Sums = field(default_factory=_Sums)
     _order: RowOrder = field(init=False)
     _waves: WaveDrawer = field(init=False)
+    _journals: ShareJournals = field(init=False)
 
     def __post_init__(self) -> None:
         config, parts = self.config, self.parts
         self._order = RowOrder([len(parts.problems)], None, self.context.seed, config.problems_per_step)
         drawing = Drawing(parts.sampler, parts.scorer, config.sampling, config.overlap_scoring)
         ranks = parts.ranks
-        journal = RolloutJournal(StageFolder(self.context.folder).find_rollouts(ranks.rank, ranks.count))
-        share = WaveShare(ranks.rank, ranks.count, ranks.gather)
-        self._waves = WaveDrawer(self._problems_of, drawing, journal, parts.scorer_hash, self.context.seed, share)
+        self._journals = ShareJournals(StageFolder(self.context.folder), ranks.rank, ranks.count)
+        self._waves = WaveDrawer(
+            self._problems_of,
+            drawing,
+            self._journals.own,
+            parts.scorer_hash,
+            self.context.seed,
+            WaveShare(ranks.rank, ranks.count, ranks.gather),
+            self._journals.recall_share,
+        )
 
     @property
     def steps_per_epoch(self) -> float:
@@ -138,7 +146,7 @@ class StepBatches:
         if is_under_way:
             return gather_groups(lambda wave: self._waves.recall(first + wave), wanted, most)
         name = self.parts.name_policy()
-        self._drop_journals()
+        self._drop_journals(first)
         with torch.random.fork_rng(devices=[] if self.parts.device == "cpu" else [self.parts.device]):
             version = PolicyVersion(name, model=self.parts.policy.model)
             self.parts.ranks.gather(lambda: self.parts.sampler.publish(version))
@@ -147,11 +155,12 @@ class StepBatches:
         check_drawn_by(name, found.groups)
         return found
 
-    def _drop_journals(self) -> None:
-        """Remove the journals that no checkpoint goes back to."""
+    def _drop_journals(self, first: int) -> None:
+        """Remove the journals that no checkpoint goes back to, and what others drew of the waves from `first` on."""
         whole = CheckpointStore(StageFolder(self.context.folder).checkpoints).list_whole()
         oldest = min(whole, default=0) // self.config.updates_per_step
-        self._waves.journal.drop_before(oldest * self.config.max_waves)
+        self._journals.drop_before(oldest * self.config.max_waves)
+        self._journals.drop_strangers(first, first + self.config.max_waves - 1)
 
     def prepare(self, step: int, gathered: Gathered) -> StepFigures:
         """Compare the completions of a step and lay out its updates; return what its rollouts say."""
