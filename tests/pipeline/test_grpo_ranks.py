@@ -15,6 +15,8 @@ from tests.pipeline.test_grpo import OWN, rl
 from tests.pipeline.tiny_runs import Workshop, make_base
 from tests.training.rank_jobs import run_ranks
 
+pytestmark = pytest.mark.invariants
+
 PROPORTIONAL = {"learning_rate": 0.5, "epsilon": 1.0, "max_grad_norm": None}
 """With a large epsilon an update is in proportion to the gradient, so that weights say what the gradients were."""
 
@@ -68,13 +70,12 @@ def assert_same(ours: tuple[dict[str, Any], list[dict]], theirs: tuple[dict[str,
             assert line[key] == pytest.approx(other[key], abs=2e-6, rel=1e-4), key
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.invariants)])
+@pytest.mark.parametrize("count", [2, 4])
 def test_ranks_take_the_steps_of_one_process_on_the_same_completions(workshop: Workshop, count: int) -> None:
     values = rl(steps=2, algorithm="dapo", minibatches=2, problems_per_step=5, **PROPORTIONAL)
     assert_same(run(workshop, values, count, "shared"), run(workshop, values, 1, "alone"))
 
 
-@pytest.mark.invariants
 @pytest.mark.parametrize(
     "changes",
     [
@@ -106,7 +107,6 @@ def test_zero_steps_on_two_ranks_pass_the_policy_on(workshop: Workshop) -> None:
     assert all(tensor.equal(started[name]) for name, tensor in load_file(weights).items())
 
 
-@pytest.mark.invariants
 def test_two_ranks_that_are_stopped_between_two_updates_of_a_step_end_as_two_that_were_not(workshop: Workshop) -> None:
     values = rl(steps=2, minibatches=2, **PROPORTIONAL)
     whole, lines = run(workshop, values, 2, "whole")

@@ -26,7 +26,7 @@ from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.sampling import build_prompt_renderer, build_sampler
 from posttrain.samplers.generate import GenerateSampler
 from posttrain.samplers.vllm import VllmSampler
-from posttrain.samplers.vllm_settings import SUPPORTED_VERSION, VllmSettings
+from posttrain.samplers.vllm_settings import PROBE_TOLERANCE_NATS, SUPPORTED_VERSION, VllmSettings
 from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.sampler_keys import VllmKeys
 from posttrain.training.distributed import Ranks, release_gathered
@@ -152,6 +152,8 @@ def _build_vllm(keys: VllmKeys, dtype: str, policy: LoadedPolicy, renderer: Rend
         context_tokens=keys.context_tokens,
         max_sequences=keys.max_sequences,
         cache_bytes=None if keys.cache_gb is None else int(keys.cache_gb * 1e9),
+        # The policy's own log-probs round by its precision, vLLM's by its: the coarser one decides.
+        probe_tolerance_nats=max(PROBE_TOLERANCE_NATS[chosen], PROBE_TOLERANCE_NATS[dtype]),
         engine_arguments=keys.engine_arguments,
     )
     # By the name that the same weights are published under before the first step: they are no other policy's.
