@@ -21,10 +21,11 @@ from posttrain.models.artifacts import save_tokenizer
 from posttrain.models.loading import load_policy
 from posttrain.models.making import make_model
 from posttrain.models.shadow import compute_plain_logprobs
-from posttrain.pipeline.grpo_samplers import build_stage_sampler, name_trained_policy
+from posttrain.pipeline.grpo_samplers import build_stage_sampler
 from posttrain.pipeline.policies import open_renderer
 from posttrain.pipeline.recipe import read_recipe
 from posttrain.pipeline.run import run_recipe
+from posttrain.pipeline.tracked_metric import hash_weights_in_memory
 from posttrain.training.distributed import Ranks
 from tests.models.tiny_models import ARCHITECTURES, make_tokenizer
 from tests.pipeline.test_grpo import OWN, rl
@@ -132,7 +133,7 @@ def test_one_weight_that_moved_and_was_published_moves_what_the_sampler_says_of_
             (_, before), *_ = sorted(made.sample([problem], settings, [1]), key=lambda one: one[1].sample_index)
             with torch.no_grad():
                 policy.model.model.layers[0].self_attn.o_proj.weight[3, 5] += 0.5
-            name = name_trained_policy(policy, Ranks(), torch.float32)
+            name = hash_weights_in_memory(policy, Ranks(), torch.float32)
             assert made.publish(PolicyVersion(name, model=policy.model)) == name != before.policy_hash
             (_, after), *_ = sorted(made.sample([problem], settings, [1]), key=lambda one: one[1].sample_index)
         finally:

@@ -17,11 +17,11 @@ from posttrain.pipeline.grpo_samplers import (
     build_stage_sampler,
     check_stage_sampler,
     find_vllm_python,
-    name_trained_policy,
 )
 from posttrain.pipeline.plan import build_plan
 from posttrain.pipeline.policies import open_renderer
 from posttrain.pipeline.recipe import Recipe, read_recipe
+from posttrain.pipeline.tracked_metric import hash_weights_in_memory
 from posttrain.samplers.local import LocalSampler
 from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.sampler_keys import VllmKeys
@@ -71,7 +71,7 @@ def test_every_key_reaches_vllm(workshop: Workshop, monkeypatch: pytest.MonkeyPa
             made = build_stage_sampler(config, policy, renderer, Ranks(), recipe.roots)
         made.rest()  # between steps vLLM goes on
         assert made.notes == ["vLLM's draws are not repeatable here: a resumed run draws others"]
-        assert made.sampler.policy.hash == name_trained_policy(policy, Ranks(), DTYPES[stage_dtype])
+        assert made.sampler.policy.hash == hash_weights_in_memory(policy, Ranks(), DTYPES[stage_dtype])
         assert made.sampler.policy.model is policy.model
         return made.sampler
 
