@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from posttrain.core.errors import RecipeError, RefusedError
 from posttrain.models.loading import load_policy
 from posttrain.pipeline import grpo_samplers
+from posttrain.pipeline.estimates import DTYPES
 from posttrain.pipeline.grpo_samplers import (
     build_stage_sampler,
     check_stage_sampler,
     find_vllm_python,
-    name_trained_policy,
 )
 from posttrain.pipeline.plan import build_plan
 from posttrain.pipeline.policies import open_renderer
 from posttrain.pipeline.recipe import Recipe, read_recipe
+from posttrain.pipeline.tracked_metric import hash_weights_in_memory
 from posttrain.samplers.local import LocalSampler
 from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.sampler_keys import VllmKeys
@@ -64,14 +64,14 @@ def test_every_key_reaches_vllm(workshop: Workshop, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(grpo_samplers, "VllmSampler", Built)
     monkeypatch.setattr(grpo_samplers, "_read_version", lambda python: "0.32.0")
 
-    def build(**keys: Any) -> Built:
-        recipe, config = read(workshop, sampler={"type": "vllm", **keys})
+    def build(stage_dtype: str = "float32", **keys: Any) -> Built:
+        recipe, config = read(workshop, sampler={"type": "vllm", **keys}, dtype=stage_dtype)
         with open_renderer(recipe, workshop.folder / "base") as renderer:
             policy = load_policy(workshop.folder / "base", dtype="float32", device="cpu")
             made = build_stage_sampler(config, policy, renderer, Ranks(), recipe.roots)
         made.rest()  # between steps vLLM goes on
         assert made.notes == ["vLLM's draws are not repeatable here: a resumed run draws others"]
-        assert made.sampler.policy.hash == name_trained_policy(policy, Ranks(), torch.float32)
+        assert made.sampler.policy.hash == hash_weights_in_memory(policy, Ranks(), DTYPES[stage_dtype])
         assert made.sampler.policy.model is policy.model
         return made.sampler
 
@@ -97,6 +97,8 @@ def test_every_key_reaches_vllm(workshop: Workshop, monkeypatch: pytest.MonkeyPa
     assert settings.python == workshop.folder / "vllm-env/bin/python"
     assert (settings.dtype, settings.context_tokens, settings.max_sequences) == ("float16", 160, 7)
     assert settings.cache_bytes == 500_000_000 and settings.engine_arguments == {"gpu_memory_utilization": 0.3}
+    assert settings.tolerance_nats == 0.02 and plain.tolerance_nats == 1e-4
+    assert build(dtype="float32", stage_dtype="bfloat16").settings.tolerance_nats == 0.1  # the policy rounds so much
     assert chosen.more["export"].keywords == {"dtype": "float16"}
 
 

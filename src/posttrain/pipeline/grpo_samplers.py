@@ -15,18 +15,17 @@ import torch
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.errors import RefusedError
-from posttrain.core.hashing import hash_bytes, hash_text
 from posttrain.core.sampling import PolicyVersion, Sampler
-from posttrain.models.adapters import gather_whole
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.publishing import compute_published_logprobs, write_plain_policy
 from posttrain.models.shadow import compute_plain_logprobs
 from posttrain.pipeline.estimates import DTYPES
 from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.sampling import build_prompt_renderer, build_sampler
+from posttrain.pipeline.tracked_metric import hash_weights_in_memory
 from posttrain.samplers.generate import GenerateSampler
 from posttrain.samplers.vllm import VllmSampler
-from posttrain.samplers.vllm_settings import SUPPORTED_VERSION, VllmSettings
+from posttrain.samplers.vllm_settings import PROBE_TOLERANCE_NATS, SUPPORTED_VERSION, VllmSettings
 from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.sampler_keys import VllmKeys
 from posttrain.training.distributed import Ranks, release_gathered
@@ -159,10 +158,12 @@ def _build_vllm(keys: VllmKeys, dtype: str, policy: LoadedPolicy, renderer: Rend
         context_tokens=keys.context_tokens,
         max_sequences=keys.max_sequences,
         cache_bytes=None if keys.cache_gb is None else int(keys.cache_gb * 1e9),
+        # The policy's own log-probs round by its precision, vLLM's by its: the coarser one decides.
+        probe_tolerance_nats=max(PROBE_TOLERANCE_NATS[chosen], PROBE_TOLERANCE_NATS[dtype]),
         engine_arguments=keys.engine_arguments,
     )
     # By the name that the same weights are published under before the first step: they are no other policy's.
-    name = name_trained_policy(policy, Ranks(), DTYPES[dtype])
+    name = hash_weights_in_memory(policy, dtype=DTYPES[dtype])
     return VllmSampler(
         settings,
         PolicyVersion(name, model=policy.model, folder=policy.folder),
@@ -172,20 +173,3 @@ def _build_vllm(keys: VllmKeys, dtype: str, policy: LoadedPolicy, renderer: Rend
         compute_logprobs=compute_published_logprobs,
         stop_ids=renderer.format.stop_ids,
     )
-
-
-def name_trained_policy(policy: LoadedPolicy, ranks: Ranks, dtype: torch.dtype) -> str:
-    """Return a name by content for a policy as it is: where it was loaded from, and every weight that is trained.
-
-    It is that of whole weights in the precision they compute in, so that it does not depend on how many ranks share
-    them. Every rank must call it.
-    """
-    digests: list[str] = []
-    for name, parameter in policy.model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        whole = gather_whole(parameter)
-        if ranks.is_writer:
-            content = whole.to(dtype).cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
-            digests.append(f"{name} {hash_bytes(content)}")
-    return str(ranks.broadcast_object(hash_text(policy.hash, policy.base_hash, *digests)))

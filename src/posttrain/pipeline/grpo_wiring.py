@@ -32,13 +32,14 @@ from posttrain.models.loading import load_policy, read_context_tokens
 from posttrain.models.logprobs import compute_logprobs
 from posttrain.pipeline.compiled import build_training_kernels
 from posttrain.pipeline.estimates import DTYPES
-from posttrain.pipeline.grpo_samplers import build_stage_sampler, name_trained_policy
+from posttrain.pipeline.grpo_samplers import build_stage_sampler
 from posttrain.pipeline.problem_checks import ProblemCheck, build_problem_check
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.scorers import ScorerContext, build_context, build_scorer, hash_scorer
 from posttrain.pipeline.sft_wiring import load_trained_policy
 from posttrain.pipeline.task_rows import read_problems
 from posttrain.pipeline.tools import build_environment, hash_environment
+from posttrain.pipeline.tracked_metric import hash_weights_in_memory
 from posttrain.pipeline.wiring import find_contaminated_rows
 from posttrain.rollouts.environments import Environment
 from posttrain.stages.grpo import GrpoConfig, GrpoParts
@@ -168,9 +169,9 @@ def build_grpo_parts(
         scorer_hash=hash_stage_scorer(setting.recipe, config),
         problems=problems,
         compute_reference=_build_reference(setting, config),
-        name_policy=lambda: name_trained_policy(policy, setting.ranks, DTYPES[config.dtype]),
         decode=lambda ids: str(setting.renderer.tokenizer.decode(ids)),
         context_tokens=read_context_tokens(Path(setting.parent.folder)),
+        name_policy=lambda: hash_weights_in_memory(policy, setting.ranks, DTYPES[config.dtype]),
         is_sharing_exact=is_sharing,
         ranks=setting.ranks,
         device=setting.device,

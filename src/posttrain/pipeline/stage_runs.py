@@ -44,8 +44,8 @@ from posttrain.pipeline.tracked_metric import (
     measure_on_first_rank,
 )
 from posttrain.pipeline.wiring import PREVIEW_ROWS, StageData, describe_rows, load_stage_data
-from posttrain.rollouts.journal import RolloutJournal
 from posttrain.rollouts.pass_rate_log import PassRateLog
+from posttrain.rollouts.shares import ShareJournals
 from posttrain.stages import grpo, sft
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.checkpoints import CheckpointStore
@@ -179,9 +179,9 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
         parts.sampler.close()
     if job.ranks.is_writer:  # the artifact has taken their place
         CheckpointStore(job.folder.checkpoints).clear()
-        for folder in job.folder.list_rollouts():
-            RolloutJournal(folder).clear()
-            if config.curriculum is not None:
+        ShareJournals(job.folder).clear()
+        if config.curriculum is not None:
+            for folder in job.folder.list_rollouts():
                 PassRateLog(folder, len(problems), config.curriculum.decay).clear()
     return StageResult(artifacts, parts.num_tokens, ledger)
 

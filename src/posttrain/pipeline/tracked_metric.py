@@ -32,6 +32,7 @@ from posttrain.evaluation.problem_store import list_ids
 from posttrain.evaluation.task import GenerationTask, find_development, hash_task
 from posttrain.evaluation.weighing import build_text_renderer
 from posttrain.gates.rules import split_metric
+from posttrain.models.adapters import gather_whole
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.pipeline.development_rows import read_development_problems
 from posttrain.pipeline.recipe import Recipe
@@ -178,14 +179,23 @@ def compute_metric(tracked: TrackedMetric, scorer_name: str, items: Sequence[Ite
     return float(np.mean(np.array(values, dtype=np.float64)))
 
 
-def hash_weights_in_memory(policy: LoadedPolicy) -> str:
-    """Return a name by content for a policy as it is: where it was loaded from, and every weight that is trained."""
-    digests = [
-        f"{name} {hash_bytes(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())}"
-        for name, parameter in policy.model.named_parameters()
-        if parameter.requires_grad
-    ]
-    return hash_text(policy.hash, policy.base_hash, *digests)
+def hash_weights_in_memory(policy: LoadedPolicy, ranks: Ranks | None = None, dtype: torch.dtype | None = None) -> str:
+    """Return a name by content for a policy as it is: where it was loaded from, and every weight that is trained.
+
+    Args:
+        policy: The policy; what of it is sharded counts whole.
+        ranks: The processes that share it, every one of which must call this.
+        dtype: The precision that it computes in, by which masters are named as what computes is; None: as held.
+    """
+    ranks = ranks or Ranks()
+    digests: list[str] = []
+    for name, parameter in policy.model.named_parameters():
+        if parameter.requires_grad:
+            whole = gather_whole(parameter)
+            if ranks.is_writer:
+                content = whole.to(dtype or whole.dtype).cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+                digests.append(f"{name} {hash_bytes(content)}")
+    return str(ranks.broadcast_object(hash_text(policy.hash, policy.base_hash, *digests)))
 
 
 def build_tracker(

@@ -13,33 +13,7 @@ from posttrain.core.seeds import derive_seed
 from posttrain.rollouts.environments import ToolReplies
 from posttrain.rollouts.groups import Drawing, Judged, check_faults, draw_groups
 from posttrain.rollouts.journal import RolloutJournal, name_completion
-
-GatherGroups = Callable[[Callable[[], list[Group]]], list[list[Group]]]
-"""Gives what each process's action gives, by process; what stops one of them is raised by all."""
-
-
-@dataclass(frozen=True, slots=True)
-class WaveShare:
-    """Which of a wave's problems this process draws, of how many: every `count`th, from `rank` on.
-
-    The draws themselves do not depend on it, because seeds are those of problems.
-
-    Example: of a wave of 5 the second of two processes draws problems 1 and 3.
-    """
-
-    rank: int = 0
-    count: int = 1
-    gather: GatherGroups = lambda action: [action()]
-
-    def take(self, problems: Sequence[Problem]) -> Sequence[Problem]:
-        """Return this process's problems."""
-        return problems[self.rank :: self.count]
-
-    def combine(self, draw: Callable[[], list[Group]]) -> list[Group]:
-        """Return the groups of all processes, in the order of the wave's problems."""
-        shares = self.gather(draw)
-        total = sum(map(len, shares))
-        return [shares[place % self.count][place // self.count] for place in range(total)]
+from posttrain.rollouts.shares import WaveShare
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +27,7 @@ class WaveDrawer:
         scorer_hash: The name by content of who judges.
         seed: What draws start from.
         share: Which part of a wave this process draws; the journal holds that part.
+        recall_share: Gives this process's part of a wave that another number of processes drew.
     """
 
     problems_of: Callable[[int], Sequence[Problem]]
@@ -61,6 +36,7 @@ class WaveDrawer:
     scorer_hash: str
     seed: int
     share: WaveShare = field(default_factory=WaveShare)
+    recall_share: Callable[[int, Sequence[Problem]], list[Group] | None] | None = None
 
     def draw(self, number: int, policy_hash: str) -> list[Group]:
         """Return the groups of a wave under a policy, which the sampler holds.
@@ -124,14 +100,16 @@ class WaveDrawer:
         return self.share.combine(lambda: self._recall_share(number))
 
     def _recall_share(self, number: int) -> list[Group]:
-        problems = self.share.take(self.problems_of(number))
-        known = self.journal.read_groups(number, {problem.problem_id: problem for problem in problems})
+        problems = self.problems_of(number)
+        own = {problem.problem_id: problem for problem in self.share.take(problems)}
+        known = self.journal.read_groups(number, own)
+        if known is None and self.recall_share is not None:
+            known = self.recall_share(number, problems)
         if known is None:
             raise StorageError(
                 "the rollouts of the step that was under way are missing",
-                expected="the journal that was written when they were drawn, by as many processes",
-                cure="start as many processes as before, or restore the file, or delete the stage's newest checkpoint, "
-                "so that the step is drawn again",
+                expected="the journal that was written when they were drawn",
+                cure="restore the file, or delete the stage's newest checkpoint, so that the step is drawn again",
                 place=str(self.journal.path(number)),
             )
         return known

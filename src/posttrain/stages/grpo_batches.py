@@ -23,12 +23,12 @@ from posttrain.objectives.aggregation import compute_token_weights
 from posttrain.objectives.kl import compute_log_ratios
 from posttrain.rollouts.dynamic import Gathered, gather_groups
 from posttrain.rollouts.groups import Drawing
-from posttrain.rollouts.journal import RolloutJournal
 from posttrain.rollouts.origin import check_drawn_by, read_sampler_logprobs
 from posttrain.rollouts.overlength import compute_overlong_penalty
 from posttrain.rollouts.partial import PartialDrawer, PartialSettings
 from posttrain.rollouts.partial_journal import PartialJournal
-from posttrain.rollouts.waves import WaveDrawer, WaveShare
+from posttrain.rollouts.shares import ShareJournals, WaveShare
+from posttrain.rollouts.waves import WaveDrawer
 from posttrain.stages.grpo_figures import StepFigures, describe_step
 from posttrain.stages.grpo_problems import ProblemChooser, build_chooser
 from posttrain.stages.token_figures import TokenFigures
@@ -83,6 +83,7 @@ class StepBatches:
     _chooser: ProblemChooser = field(init=False)
     _waves: WaveDrawer = field(init=False)
     _partial: PartialDrawer | None = field(init=False)
+    _journals: ShareJournals = field(init=False)
 
     def __post_init__(self) -> None:
         config, parts = self.config, self.parts
@@ -92,8 +93,16 @@ class StepBatches:
         self._chooser = build_chooser(config, parts.problems, folder, self.context.seed)
         drawing = Drawing(parts.sampler, parts.scorer, config.sampling, config.overlap_scoring, parts.environment)
         seed, by_id = self.context.seed, {problem.problem_id: problem for problem in parts.problems}
-        share = WaveShare(ranks.rank, ranks.count, ranks.gather)
-        self._waves = WaveDrawer(self._problems_of, drawing, RolloutJournal(folder), parts.scorer_hash, seed, share)
+        self._journals = ShareJournals(StageFolder(self.context.folder), ranks.rank, ranks.count)
+        self._waves = WaveDrawer(
+            self._problems_of,
+            drawing,
+            self._journals.own,
+            parts.scorer_hash,
+            seed,
+            WaveShare(ranks.rank, ranks.count, ranks.gather),
+            self._journals.recall_share,
+        )
         self._partial = None
         if config.rollout_tokens_per_step is not None:
             settings = PartialSettings(
@@ -132,7 +141,7 @@ class StepBatches:
 
     def _draw(self, step: int) -> Gathered:
         name = self.parts.name_policy()
-        self._drop_journals()
+        self._drop_journals(step * self.config.max_waves)
         with torch.random.fork_rng(devices=[] if self.parts.device == "cpu" else [self.parts.device]):
             version = PolicyVersion(name, model=self.parts.policy.model)
             self.parts.ranks.gather(lambda: self.parts.sampler.publish(version))
@@ -157,14 +166,15 @@ class StepBatches:
         choices = [self._chooser.choose(first + wave) for wave in range(len(found.waves))]
         return replace(found, weights=tuple(weight for choice in choices for weight in choice.weights))
 
-    def _drop_journals(self) -> None:
-        """Remove the journals that no checkpoint goes back to."""
+    def _drop_journals(self, first: int) -> None:
+        """Remove the journals that no checkpoint goes back to, and what others drew of the waves from `first` on."""
         whole = CheckpointStore(StageFolder(self.context.folder).checkpoints).list_whole()
         oldest = min(whole, default=0) // self.config.updates_per_step
         if self._partial is not None:
             self._partial.journal.drop_before(oldest)
         else:
-            self._waves.journal.drop_before(oldest * self.config.max_waves)
+            self._journals.drop_before(oldest * self.config.max_waves)
+            self._journals.drop_strangers(first, first + self.config.max_waves - 1)
 
     def prepare(self, step: int, gathered: Gathered) -> StepFigures:
         """Compare the completions of a step and lay out its updates; return what its rollouts say."""
