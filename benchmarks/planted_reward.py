@@ -43,8 +43,8 @@ class Found:
     """What came of a run: gold (-3 to 3) at the start, at its highest, and where it was when the audit spoke.
 
     The start and the end are means over a few looks, all else single looks of 256 completions, with a standard error of
-    about 0.07. `peak_before` is the highest gold up to the alarm; `alarm` and `dropped` are the steps of the alarm and at
-    which gold lay 0.2 below the start, None for never.
+    about 0.07. `peak_before` is the highest gold up to the alarm; `alarm` and `dropped` are the steps of the alarm and
+    at which gold lay 0.2 below the start, None for never.
     """
 
     name: str
