@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 from posttrain.core.errors import RecipeError
 from posttrain.data.sources import DataSource
 from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.task import EvaluationTask, GenerationTask, find_development
-from posttrain.gates.rules import GateRules, check_names, list_metrics, list_tasks, split_metric
+from posttrain.gates.rules import GateRules, RepairName, check_names, list_metrics, list_tasks, split_metric
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.yaml_reader import Positions
+from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.sft import SftConfig
 from posttrain.statistics.repeats import parse_repeated
 
@@ -80,21 +82,29 @@ def _check_repairs(
                 cure=f"add development: {{source: ...}} to the task '{name}', or leave 'on_fail' out",
                 place=place,
             )
-    wanted = [name for name in entry.gate.on_fail if name != "interpolate"]
-    if wanted and not isinstance(entry.config, SftConfig):
+    known = _list_repairs(entry)
+    wanted = [name for name in entry.gate.on_fail if name not in known]
+    if wanted:
         raise RecipeError(
-            f"the repair '{wanted[0]}' of a stage whose training is known to itself alone",
-            expected="interpolate, which needs nothing but the two policies",
+            f"the repair '{wanted[0]}' of a stage of the type {entry.type}",
+            expected=f"of such a stage one of {', '.join(known)}",
             cure="leave the other repairs out",
             place=place,
         )
-    if "replay" in wanted and not find_replay(entry, earlier):
+    if "replay" in entry.gate.on_fail and not find_replay(entry, earlier):
         raise RecipeError(
             f"nothing to replay: no stage before '{entry.name}' was trained on rows of its kind",
             expected="rows that the policy learned from before",
             cure="name them in the gate: replay: [{source: ...}], or leave the repair out",
             place=place,
         )
+
+
+def _list_repairs(entry: StageEntry) -> tuple[RepairName, ...]:
+    """Return the repairs that a stage can have: a user's own one is known by the two policies alone."""
+    if isinstance(entry.config, SftConfig):
+        return get_args(RepairName)
+    return ("interpolate", "best_checkpoint") if isinstance(entry.config, GrpoConfig) else ("interpolate",)
 
 
 def find_replay(entry: StageEntry, earlier: Sequence[StageEntry]) -> list[DataSource]:

@@ -164,7 +164,7 @@ class Repairs:
             RefusedError: The stage was trained without keeping any.
         """
         made = [(step, build_snapshot_artifact(self.job, step)) for step in list_snapshots(self.job)]
-        if not made and self._config().steps != 0:
+        if not made and getattr(self.job.entry.config, "steps", None) != 0:
             raise RefusedError(
                 "the stage was trained without keeping its weights on the way",
                 expected="snapshots of the stage, which it keeps where its gate asks for best_checkpoint",

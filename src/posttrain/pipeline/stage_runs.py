@@ -44,6 +44,7 @@ from posttrain.pipeline.tracked_metric import (
 from posttrain.pipeline.wiring import PREVIEW_ROWS, StageData, describe_rows, load_stage_data
 from posttrain.rollouts.journal import RolloutJournal
 from posttrain.stages import grpo, sft
+from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks, find_device
 from posttrain.training.policy import ScoredPolicy
@@ -191,7 +192,7 @@ def _build_measure(
     return measure_on_first_rank(tracker, sharded, job.ranks)
 
 
-def _load_start(job: StageJob, config: sft.SftConfig) -> LoadedPolicy:
+def _load_start(job: StageJob, config: TrainingKeys) -> LoadedPolicy:
     """Return the policy that the stage started from, in training form and whole, on this rank alone."""
     base, seed = Path(job.parent.folder), job.context.seed
     return load_trained_policy(base, config, job.entry.name, seed, Ranks(), find_device())
@@ -222,7 +223,7 @@ def build_snapshot_artifact(job: StageJob, step: int) -> Artifact:
         ValueError: The stage is a user's own, of which no snapshot is taken.
     """
     config = job.entry.config
-    if not isinstance(config, sft.SftConfig):
+    if not isinstance(config, sft.SftConfig | grpo.GrpoConfig):
         raise ValueError(f"stage {job.entry.name!r} takes no snapshots")
     key = _snapshot_key(job, step)
 
