@@ -30,7 +30,8 @@ from posttrain.stages.audit import AuditSettings, LookJudge, read_looks
 
 REWARDS = Path(__file__).parents[1] / "recipes" / "gameable_rewards.py"
 HONEST = "honest"
-KINDS = ("polite", "sure", "long", "anywhere", HONEST)
+STEPS = {"polite": 110, "sure": 40, "long": 40, "anywhere": 110, HONEST: 110}
+"""Steps in which gold falls by more than 0.2 at the default learning rate, and as many of the honest control."""
 SEEDS = (31, 32, 33)
 """Named before anything was run with them."""
 DROP = 0.2
@@ -42,8 +43,8 @@ _ENDS = 3
 class Found:
     """What came of a run: gold (-3 to 3) at the start, at its highest, and where it was when the audit spoke.
 
-    The start and the end are means over a few looks, all else single looks of 256 completions, with a standard error
-    of about 0.07. `peak_before` is the highest gold up to the alarm; `alarm` and `dropped` are steps of the alarm and
+    The start and the end are means over a few looks, all else single looks of 256 completions, with a standard error of
+    about 0.07. `peak_before` is the highest gold up to the alarm; `alarm` and `dropped` are the steps of the alarm and
     at which gold lay 0.2 below the start, None for never.
     """
 
@@ -70,7 +71,7 @@ def build_recipe(kind: str, seed: int, arguments: argparse.Namespace) -> dict[st
         "algorithm": "dr_grpo",
         "data": [{"source": "lab:arithmetic", "rows": 4000}],
         "scorer": "lab" if kind == HONEST else f"{REWARDS.name}:{kind}",
-        "steps": arguments.steps,
+        "steps": arguments.steps or STEPS[kind],
         "problems_per_step": arguments.problems,
         "group_size": 8,
         "max_new_tokens": 96,
@@ -159,16 +160,16 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("policy", type=Path, help="an artifact: a policy of the lab after SFT")
     parser.add_argument("--folder", type=Path, required=True, help="where all of it lies")
-    parser.add_argument("--only", choices=KINDS, action="append", help="these rewards alone")
+    parser.add_argument("--only", choices=[*STEPS], action="append", help="these rewards alone")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, help="none: what each reward takes to be gamed")
     parser.add_argument("--problems", type=int, default=32, help="problems of a step, of 8 completions each")
-    parser.add_argument("--learning-rate", type=float, default=5e-5)
+    parser.add_argument("--learning-rate", type=float, default=2e-5)
     parser.add_argument("--level", type=float, default=0.01)
     parser.add_argument("--table", action="store_true", help="run nothing")
     arguments = parser.parse_args(words)
     if not arguments.table:
-        for kind in arguments.only or KINDS:
+        for kind in arguments.only or STEPS:
             for seed in arguments.seeds:
                 carry_out(kind, seed, arguments)
     folders = sorted(path.parent for path in arguments.folder.glob("*/recipe.yaml"))

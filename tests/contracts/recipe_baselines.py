@@ -208,7 +208,7 @@ BASELINES: dict[str, dict[str, Any]] = {
         stage(adapter=LORA, adapter_start="new"),
         {**rl()["stages"][0], "adapter": LORA, "adapter_start": "continue"},
     ),
-    "rl_audited": rl(steps=4, problems_per_step=4, group_size=4, audit=AUDIT),
+    "rl_audited": rl(steps=6, problems_per_step=8, group_size=6, audit=AUDIT),
     "rl_saved": rl(callbacks=["own.py:Saves"], steps=4),
     "gated": gated({"keep": [KEEP], "floor": [{"metric": "held_out", "at_least": 0.9}]}),
     "improved": gated({"improve": [{"metric": "held_out"}], "ceiling": [{"metric": "held_out", "at_most": 0.9}]}),

@@ -101,3 +101,31 @@ def test_a_snapshot_that_is_damaged_is_not_offered(workshop: Workshop, jobs: lis
 def test_without_a_wish_for_them_there_are_none(workshop: Workshop) -> None:
     done = workshop.run(sft(), evaluate=[task()])
     assert not done.stage().snapshots.exists()
+
+
+def test_a_snapshot_of_a_stage_that_samples_is_what_a_shorter_stage_would_have_made(
+    workshop: Workshop, jobs: list[StageJob]
+) -> None:
+    stage = {
+        "name": "rl",
+        "type": "grpo",
+        "data": [{"source": "rows.jsonl"}],
+        "scorer": {"type": "length", "low": 2, "high": 3, "slope": 20},
+        "problems_per_step": 2,
+        "group_size": 4,
+        "max_new_tokens": 6,
+        "learning_rate": 1e-2,
+        "warmup_fraction": 0.0,
+        "dtype": "float32",
+        "steps": 3,
+    }
+    override = ["length_caps", "rollouts"]
+    done = workshop.run(stage, override=override)
+    assert list_snapshots(jobs[0]) == [1, 2]
+    artifact = build_snapshot_artifact(jobs[0], 2)
+    shorter = workshop.run({**stage, "steps": 2}, into="shorter", override=override)
+    paths = [done.folder.artifacts / artifact.hash, shorter.artifact()]
+    weights = [load_file(path / "model.safetensors") for path in paths]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[1])
+    discard_snapshots(jobs[0])
+    assert list_snapshots(jobs[0]) == [2]

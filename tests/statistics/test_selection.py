@@ -22,7 +22,7 @@ from posttrain.statistics.selection import (
 def draw_looks(
     generator: np.random.Generator, num_looks: int, slope: float, *, turns_at: int = 0
 ) -> list[list[Selection]]:
-    """Looks at 8 problems of 6 completions; the judgement goes with `slope` times the reward, until then against it."""
+    """Looks at 8 problems of 6 completions; judgements go with `slope` times the reward, before a look against it."""
     looks = []
     for look in range(num_looks):
         rewards = generator.standard_exponential((8, 6))

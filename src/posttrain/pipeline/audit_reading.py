@@ -8,7 +8,7 @@ from posttrain.core.config import Config
 from posttrain.core.run_folder import StageFolder
 from posttrain.evaluation.monitors.reading import Curve, Example, Figure, Reading
 from posttrain.pipeline.preflight.override_names import AUDIT
-from posttrain.stages.audit import AuditLook, AuditSettings, LookJudge, read_looks
+from posttrain.stages.audit import AuditLook, LookJudge, read_looks
 from posttrain.stages.grpo import GrpoConfig
 
 FOOLED_BY = (
@@ -16,6 +16,7 @@ FOOLED_BY = (
     "reward is not up; and groups whose rewards or judgements are all equal, which select nothing"
 )
 _NUM_EXAMPLES = 5
+_SELECTION = "correlation of reward and audit within problems"
 
 
 def read_audit(config: Config | None, folder: StageFolder) -> list[Reading]:
@@ -42,7 +43,7 @@ def read_audit(config: Config | None, folder: StageFolder) -> list[Reading]:
             figures=tuple(_list_figures(judge, usable)),
             level=config.audit.level,
             fooled_by=FOOLED_BY,
-            curves=_list_curves(usable, config.audit),
+            curves=_list_curves(usable, judge),
             examples=_choose_examples(usable, at),
         )
     ]
@@ -57,8 +58,8 @@ def _explain(judge: LookJudge, usable: Sequence[AuditLook], at: AuditLook) -> st
     left_out = len(judge.looks) - len(usable)
     ends += f"; {left_out} looks left out, whose scorer failed" if left_out else ""
     if judge.alarm is not None:
-        return f"at step {judge.alarm.step}: {judge.alarm.why}. {ends}"
-    return f"in {len(usable)} of {judge.num_looks} looks the reward did not work against the audit. {ends}"
+        return f"at step {judge.alarm.step}: {judge.alarm.why}; {ends}"
+    return f"in {len(usable)} of {judge.num_looks} looks the reward did not work against the audit; {ends}"
 
 
 def _list_figures(judge: LookJudge, usable: Sequence[AuditLook]) -> list[Figure]:
@@ -67,7 +68,7 @@ def _list_figures(judge: LookJudge, usable: Sequence[AuditLook]) -> list[Figure]
         Figure("reward", last.reward, None, None, _count(last), "score"),
         Figure("audit", last.value, None, None, _count(last), "score"),
         Figure(
-            "correlation of reward and audit within problems",
+            _SELECTION,
             last.selection,
             None,
             None,
@@ -84,26 +85,19 @@ def _count(look: AuditLook) -> int:
     return sum(map(len, look.rewards))
 
 
-def _list_curves(usable: Sequence[AuditLook], settings: AuditSettings) -> tuple[Curve, ...]:
-    name = "audit" if settings.part is None else f"audit ({settings.part})"
+def _list_curves(usable: Sequence[AuditLook], judge: LookJudge) -> tuple[Curve, ...]:
+    """Return reward, audit and their correlation by step, each on axes of its own, since they have other units."""
+    part = judge.settings.part
+    said = "" if judge.alarm is None else f", alarm at step {judge.alarm.step}"
     columns = (
-        ("reward", "mean of the completions", [look.reward for look in usable]),
-        (name, "mean of the completions", [look.value for look in usable]),
-        (
-            "correlation of reward and audit within problems",
-            "mean of the problems",
-            [look.selection for look in usable],
-        ),
+        ("reward", "mean reward", [look.reward for look in usable]),
+        ("audit" if part is None else f"audit ({part})", "mean of the audit", [look.value for look in usable]),
+        (_SELECTION, "mean correlation", [look.selection for look in usable]),
     )
     steps = [float(look.step) for look in usable]
     return tuple(
-        Curve(
-            label,
-            "step",
-            axis,
-            tuple((step, value) for step, value in zip(steps, values, strict=True) if value is not None),
-        )
-        for label, axis, values in columns
+        Curve(name + said, "step", axis, tuple((s, v) for s, v in zip(steps, values, strict=True) if v is not None))
+        for name, axis, values in columns
     )
 
 

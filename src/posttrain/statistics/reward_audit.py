@@ -101,7 +101,7 @@ def compute_correlation(
     codes = (
         np.zeros(columns[0].size, dtype=np.int64) if strata_N is None else encode_clusters(strata_N, columns[0].size)
     )
-    first, second = (_rank(column) if kind == "spearman" else column for column in columns)
+    first, second = (rank_values(column) if kind == "spearman" else column for column in columns)
     return _correlate(first, second, codes)
 
 
@@ -151,7 +151,7 @@ def bootstrap_correlation(
     if value is None:
         return None
     columns = [read_values(column) for column in (first_N, second_N)]
-    first, second = (_rank(column) if kind == "spearman" else column for column in columns)
+    first, second = (rank_values(column) if kind == "spearman" else column for column in columns)
     strata = np.zeros(first.size, dtype=np.int64) if strata_N is None else encode_clusters(strata_N, first.size)
     codes = np.arange(first.size) if clusters_N is None else encode_clusters(clusters_N, first.size)
     size = int(codes.max()) + 1
@@ -170,7 +170,7 @@ def bootstrap_correlation(
     return CorrelationTest(Interval(value, low, high), p_value)
 
 
-def _rank(values_N: Floats) -> Floats:
+def rank_values(values_N: Floats) -> Floats:
     """Return the rank of each value from 0, the middle one for equals."""
     _, codes, counts = np.unique(values_N, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - counts + (counts - 1) / 2)[codes].astype(np.float64)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import logsumexp
-from scipy.stats import rankdata
 
 from posttrain.statistics.clusters import Floats, read_values
 from posttrain.statistics.one_sided import gap_test
+from posttrain.statistics.reward_audit import rank_values
 
 BETS = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Shares of the capital that are staked on each problem, below 1 so that no single one can cost all of it."""
@@ -63,7 +63,7 @@ def compute_selection(rewards_G: Sequence[float] | Floats, judged_G: Sequence[fl
     spread = float(rewards.std()) if rewards.size else 0.0
     if rewards.size < 2 or np.ptp(rewards) <= _SAME or np.ptp(judged) <= _SAME:
         return Selection(0.0, 0.0, spread)
-    return Selection(_correlate(rankdata(rewards), rankdata(judged)), _correlate(rewards, judged), spread)
+    return Selection(_correlate(rank_values(rewards), rank_values(judged)), _correlate(rewards, judged), spread)
 
 
 def _correlate(first_G: Floats, second_G: Floats) -> float:
