@@ -56,7 +56,7 @@ def build_sides(arguments: argparse.Namespace, model: str) -> dict[str, Callable
         command += ["--steps", str(arguments.steps), "--device", arguments.device, "--setting", setting]
         return lambda number: [*command, "--work", str(work / f"{name}-{model}-{number}")]
 
-    sides = {"posttrain": build(sys.executable, "benchmarks.own_grpo", "own", "shared")}
+    sides = {"posttrain": build(sys.executable, "benchmarks.own_grpo", "own", "on")}
     if peer_python is None:
         print("TRL is not installed here: no comparison (pip install -e '.[trl]', or --peer-python)", file=sys.stderr)
         return sides

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class GrpoRecord:
     """One run of one side, a JSON line. Seconds are wall clock; the first step is not timed.
 
     `prompt_tokens` and `completion_tokens` are means over all steps, each prompt counted once a step; `reward` is that
-    of the last step.
+    of the last step; `figures` are a case's own (`benchmarks.grpo_cases`).
     """
 
     side: str
@@ -49,6 +49,7 @@ class GrpoRecord:
     product_gflops: float
     machine: dict[str, object]
     versions: dict[str, str]
+    figures: dict[str, float] = field(default_factory=dict)
 
     def to_line(self) -> str:
         """Return the record as one JSON line, with seconds a step and completion tokens a second."""
@@ -57,19 +58,23 @@ class GrpoRecord:
         return json.dumps(asdict(self) | {"step_seconds": step_seconds, "tokens_per_second": rate})
 
 
-def parse_side_arguments(description: str | None, settings: Sequence[str]) -> argparse.Namespace:
-    """Return the arguments that each side's program takes."""
+def build_side_parser(description: str | None, settings: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of the arguments that each side's program takes."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="what benchmarks.models wrote")
     parser.add_argument("--model", choices=sorted(SHAPES), required=True)
-    parser.add_argument("--steps", type=int, required=True, help="steps, the untimed first one included")
+    parser.add_argument("--steps", type=_count_steps, required=True, help="steps, the untimed first one included")
     parser.add_argument("--setting", choices=settings, default=settings[0])
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--work", type=Path, required=True, help="where the run may write")
-    arguments = parser.parse_args()
-    if arguments.steps < 2:
-        parser.error("--steps: at least 2, because the first one is not timed")
-    return arguments
+    return parser
+
+
+def _count_steps(text: str) -> int:
+    steps = int(text)
+    if steps < 2:
+        raise argparse.ArgumentTypeError("at least 2, because the first one is not timed")
+    return steps
 
 
 def compute_reward(text: str) -> float:

@@ -28,8 +28,8 @@ from benchmarks.grpo_work import (
     NEW_TOKENS,
     PROBLEMS,
     GrpoRecord,
+    build_side_parser,
     count_prompt_tokens,
-    parse_side_arguments,
     reward_completions,
 )
 from benchmarks.machine import describe_machine, find_device, measure_product_rate, peak_memory_bytes, synchronise
@@ -63,7 +63,7 @@ class StepClock(TrainerCallback):
 
 
 def main() -> None:
-    arguments = parse_side_arguments(__doc__, tuple(SETTINGS))
+    arguments = build_side_parser(__doc__, tuple(SETTINGS)).parse_args()
     device = find_device(arguments.device)
     rows = [{"prompt": row["prompt"]} for row in read_rows(arguments.folder / "rows.jsonl", PROBLEMS * arguments.steps)]
     config = GRPOConfig(

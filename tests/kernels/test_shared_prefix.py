@@ -110,6 +110,15 @@ def test_a_family_knows_where_its_parts_lie() -> None:
         lay_out_families([[3, 0]])
 
 
+def test_what_is_short_and_not_differentiated_gives_the_same_in_one_masked_call() -> None:
+    query, key, value = draw(4, 0), draw(2, 1), draw(2, 2)
+    families = lay_out_families(LENGTHS)
+    several = attend_families(query, key, value, families, 0.4, is_flash=True)
+    with torch.no_grad():
+        plain = [tensor.detach() for tensor in (query, key, value)]
+        assert torch.allclose(attend_families(*plain, families, 0.4, is_flash=True), several, atol=1e-6)
+
+
 def test_continuations_of_a_masked_call_are_together_as_long_as_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     """At most 5 tokens a call: 2 + 3, then 7 alone, then 1; a document that shares nothing has no call."""
     monkeypatch.setattr(shared_prefix, "_MASKED_TOKENS", 5)

@@ -10,10 +10,11 @@ and the flash backward of a part, called with the merged o and l, gives exactly 
 (`Dao et al. 2022, arXiv 2205.14135, section B.2`, where a row's gradient needs o, l and its own keys alone); the shares
 of the queries add up.
 
-That is the way of the CPU's flash kernel. Elsewhere (other devices, sliding windows, heads of two sizes) the prompt is
-one `scaled_dot_product_attention` call and its continuations another, over the prompt's keys and theirs with a mask
-that is made once a pass. Shape letters: H query heads, K key/value heads, T tokens of the row, P tokens of a prompt,
-Q tokens of the continuations of one call, D head size.
+That is the way of the CPU's flash kernel. Elsewhere (other devices, sliding windows, heads of two sizes, and short
+continuations that nothing is differentiated through) the prompt is one `scaled_dot_product_attention` call and its
+continuations another, over the prompt's keys and theirs with a mask that is made once a pass. Shape letters: H query
+heads, K key/value heads, T tokens of the row, P tokens of a prompt, Q tokens of the continuations of one call, D head
+size.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 _MASKED_TOKENS = 1024  # of the continuations of one masked call: they are scored against one another in vain
+_SHORT_TOKENS = 256  # of all continuations of a prompt: one masked call costs less than a flash call for each
 _FLOAT_BACKWARD_TOKENS = 512  # as kernels.attention's: below, the bf16 backward of the CPU has a fixed cost
 
 _flash_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -127,7 +129,8 @@ def attend_families(
     """
     if window is not None and window >= max(family.longest for family in families):
         window = None
-    if is_flash and window is None:
+    is_short = max(family.borders[-1] - family.borders[0] for family in families) <= _SHORT_TOKENS
+    if is_flash and window is None and (query.requires_grad or not is_short):
         output: torch.Tensor = _FamiliesFlashCpu.apply(query, key, value, tuple(families), scale)
         return output
     parts = [part for family in families for part in _attend_family(query, key, value, family, scale, window)]
