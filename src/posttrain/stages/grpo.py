@@ -203,7 +203,8 @@ def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, conte
     def batch_at(update: int) -> StepBatch:
         step, place = divmod(update, config.updates_per_step)
         if batches.step != step:  # not at place 0 where a run goes on between two updates of a step
-            figures = batches.prepare(step, batches.draw(step, is_under_way=place > 0))
+            drawn = batches.draw(step, is_under_way=place > 0)  # publish, sample, score; or what the journal holds
+            figures = batches.prepare(step, drawn)  # the reference's log-probs, advantages, weights, packed rows
             context.progress.advance(0, reward=figures.reward)
         return batches.minibatch(place)
 
@@ -227,6 +228,6 @@ def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, conte
         updater,
         context,
     )
-    state = loop.run()
+    state = loop.run()  # resume; at each update: batch_at, log-probs, loss, update, record, and now and then save
     parts.num_tokens = state.num_tokens
     return {"policy": parts.publish(loop.final_weights())}
