@@ -58,6 +58,22 @@ def test_the_order_of_completions_and_the_names_of_groups_change_nothing(baselin
     assert torch.equal(shuffled.is_counted_S, straight.is_counted_S[order])
 
 
+@pytest.mark.parametrize(("baseline", "scale"), [pair for pair in EVERY if "batch" not in "".join(pair)])
+def test_advantages_within_groups_do_not_depend_on_what_else_is_in_the_step(baseline: Baseline, scale: Scale) -> None:
+    """Ragged groups of 2 to 6 and one of 1, in one step or split over four, in float32: equal to 1e-7."""
+    generator = torch.Generator().manual_seed(5)
+    groups = torch.arange(1, 7).repeat_interleave(torch.arange(1, 7))
+    rewards = torch.randn(len(groups), generator=generator)
+    whole = compute_advantages(rewards, groups, baseline=baseline, scale=scale)
+    for share in range(4):
+        mine = groups % 4 == share
+        part = compute_advantages(rewards[mine], groups[mine], baseline=baseline, scale=scale)
+        assert torch.allclose(part.advantages_S, whole.advantages_S[mine], rtol=0, atol=1e-7)
+        assert torch.equal(part.is_counted_S, whole.is_counted_S[mine])
+    is_compared = baseline != "none" or scale == "group_std"
+    assert whole.num_singletons == int(is_compared)
+
+
 @pytest.mark.parametrize("baseline", ["group_mean", "leave_one_out"])
 def test_a_completion_without_another_of_its_problem_is_left_out_and_counted(baseline: Baseline) -> None:
     rewards, groups = torch.tensor([1.0, 0.0, 5.0, 2.0, 9.0]), torch.tensor([0, 0, 1, 2, 2])

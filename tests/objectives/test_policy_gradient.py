@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from posttrain.objectives.aggregation import Aggregation, compute_token_weights
 from posttrain.objectives.kl import Kl, compute_kl_loss, estimate_kl
 from posttrain.objectives.policy_gradient import PolicyGradient, compute_importance_weights
+from posttrain.objectives.reduction import normalise_weights
 
 OLD = torch.tensor([0.5, 0.5, 0.5, 0.5]).log()
 
@@ -146,6 +148,31 @@ def test_what_a_completion_of_2_and_one_of_8_tokens_weigh_is_the_documented_shar
     lengths = torch.tensor([2, 8])
     weights, divisors = compute_token_weights(lengths, aggregation, max_tokens=10)
     assert (weights * lengths / divisors.sum()).tolist() == pytest.approx(shares)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "weigh"),
+    [
+        ("token_mean", lambda n, lengths, cap: 1 / sum(lengths)),
+        ("sequence_mean", lambda n, lengths, cap: 1 / (n * len(lengths))),
+        ("constant_length", lambda n, lengths, cap: 1 / (cap * len(lengths))),
+        ("sequence_sum", lambda n, lengths, cap: 1 / len(lengths)),
+    ],
+)
+def test_what_a_token_weighs_is_the_documented_function_of_its_completions_length(
+    aggregation: Aggregation, weigh: Callable[[int, list[int], int], float]
+) -> None:
+    """Of each length from 1 to the cap one completion, through the gradient: the slope of a token is its share."""
+    cap = 12
+    lengths = list(range(1, cap + 1))
+    weights, divisors = compute_token_weights(torch.tensor(lengths), aggregation, max_tokens=cap)
+    of_token = torch.arange(cap).repeat_interleave(torch.tensor(lengths))
+    leaf = torch.zeros(len(of_token), requires_grad=True)
+    losses = PolicyGradient(clipping="none")(leaf, {"advantages": -torch.ones(len(of_token))})
+    (losses * normalise_weights(weights[of_token], float(divisors.sum()))).sum().backward()
+    assert leaf.grad is not None
+    expected = [weigh(n, lengths, cap) for n in lengths for _ in range(n)]
+    assert leaf.grad.tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_completion_beyond_the_cap_is_refused() -> None:

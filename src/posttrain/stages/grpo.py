@@ -275,10 +275,10 @@ def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, conte
     def batch_at(update: int) -> StepBatch:
         step, place = divmod(update, config.updates_per_step)
         if batches.step != step:  # not at place 0 where a run goes on between two updates of a step
-            gathered = batches.draw(step, is_under_way=place > 0)
+            drawn = batches.draw(step, is_under_way=place > 0)  # publish, sample, score; or what the journal holds
             if audit is not None:
-                audit.look(step, gathered.groups)
-            figures = batches.prepare(step, gathered)
+                audit.look(step, drawn.groups)
+            figures = batches.prepare(step, drawn)  # the reference's log-probs, advantages, weights, packed rows
             if figures.reward is not None:
                 context.progress.advance(0, reward=figures.reward)
         return batches.minibatch(place)
@@ -304,7 +304,7 @@ def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, conte
         context if audit is None else replace(context, should_stop=lambda: context.should_stop() or audit.should_stop),
     )
     try:
-        state = loop.run()
+        state = loop.run()  # resume; at each update: batch_at, log-probs, loss, update, record, and now and then save
     except TerminatedError:
         if audit is not None and audit.should_stop:
             raise audit.refuse() from None
