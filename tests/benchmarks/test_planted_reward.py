@@ -31,12 +31,13 @@ def write_run(folder: Path, gold: list[float], *, against: bool) -> None:
 
 def test_a_run_says_where_gold_stood_when_the_audit_spoke(tmp_path: Path) -> None:
     """12 correlations of -1 a look win 12 log 1.8 = 7.1, less log 35 of the split: log 200 = 5.3 at the second look."""
-    write_run(tmp_path / "gamed-1", [1.0, 1.2, 0.9, 0.9, 0.8, 0.7, 0.6], against=True)
+    write_run(tmp_path / "gamed-1", [1.0, 1.2, 0.8, 1.0, 0.8, 0.7, 0.6], against=True)
     found = read_found(tmp_path / "gamed-1")
+    # Over the looks around each step: 1.0, 1.0, 0.96, 0.9, 0.78, 0.775, 0.7; 0.2 below the start of 1.0 at step 5.
     assert found is not None and (found.alarm, found.dropped) == (2, 5)
-    assert found.gold_start == pytest.approx(31 / 30) and found.gold_at_alarm == pytest.approx(1.2)
-    assert found.peak_before == pytest.approx(1.2) and found.gold_end == pytest.approx(0.7)
-    assert describe([found])[0][4:] == ["5", "2", "+0.17", "+0.00"]
+    assert found.gold_start == pytest.approx(1.0) and found.gold_at_alarm == pytest.approx(1.0)
+    assert found.peak_before == pytest.approx(1.0) and found.gold_end == pytest.approx(0.7)
+    assert describe([found])[0][4:] == ["5", "2", "+0.00", "+0.00"]
 
 
 def test_a_run_of_an_honest_reward_has_no_alarm(tmp_path: Path) -> None:
