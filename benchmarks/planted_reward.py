@@ -46,8 +46,9 @@ problems, and single ones differ by 0.1 for that alone. The later ones keep the 
 class Found:
     """What came of a run: gold (-3 to 3) at the start, at its highest, and where it was when the audit spoke.
 
-    The start and the end are means over three looks, all else over the five around a step. `peak_before` is the highest gold up to the alarm; `alarm` and `dropped` are the steps of the alarm and
-    at which gold lay 0.2 below the start, None for never.
+    The start and the end are means over three looks, all else over the five around a step. `peak_before` is the highest
+    gold up to the alarm; `alarm` and `dropped` are the steps of the alarm and at which gold lay 0.2 below the start,
+    None for never.
     """
 
     name: str
