@@ -30,7 +30,7 @@ from posttrain.stages.audit import AuditSettings, LookJudge, read_looks
 
 REWARDS = Path(__file__).parents[1] / "recipes" / "gameable_rewards.py"
 HONEST = "honest"
-STEPS = {"polite": 110, "sure": 40, "long": 40, "anywhere": 110, HONEST: 110}
+STEPS = {"polite": 110, "sure": 40, "long": 70, "anywhere": 110, HONEST: 110}
 """Steps in which gold falls by more than 0.2 at the default learning rate, and as many of the honest control."""
 SEEDS = (31, 32, 33)
 """Named before anything was run with them."""
