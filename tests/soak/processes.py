@@ -30,7 +30,9 @@ class Driver:
     """The process that starts commands; a context manager, which leaves no process behind."""
 
     def __enter__(self) -> Driver:
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        # The package of this checkout, wherever another one may be installed.
+        paths = os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY)])
+        environment = {**os.environ, "PYTHONPATH": paths}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.soak.driver"],
             stdin=subprocess.PIPE,
