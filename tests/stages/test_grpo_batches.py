@@ -13,6 +13,7 @@ from posttrain.core.records import Completion, Group, Observation, Outcome, Prob
 from posttrain.rollouts.dynamic import Gathered
 from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.grpo_batches import StepBatches
+from posttrain.training.distributed import Ranks
 
 PROMPT = np.arange(5, dtype=np.int32)
 
@@ -49,12 +50,12 @@ def lay_out(tmp_path: Path, num_observed: int | None, algorithm: str) -> tuple[d
     parts: Any = SimpleNamespace(
         problems=[None], sampler=None, scorer=None, scorer_hash="", environment=None,
         compute_reference=reference if config.method.needs_reference else None,
-        policy=SimpleNamespace(layout="packed"), ranks=SimpleNamespace(rank=0, count=1), is_sharing_exact=True,
+        policy=SimpleNamespace(layout="packed"), ranks=Ranks(), device="cpu", is_sharing_exact=True,
     )  # fmt: skip
     context: Any = SimpleNamespace(seed=1, folder=tmp_path)
     batches = StepBatches(config, parts, context)
     group = Group(Problem("p", []), tuple(make_rollout(n, float(n == 1), num_observed) for n in range(3)))
-    batches.prepare(0, Gathered((group,), 1, 1, 1))
+    batches.prepare(0, Gathered((group,), ((group,),)))
     step = batches.minibatch(0)
     [micro] = step.micro_batches
     found = {name: values.tolist() for name, values in micro.constants.items()}
