@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from posttrain.objectives.advantages import Baseline, Scale, compute_advantages
+from posttrain.objectives.advantages import compute_advantages
+from posttrain.objectives.choices import Baseline, Scale
 
 EVERY = [
     (baseline, scale)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from posttrain.objectives.aggregation import Aggregation, compute_token_weights
-from posttrain.objectives.kl import Kl, compute_kl_loss, estimate_kl
+from posttrain.objectives.aggregation import compute_token_weights
+from posttrain.objectives.choices import Aggregation, Kl
+from posttrain.objectives.kl import compute_kl_loss, estimate_kl
 from posttrain.objectives.policy_gradient import PolicyGradient, compute_importance_weights
 from posttrain.objectives.reduction import normalise_weights
 

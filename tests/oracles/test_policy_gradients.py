@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from posttrain.objectives.kl import Kl, compute_kl_loss
+from posttrain.objectives.choices import Kl
+from posttrain.objectives.kl import compute_kl_loss
 from posttrain.objectives.policy_gradient import PolicyGradient
 from tests.oracles.closed_forms import compute_tilted
 from tests.oracles.divergences import derive_token_forward_gradient, derive_token_reverse_gradient

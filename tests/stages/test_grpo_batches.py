@@ -48,7 +48,7 @@ def lay_out(tmp_path: Path, num_observed: int | None, algorithm: str) -> tuple[d
         return [np.where(ids == 7, 99.0, -0.01 * ids).astype(np.float32) for ids in completions]
 
     parts: Any = SimpleNamespace(
-        problems=[None], sampler=None, scorer=None, scorer_hash="", environment=None,
+        problems=[Problem("p", [])], sampler=None, scorer=None, scorer_hash="", environment=None,
         compute_reference=reference if config.method.needs_reference else None,
         policy=SimpleNamespace(layout="packed"), ranks=Ranks(), device="cpu", is_sharing_exact=True,
     )  # fmt: skip

@@ -32,14 +32,11 @@ Shape letter: S completions of a step, of all its problems.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from posttrain.core.records import SAME_REWARD
-
-Baseline = Literal["group_mean", "leave_one_out", "batch_mean", "none"]
-Scale = Literal["none", "group_std", "batch_std"]
+from posttrain.objectives.choices import Baseline, Scale
 
 
 @dataclass(frozen=True, slots=True)

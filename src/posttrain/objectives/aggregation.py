@@ -16,11 +16,9 @@ punished less by token (arXiv 2503.20783); under `token_mean` long completions w
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
-Aggregation = Literal["token_mean", "sequence_mean", "constant_length", "sequence_sum"]
+from posttrain.objectives.choices import Aggregation
 
 
 def compute_token_weights(

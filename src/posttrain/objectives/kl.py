@@ -20,11 +20,9 @@ pitfalls in KL divergence gradient estimation for RL" (arXiv 2506.09477).
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
-Kl = Literal["none", "reverse_kl", "forward_kl"]
+from posttrain.objectives.choices import Kl
 
 
 def compute_kl_loss(logprobs_N: torch.Tensor, reference_N: torch.Tensor, old_N: torch.Tensor, kl: Kl) -> torch.Tensor:

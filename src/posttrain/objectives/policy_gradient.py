@@ -26,14 +26,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
-from posttrain.objectives.kl import Kl, compute_kl_loss
-
-Ratio = Literal["token", "sequence"]
-Clipping = Literal["ppo", "cispo", "none"]
+from posttrain.objectives.choices import Clipping, Kl, Ratio
+from posttrain.objectives.kl import compute_kl_loss
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,17 +31,13 @@ from posttrain.core.protocols import RunContext
 from posttrain.core.run_folder import StageFolder
 from posttrain.core.sampling import SamplingSettings
 from posttrain.data.sources import DataSource
-from posttrain.objectives.advantages import Baseline, Scale
-from posttrain.objectives.aggregation import Aggregation
-from posttrain.objectives.kl import Kl
-from posttrain.objectives.policy_gradient import Clipping, Ratio
+from posttrain.objectives.choices import Aggregation, Baseline, Clipping, Kl, Ratio, Scale
 from posttrain.rollouts.curriculum import CurriculumSettings
 from posttrain.rollouts.environments import EnvironmentSettings
 from posttrain.stages.audit import AuditSettings
 from posttrain.stages.grpo_family import METHODS, Algorithm, KlPlace, Method
 from posttrain.stages.rollouts import RolloutSettings
 from posttrain.stages.sampler_keys import SamplerKeys, VllmKeys
-from posttrain.stages.step_audit import AuditParts, StepAudit
 from posttrain.stages.training_keys import TrainingKeys
 
 if TYPE_CHECKING:
@@ -54,6 +50,7 @@ if TYPE_CHECKING:
     from posttrain.core.sampling import Sampler
     from posttrain.rollouts.environments import Environment
     from posttrain.stages.grpo_batches import LogprobsOf
+    from posttrain.stages.step_audit import AuditParts, StepAudit
     from posttrain.training.distributed import Ranks
     from posttrain.training.policy import ScoredPolicy
     from posttrain.training.step import StepBatch
@@ -319,5 +316,7 @@ def _build_audit(config: GrpoConfig, parts: GrpoParts, context: RunContext) -> S
     """Return what looks at the stage's steps, None where nothing does."""
     if config.audit is None or parts.audit is None:
         return None
+    from posttrain.stages.step_audit import StepAudit
+
     path = StageFolder(context.folder).audit
     return StepAudit(config.audit, parts.audit, path, config.steps, context.progress.note)

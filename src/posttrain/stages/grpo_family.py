@@ -23,12 +23,12 @@ CISPO's weight and the coefficients of KLs in rewards are this project's: the pa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from posttrain.objectives.advantages import Baseline, Scale
-from posttrain.objectives.aggregation import Aggregation
-from posttrain.objectives.kl import Kl
-from posttrain.objectives.policy_gradient import Clipping, PolicyGradient, Ratio
+from posttrain.objectives.choices import Aggregation, Baseline, Clipping, Kl, Ratio, Scale
+
+if TYPE_CHECKING:
+    from posttrain.objectives.policy_gradient import PolicyGradient
 
 Algorithm = Literal["grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "gspo", "cispo"]
 KlPlace = Literal["loss", "reward"]
@@ -61,6 +61,8 @@ class Method:
 
     def build_objective(self, importance_cap: float | None) -> PolicyGradient:
         """Return the token objective."""
+        from posttrain.objectives.policy_gradient import PolicyGradient
+
         in_loss = self.has_loss_of_its_own
         return PolicyGradient(
             ratio=self.ratio,
