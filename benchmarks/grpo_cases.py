@@ -77,7 +77,15 @@ CASES = {
         {"skip_settled": False},
         {**OWN, "scorer": "grpo_code.py:reward_half_of_prompts"},
     ),
-    "waves": Case("problems drawn until enough groups tell", {"max_waves": 4}, {}, LAB, True, steps=25, measured=550),
+    "waves": Case(
+        "problems drawn until enough groups tell",
+        {"max_waves": 4},
+        {},
+        {**LAB, "data": "lab:logic", "group_size": 4},
+        True,
+        steps=25,
+        measured=550,
+    ),
     "overlap-code": Case(
         "programs judged while others are drawn",
         {},
