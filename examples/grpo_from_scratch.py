@@ -292,7 +292,7 @@ def describe_difference(before: Sequence[bool], after: Sequence[bool]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--held-out", type=int, default=200)
     parser.add_argument("--seed", type=int, default=17)
     arguments = parser.parse_args()

@@ -84,14 +84,16 @@ class PartialJournal:
     def begin(self, step: int, key: str) -> dict[str, Outcome]:
         """Return the verdicts of a step that was begun under a key, by the name of the whole completion.
 
-        What another key left behind is removed, and so is a torn end.
+        What another key left behind is removed, and so is a torn end. What the harness failed on has no verdict: it is
+        judged again.
         """
         lines = list(read_lines(self.path(step)))
         if not lines or lines[0] != {"key": key}:
             lines = [{"key": key}]
         lines = [line for line in lines if "key" in line or "name" in line]
         write_lines(self.path(step), map(format_line, lines))
-        return {line["name"]: Outcome(**line["outcome"]) for line in lines if "name" in line}
+        outcomes = {line["name"]: Outcome(**line["outcome"]) for line in lines if "name" in line}
+        return {name: outcome for name, outcome in outcomes.items() if outcome.fault != "harness"}
 
     def add(self, step: int, verdicts: Sequence[tuple[str, Outcome]]) -> None:
         """Append verdicts by the name of the whole completion."""
