@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import run_here
+from tests.conftest import REPOSITORY
 from tests.pipeline.tiny_runs import make_base
+
+DOCS = REPOSITORY / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +174,10 @@ def test_on_a_terminal_the_text_comes_in_pieces(base: Path) -> None:
 
 
 def test_the_page_about_sampling_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "sampling.md").read_text(encoding="utf-8")
+    page = (DOCS / "sampling.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"`(--[a-z-]+)", page))
     options = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", run_here(capsys, "sample", "--help").out, re.MULTILINE))
     assert len(options) > 20 and options - {"--help", "--json"} <= listed
     chat = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", run_here(capsys, "chat", "--help").out, re.MULTILINE))
-    assert chat <= options | {"--help"}
+    tools = (DOCS / "cli.md").read_text(encoding="utf-8")
+    assert {option for option in chat - options if f"`{option}" not in tools} <= {"--help"}
