@@ -189,7 +189,7 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
 def _show_first(job: StageJob, groups: Sequence[Group]) -> None:
     """Write down the first rollouts of the stage, for the report."""
     tokenizer: Any = job.renderer.tokenizer
-    if groups and not job.folder.preview.exists():
+    if groups and job.ranks.is_writer and not job.folder.preview.exists():
         write_json(job.folder.preview, describe_rollouts(groups, tokenizer, PREVIEW_ROWS))
 
 
