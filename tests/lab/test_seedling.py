@@ -42,6 +42,7 @@ def encode(tokenizer, text):
     return tokenizer(text, add_special_tokens=False).input_ids
 
 
+@pytest.mark.invariants
 def test_another_process_makes_the_same_bytes_from_the_same_seed(seedling, tmp_path):
     program = "import sys, pathlib, posttrain.lab.seedling as lab; lab.build_seedling(pathlib.Path(sys.argv[1]), 17)"
     environment = {"PYTHONHASHSEED": "5", "OMP_NUM_THREADS": "2", "RAYON_NUM_THREADS": "3"}

@@ -41,6 +41,7 @@ for kind, settings in (("full", None), ("lora", SETTINGS)):
 """
 
 
+@pytest.mark.invariants
 def test_equal_content_is_equal_bytes_also_in_another_process(bases: dict[str, Path], tmp_path: Path) -> None:
     """The processes have different hash seeds, so that a set written in its order would differ."""
     root = Path(__file__).resolve().parents[2]

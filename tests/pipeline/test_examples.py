@@ -69,6 +69,7 @@ def test_the_example_recipe_runs_as_it_stands_and_leaves_what_the_documents_list
     assert [path for path in documented if not (folder / path).exists()] == []
 
 
+@pytest.mark.invariants
 def test_the_example_callback_refuses_a_loss_that_runs_away(tmp_path: Path) -> None:
     recipe = read_recipe(EXAMPLES / "own_parts.yaml", ["sft.learning_rate=5", "evaluate=[]"], folder=tmp_path / "run")
     with pytest.raises(RefusedError, match="it had been"):

@@ -118,6 +118,7 @@ def test_interpolation_recovers_what_was_forgotten_and_the_record_shows_the_sear
     assert values["second"] > values["first"] - 0.12
 
 
+@pytest.mark.invariants
 def test_looks_are_counted_over_configurations_of_the_run_folder(workshop: Workshop) -> None:
     first = run(workshop, learn(), forget({"keep": [KEPT]}))
     assert (gate_of(first)["looks"], gate_of(first)["earlier_looks"]) == (1, 0)
@@ -151,6 +152,7 @@ def test_a_person_may_go_on_against_a_gate_and_the_record_says_so(workshop: Work
     assert gate["attempts"][0]["decisions"][0]["action"] == "repair"
 
 
+@pytest.mark.invariants
 def test_a_slow_leak_passes_every_parent_and_is_caught_against_the_baseline(workshop: Workshop) -> None:
     """Each of four stages loses little; together they lose more than the cumulative margin."""
     keep = {"metric": "kept", "margin": 0.2, "baseline": "first", "cumulative_margin": 0.25}
@@ -183,6 +185,7 @@ def test_several_looks_ask_a_growing_part_of_the_rows(workshop: Workshop) -> Non
     assert set(shown.values()) == {NUM_ROWS}
 
 
+@pytest.mark.invariants
 def test_a_gate_decides_again_what_it_decided_when_its_snapshots_are_gone(workshop: Workshop) -> None:
     rules = {"keep": [{"metric": "kept", "margin": 0.3}], "on_fail": ["best_checkpoint"]}
     stage = forget(rules, steps=9, learning_rate=5e-3, warmup_fraction=0.0, schedule="constant")
@@ -193,6 +196,7 @@ def test_a_gate_decides_again_what_it_decided_when_its_snapshots_are_gone(worksh
     assert gate_of(run(workshop, learn(), stage)) == gate_of(first)
 
 
+@pytest.mark.invariants
 def test_a_stage_that_kept_no_weights_on_the_way_says_how_to_get_them(workshop: Workshop) -> None:
     run(workshop, learn(), forget({"keep": [KEPT]}))
     with pytest.raises(RefusedError, match="without keeping its weights") as caught:
@@ -235,6 +239,7 @@ def test_a_run_that_is_stopped_inside_a_gate_has_decided_nothing(workshop: Works
     )
 
 
+@pytest.mark.invariants
 def test_other_names_and_further_rules_do_not_hide_that_rows_were_looked_at(workshop: Workshop) -> None:
     run(workshop, learn(), forget({"keep": [KEPT]}))
     renamed = {**forget({"keep": [KEPT, {"metric": "learned", "margin": 0.9}]}), "name": "renamed"}
@@ -258,6 +263,7 @@ def test_repairs_that_train_again_are_refused_before_several_processes_train(wor
         check_ranks(rounds, Ranks(rank=0, count=2))
 
 
+@pytest.mark.invariants
 def test_training_again_with_replay_or_smaller_steps_makes_candidates_that_are_judged(workshop: Workshop) -> None:
     rules = {"keep": [KEPT], "on_fail": ["replay", "smaller_learning_rate"], "level": 0.1}
     done = run(workshop, learn(), forget(rules))

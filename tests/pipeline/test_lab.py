@@ -203,6 +203,7 @@ def test_a_built_base_has_a_card_of_its_data_and_figures(built) -> None:
     assert all(f"| {skill.name} |" in page for skill in SKILLS)
 
 
+@pytest.mark.invariants
 def test_a_folder_that_exists_is_left_alone_and_the_same_run_gives_the_same_weights(built, tmp_path: Path) -> None:
     build, base, _ = built
     with pytest.raises(RefusedError, match="exists already"):

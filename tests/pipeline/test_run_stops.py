@@ -223,6 +223,7 @@ def check_failing_flushes(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, e
         shutil.rmtree(workshop.folder / into)
 
 
+@pytest.mark.invariants
 def test_a_flush_that_fails_anywhere_stops_a_run_that_then_goes_on(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
