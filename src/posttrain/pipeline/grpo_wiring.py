@@ -12,16 +12,14 @@ import numpy.typing as npt
 import torch
 
 from posttrain.chat.rendering import Renderer
-from posttrain.core.errors import DataError, ModelError, RefusedError
+from posttrain.core.errors import DataError, ModelError
 from posttrain.core.hashing import hash_json
 from posttrain.core.records import Artifact, Problem
 from posttrain.data.examples import check_bad_fraction
 from posttrain.data.ledger import Ledger
 from posttrain.data.tokenized import CONTAMINATED
 from posttrain.kernels.token_logprobs import Head
-from posttrain.models.fusing import fuse_layers
 from posttrain.models.heads import (
-    check_head,
     choose_layout,
     find_backbone,
     find_head,
@@ -30,13 +28,12 @@ from posttrain.models.heads import (
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy, read_context_tokens
 from posttrain.models.logprobs import compute_logprobs
-from posttrain.pipeline.compiled import build_training_kernels
 from posttrain.pipeline.estimates import DTYPES
 from posttrain.pipeline.grpo_samplers import build_stage_sampler
 from posttrain.pipeline.problem_checks import ProblemCheck, build_problem_check
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.scorers import ScorerContext, build_context, build_scorer, hash_scorer
-from posttrain.pipeline.sft_wiring import load_trained_policy
+from posttrain.pipeline.sft_wiring import fit_layers, load_trained_policy
 from posttrain.pipeline.task_rows import read_problems
 from posttrain.pipeline.tools import build_environment, hash_environment
 from posttrain.pipeline.tracked_metric import hash_weights_in_memory
@@ -213,21 +210,8 @@ def load_started_policy(setting: GrpoSetting, config: GrpoConfig) -> LoadedPolic
 
 
 def _build_scored_policy(policy: LoadedPolicy, config: GrpoConfig, ranks: Ranks) -> tuple[ScoredPolicy, list[str]]:
-    notes: list[str] = []
     model = policy.model
-    check_head(model)
-    native, why_not = build_training_kernels(next(model.parameters()))
-    if why_not:
-        notes.append(f"training without compiled kernels, a fifth slower: {why_not}")
-    fuse_layers(model, native)
-    layout = choose_layout(model, may_pack=config.packing != "off")
-    if config.packing == "on" and layout != "packed":
-        raise RefusedError(
-            "packed rows are not isolated in this architecture: a probe gave other hidden states than each row alone",
-            expected="an architecture whose attention can be registered",
-            cure="set packing: auto or off; rows are then padded",
-            place="packing",
-        )
+    layout, notes = fit_layers(model, config)
     if config.activation_checkpointing == "on":
         enable_checkpointing(model)
     scored = ScoredPolicy(model, find_backbone(model), _heat_head(model, config.temperature), layout)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from posttrain.core.errors import RefusedError
 from posttrain.core.seeds import derive_seed
+from posttrain.kernels.layouts import Layout
 from posttrain.models.adapters import continue_adapter, prepare_policy
 from posttrain.models.fusing import fuse_layers
 from posttrain.models.heads import check_head, choose_layout, find_backbone, find_head
@@ -48,17 +49,14 @@ def load_trained_policy(
     return policy
 
 
-def build_scored_policy(
-    policy: LoadedPolicy, config: SftConfig, data: StageData, ranks: Ranks, seed: int
-) -> tuple[ScoredPolicy, list[str]]:
-    """Return the policy in training form, and notes on what was decided.
+def fit_layers(model: Any, config: TrainingKeys) -> tuple[Layout, list[str]]:
+    """Put compiled layers into a model that is to be trained; return how its rows are laid out, and notes.
 
     Raises:
         ModelError: The model's head is not what its logits say.
         RefusedError: `packing: on` for a model in which packed rows are not isolated.
     """
     notes: list[str] = []
-    model = policy.model
     check_head(model)
     native, why_not = build_training_kernels(next(model.parameters()))
     if why_not:
@@ -72,6 +70,20 @@ def build_scored_policy(
             cure="set packing: auto or off; rows are then padded",
             place="packing",
         )
+    return layout, notes
+
+
+def build_scored_policy(
+    policy: LoadedPolicy, config: SftConfig, data: StageData, ranks: Ranks, seed: int
+) -> tuple[ScoredPolicy, list[str]]:
+    """Return the policy in training form, and notes on what was decided.
+
+    Raises:
+        ModelError: The model's head is not what its logits say.
+        RefusedError: `packing: on` for a model in which packed rows are not isolated.
+    """
+    model = policy.model
+    layout, notes = fit_layers(model, config)
     if config.packing == "auto" and layout != "packed":
         notes.append("rows are padded: packing is not exact in this architecture")
     should_checkpoint = config.activation_checkpointing == "on"
