@@ -197,6 +197,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "harness": recipe_values(stage(steps=1), evaluate=[harness()]),
     "perplexity": recipe_values(stage(steps=1), evaluate=[perplexity()]),
     "rl": rl(),
+    "rl_routed": rl(data=[{"source": "rows.jsonl", "scorer": "own.py:length"}, {"source": "held_out.jsonl"}]),
     "rl_updates": rl(minibatches=2, epochs_per_step=2),
     "rl_linear": rl(schedule="linear", steps=4),
     "rl_binary": rl(scorer={"type": "length", "low": 2, "high": 3}, max_waves=4, algorithm="dapo"),

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from posttrain.data.sources import DataSource
 from posttrain.evaluation.monitors.settings import MONITORS
 from posttrain.stages.sampler_keys import VllmKeys
 from tests.contracts.monitor_leaves import MONITOR_LEAVES
@@ -165,6 +166,7 @@ LEAVES: dict[str, Leaf] = {
     "GrpoConfig.algorithm": own("algorithm", "dr_grpo", see_policy, "rl"),
     "GrpoConfig.data": own("data", [{"source": "held_out.jsonl"}], see_policy, "rl"),
     "GrpoConfig.scorer": own("scorer", {"type": "length", "low": 2, "high": 3}, see_policy, "rl"),
+    "ProblemSource.scorer": own("data.0.scorer", {"type": "length", "low": 2, "high": 3}, see_policy, "rl_routed"),
     "GrpoConfig.steps": own("steps", 3, see_plan, "rl"),
     "GrpoConfig.problems_per_step": own("problems_per_step", 3, see_policy, "rl"),
     "GrpoConfig.group_size": own("group_size", 2, see_policy, "rl"),
@@ -231,6 +233,7 @@ _TOOLS = "random weights call nothing: tests/pipeline/test_tool_runs.py and test
 _ONE_TYPE = "says which monitor it is: within the class it has one value"
 WITHOUT_EFFECT: dict[str, str] = {
     **{f"{kind.__name__}.type": _ONE_TYPE for kind in MONITORS.values()},
+    **{f"ProblemSource.{name}": "read as of any source: DataSource's is looked at" for name in DataSource.model_fields},
     "RecipeHead.model": "always there; what it holds is ModelSource's",
     "RecipeHead.chat": "always there; what it holds is ChatSettings'",
     "GenerationTask.type": "says which class reads the task: within the class it has one value",

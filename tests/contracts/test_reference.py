@@ -62,7 +62,12 @@ def recipe_tables() -> dict[str, list[list[str]]]:
 
 
 def documented_fields(kind: type[BaseModel]) -> list[str]:
-    """Return the fields that a class's own table has: what stages share stands in that of `sft`, unless it differs."""
+    """Return the fields that a class's own table has: what stages share stands in that of `sft`, unless it differs.
+
+    What every source has stands in the table of sources.
+    """
+    if issubclass(kind, DataSource) and kind is not DataSource:
+        return [name for name in kind.model_fields if name not in DataSource.model_fields]
     shared = {name: describe_key(name, field) for name, field in TrainingKeys.model_fields.items()}
     if not issubclass(kind, TrainingKeys) or kind is SftConfig:
         return list(kind.model_fields)

@@ -27,6 +27,10 @@ def nothing(completions, **columns):
     return [1.0 for _ in completions]
 
 
+def zero(completions, **columns):
+    return [0.0 for _ in completions]
+
+
 def broken(completions, **columns):
     raise OSError("the disk is away")
 """
@@ -170,6 +174,16 @@ def test_a_step_in_which_nothing_ends_says_nothing_of_rewards_and_the_first_roll
     assert not list(path.parent.glob("rollouts/*"))
 
 
+def test_the_rows_of_a_source_are_judged_by_its_own_scorer(workshop: Workshop) -> None:
+    halves = [
+        {"source": "rows.jsonl", "rows": 4, "scorer": "own.py:nothing"},
+        {"source": "rows.jsonl", "skip": 4, "rows": 4},
+    ]
+    values = rl(data=halves, scorer="own.py:zero", steps=1, problems_per_step=8)
+    run(workshop, values, "halves", overrides=("length_caps", "rollouts"))
+    assert [line["reward"] for line in read_lines(workshop, "halves")] == [0.5]
+
+
 def test_zero_steps_pass_the_policy_on_as_it_is(workshop: Workshop) -> None:
     record = run(workshop, rl(steps=0), "none", overrides=("rollouts", "length_caps"))
     assert record["status"] == "finished" and record["stages"][0]["tokens"] == 0
@@ -211,6 +225,10 @@ def test_a_scorer_that_fails_by_itself_stops_the_run_and_leaves_the_folder_whole
         ({"algorithm": "grop"}, "algorithm"),
         ({"group_size": 1}, "group_size"),
         ({"scorer": "lenght"}, "lenght"),
+        ({"data": [{"source": "rows.jsonl", "scorer": "lenght"}], "scorer": None}, "lenght"),
+        ({"data": [{"source": "rows.jsonl", "scorer": "length"}]}, "the stage's judges nothing"),
+        ({"scorer": None}, "nobody rewards the rows of rows.jsonl"),
+        ({"data": [{"source": "rows.jsonl", "proportion": 1.0}]}, "choose how many of each source by rows"),
     ],
     ids=str,
 )

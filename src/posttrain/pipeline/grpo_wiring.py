@@ -14,6 +14,7 @@ import torch
 from posttrain.chat.rendering import Renderer
 from posttrain.core.errors import DataError, ModelError
 from posttrain.core.hashing import hash_json
+from posttrain.core.protocols import Scorer
 from posttrain.core.records import Artifact, Problem
 from posttrain.data.examples import check_bad_fraction
 from posttrain.data.ledger import Ledger
@@ -32,13 +33,14 @@ from posttrain.pipeline.estimates import DTYPES
 from posttrain.pipeline.grpo_samplers import build_stage_sampler
 from posttrain.pipeline.problem_checks import ProblemCheck, build_problem_check
 from posttrain.pipeline.recipe import Recipe
-from posttrain.pipeline.scorers import ScorerContext, build_context, build_scorer, hash_scorer
+from posttrain.pipeline.scorers import ScorerContext, ScorerValue, build_context, build_scorer, hash_scorer
 from posttrain.pipeline.sft_wiring import fit_layers, load_trained_policy
 from posttrain.pipeline.task_rows import read_problems
 from posttrain.pipeline.tools import build_environment, hash_environment
 from posttrain.pipeline.tracked_metric import hash_weights_in_memory
 from posttrain.pipeline.wiring import find_contaminated_rows
 from posttrain.rollouts.environments import Environment
+from posttrain.scorers.routed import RoutedScorer
 from posttrain.stages.grpo import GrpoConfig, GrpoParts
 from posttrain.stages.grpo_batches import LogprobsOf
 from posttrain.stages.step_audit import AuditParts
@@ -64,22 +66,36 @@ class GrpoSetting:
     is_audit_overridden: bool = False
 
 
-def read_stage_problems(
-    recipe: Recipe, config: GrpoConfig, check: ProblemCheck | None = None
-) -> tuple[list[Problem], Ledger]:
-    """Return a stage's problems without those that the recipe's tasks are measured on, and their ledger.
+@dataclass(frozen=True, slots=True)
+class StageProblems:
+    """The problems of a stage, by source, and what became of all rows."""
 
-    With a check those that cannot be asked or judged are bad rows, which `max_bad_fraction` of their source allows.
+    by_source: list[list[Problem]]
+    ledger: Ledger
+
+    @property
+    def all(self) -> list[Problem]:
+        """The problems of all sources, in order."""
+        return [problem for problems in self.by_source for problem in problems]
+
+
+def read_stage_problems(
+    recipe: Recipe, config: GrpoConfig, checks: Sequence[ProblemCheck] | None = None
+) -> StageProblems:
+    """Return a stage's problems without those that the recipe's tasks are measured on.
+
+    With a check for each source those that cannot be asked or judged are bad rows, which its `max_bad_fraction` allows.
 
     Raises:
         DataError: A source cannot be read, has more bad rows than it may, holds no problem, or two have one id.
     """
-    problems: list[Problem] = []
-    ledger = Ledger()
-    for source, held_back in zip(config.data, find_contaminated_rows(recipe, config.data), strict=True):
+    found = StageProblems([], Ledger())
+    held_back_of = find_contaminated_rows(recipe, config.data)
+    for place, (source, held_back) in enumerate(zip(config.data, held_back_of, strict=True)):
+        problems: list[Problem] = []
         counted = Ledger()
         rows = list(read_problems(recipe.roots, source, ledger=counted))
-        unusable = {} if check is None else check.find_unusable(rows)
+        unusable = {} if checks is None else checks[place].find_unusable(rows)
         counted.rows_trained = counted.samples = 0  # which of the rows are trained on is decided here
         for problem in rows:
             name = problem.problem_id
@@ -92,7 +108,9 @@ def read_stage_problems(
                 counted.train(samples=1, tokens=0, tokens_trained=0)
                 problems.append(problem)
         check_bad_fraction(source, counted)
-        ledger.merge(counted)
+        found.ledger.merge(counted)
+        found.by_source.append(problems)
+    problems = found.all
     names = {problem.problem_id for problem in problems}
     if len(names) < len(problems) or not problems:
         raise DataError(
@@ -103,24 +121,34 @@ def read_stage_problems(
             else "choose sources with rows that can be used, and other problems than the tasks are measured on",
             place="data",
         )
-    return problems, ledger
+    return found
 
 
-def build_stage_check(
+def build_stage_checks(
     recipe: Recipe, config: GrpoConfig, renderer: Renderer, parent: Path, *, allow_unsafe: bool
-) -> ProblemCheck:
-    """Return what checks a stage's problems, for the policy in a folder.
+) -> list[ProblemCheck]:
+    """Return what checks the problems of each of a stage's sources, for the policy in a folder.
 
     Raises:
         RecipeError: The scorer's settings do not fit.
     """
     context = build_context(recipe.roots, recipe.scorers, allow_unsafe=allow_unsafe)
-    return build_problem_check(config.scorer, context, renderer, config.max_new_tokens, read_context_tokens(parent))
+    room = read_context_tokens(parent)
+    checks = {
+        hash_json(value): build_problem_check(value, context, renderer, config.max_new_tokens, room)
+        for value in _list_distinct(config.scorers)
+    }
+    return [checks[hash_json(value)] for value in config.scorers]
+
+
+def _list_distinct(values: Sequence[ScorerValue]) -> list[ScorerValue]:
+    return list({hash_json(value): value for value in values}.values())
 
 
 def hash_stage_scorer(recipe: Recipe, config: GrpoConfig) -> str:
     """Return the name by content of what rewards."""
-    return hash_json(hash_scorer(config.scorer, build_context(recipe.roots, recipe.scorers)))
+    context = build_context(recipe.roots, recipe.scorers)
+    return hash_json([hash_scorer(value, context) for value in config.scorers])
 
 
 def hash_stage_environment(recipe: Recipe, config: GrpoConfig) -> str | None:
@@ -140,7 +168,7 @@ def hash_stage_audit(recipe: Recipe, config: GrpoConfig) -> str | None:
 def build_grpo_parts(
     setting: GrpoSetting,
     config: GrpoConfig,
-    problems: Sequence[Problem],
+    problems: StageProblems,
     policy: LoadedPolicy,
     publish: Callable[[dict[str, torch.Tensor]], Artifact],
 ) -> tuple[GrpoParts, list[str]]:
@@ -158,13 +186,12 @@ def build_grpo_parts(
     scored, notes = _build_scored_policy(policy, config, setting.ranks)
     made.scored = scored
     context = build_context(setting.recipe.roots, setting.recipe.scorers, allow_unsafe=setting.allow_unsafe)
-    scorer = build_scorer(config.scorer, context)
     parts = GrpoParts(
         policy=scored,
         sampler=made.sampler,
-        scorer=scorer,
+        scorer=_build_stage_scorer(config, problems, context),
         scorer_hash=hash_stage_scorer(setting.recipe, config),
-        problems=problems,
+        problems=problems.all,
         compute_reference=_build_reference(setting, config),
         decode=lambda ids: str(setting.renderer.tokenizer.decode(ids)),
         context_tokens=read_context_tokens(Path(setting.parent.folder)),
@@ -178,6 +205,21 @@ def build_grpo_parts(
         audit=_build_audit(setting, config, context),
     )
     return parts, [*made.notes, *notes]
+
+
+def _build_stage_scorer(config: GrpoConfig, problems: StageProblems, context: ScorerContext) -> Scorer:
+    """Return who rewards: one scorer, or for the rows of each source its own."""
+    distinct = _list_distinct(config.scorers)
+    if len(distinct) == 1:
+        return build_scorer(distinct[0], context)
+    built = {hash_json(value): build_scorer(value, context) for value in distinct}
+    return RoutedScorer(
+        {
+            problem.problem_id: built[hash_json(value)]
+            for value, of_source in zip(config.scorers, problems.by_source, strict=True)
+            for problem in of_source
+        }
+    )
 
 
 def _build_environment(setting: GrpoSetting, config: GrpoConfig, context: ScorerContext) -> Environment | None:

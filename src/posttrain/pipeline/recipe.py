@@ -205,15 +205,23 @@ def _find_scorers(
             found |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
             found |= find_tool_plugins(task.environment, roots, describe_tools(positions, ("evaluate", index)))
     for index, entry in enumerate(stages):
-        audit = getattr(entry.config, "audit", None)
-        for path, holder in ((("scorer",), entry.config), (("audit", "scorer"), audit)):
-            scorer = getattr(holder, "scorer", None)
-            if isinstance(scorer, str | dict):
-                found |= find_scorer_plugins(scorer, roots, positions.describe(("stages", index, *path)))
+        for path, scorer in _list_scorers(entry.config):
+            found |= find_scorer_plugins(scorer, roots, positions.describe(("stages", index, *path)))
         environment = getattr(entry.config, "environment", None)
         if isinstance(environment, EnvironmentSettings):
             found |= find_tool_plugins(environment, roots, describe_tools(positions, ("stages", index)))
     return found
+
+
+def _list_scorers(config: Any) -> Iterator[tuple[tuple[str | int, ...], str | dict[str, Any]]]:
+    """Yield the scorers that a stage's configuration names, with their places in it."""
+    sources = getattr(config, "data", None)
+    holders: list[tuple[tuple[str | int, ...], Any]] = [((), config), (("audit",), getattr(config, "audit", None))]
+    holders += [(("data", place), source) for place, source in enumerate(sources if isinstance(sources, list) else ())]
+    for path, holder in holders:
+        scorer = getattr(holder, "scorer", None)
+        if isinstance(scorer, str | dict):
+            yield (*path, "scorer"), scorer
 
 
 def _admit_typed_paths(roots: Roots, overrides: Sequence[str]) -> Roots:

@@ -24,7 +24,7 @@ from posttrain.pipeline.decontaminating import describe_decontamination
 from posttrain.pipeline.grpo_wiring import (
     GrpoSetting,
     build_grpo_parts,
-    build_stage_check,
+    build_stage_checks,
     load_started_policy,
     read_stage_problems,
 )
@@ -157,10 +157,10 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
         job.is_audit_overridden,
     )
     parent = Path(job.parent.folder)
-    check = build_stage_check(job.recipe, config, job.renderer, parent, allow_unsafe=job.allow_unsafe)
-    problems, rows = job.ranks.first(lambda: read_stage_problems(job.recipe, config, check))
+    checks = build_stage_checks(job.recipe, config, job.renderer, parent, allow_unsafe=job.allow_unsafe)
+    problems = job.ranks.first(lambda: read_stage_problems(job.recipe, config, checks))
     _check_key(job)
-    ledger = rows.to_json()
+    ledger = problems.ledger.to_json()
     if job.ranks.is_writer:
         write_json(job.folder.ledger, ledger)
     policy = load_started_policy(setting, config)
@@ -182,7 +182,7 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
         ShareJournals(job.folder).clear()
         if config.curriculum is not None:
             for folder in job.folder.list_rollouts():
-                PassRateLog(folder, len(problems), config.curriculum.decay).clear()
+                PassRateLog(folder, len(problems.all), config.curriculum.decay).clear()
     return StageResult(artifacts, parts.num_tokens, ledger)
 
 

@@ -58,13 +58,19 @@ if TYPE_CHECKING:
 STAGE_VERSION = 1
 
 
+class ProblemSource(DataSource):
+    """A source of problems; `scorer` judges its rows in place of the stage's."""
+
+    scorer: str | dict[str, Any] | None = None
+
+
 class GrpoConfig(TrainingKeys):
     """Configuration of a GRPO stage; what `algorithm` says of a key that is not given holds."""
 
     type: Literal["grpo"] = "grpo"
     algorithm: Algorithm = "grpo"
-    data: list[DataSource] = Field(min_length=1)
-    scorer: str | dict[str, Any]
+    data: list[ProblemSource] = Field(min_length=1)
+    scorer: str | dict[str, Any] | None = Field(None, description="who rewards where a source names nobody else")
 
     steps: int = Field(ge=0, description="times that completions are drawn")
     problems_per_step: int = Field(32, ge=1)
@@ -110,6 +116,7 @@ class GrpoConfig(TrainingKeys):
 
     @model_validator(mode="after")
     def _check_choices(self) -> GrpoConfig:
+        self._check_sources()
         method = self.method
         for name in ("clip_low", "clip_high"):
             value = getattr(self, name)
@@ -151,6 +158,18 @@ class GrpoConfig(TrainingKeys):
             raise ValueError(f"overlong_buffer: {self.overlong_buffer} is no part of {self.max_new_tokens} tokens")
         return self
 
+    def _check_sources(self) -> None:
+        if self.scorer is not None and all(source.scorer is not None for source in self.data):
+            raise ValueError("every source has a scorer of its own, so that the stage's judges nothing: leave one out")
+        for source in self.data:
+            if source.scorer is None and self.scorer is None:
+                raise ValueError(f"nobody rewards the rows of {source.source}: give the stage or the source a scorer")
+            if source.proportion is not None:
+                raise ValueError(
+                    f"proportion of {source.source}: every problem is drawn once in a pass; choose how many of each "
+                    "source by rows, or leave the choice to curriculum"
+                )
+
     def _check_partial(self) -> None:
         tokens = self.rollout_tokens_per_step
         if tokens is None:
@@ -190,6 +209,12 @@ class GrpoConfig(TrainingKeys):
         return replace(known, **chosen)
 
     @property
+    def scorers(self) -> list[str | dict[str, Any]]:
+        """Who rewards the rows of each source, in order: its own scorer, else the stage's."""
+        found = [self.scorer if source.scorer is None else source.scorer for source in self.data]
+        return [scorer for scorer in found if scorer is not None]
+
+    @property
     def updates_per_step(self) -> int:
         """Optimizer updates on what a step draws."""
         return self.minibatches * self.epochs_per_step
@@ -211,7 +236,7 @@ class GrpoConfig(TrainingKeys):
 
     def describe_rollouts(self) -> RolloutSettings:
         """Return what a few groups are drawn by before the stage runs (preflight)."""
-        return RolloutSettings(self.data[0], self.scorer, self.sampling, environment=self.environment)
+        return RolloutSettings(self.data[0], self.scorers[0], self.sampling, environment=self.environment)
 
 
 @dataclass(slots=True)

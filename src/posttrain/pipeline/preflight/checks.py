@@ -19,7 +19,7 @@ from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.task import GenerationTask
 from posttrain.models.loading import read_context_tokens
 from posttrain.pipeline.decontaminating import describe_decontamination, list_searched_tasks
-from posttrain.pipeline.grpo_wiring import build_stage_check, read_stage_problems
+from posttrain.pipeline.grpo_wiring import build_stage_checks, read_stage_problems
 from posttrain.pipeline.plan import derive_stage_seed
 from posttrain.pipeline.preflight import contamination, mask, rollouts, truncation
 from posttrain.pipeline.preflight.findings import Finding, build_refusal
@@ -138,8 +138,8 @@ class Preflight:
         config, name = stage.entry.config, stage.entry.name
         if isinstance(config, GrpoConfig) and name not in self._seen:
             self._seen.add(name)
-            check = build_stage_check(self.recipe, config, self.renderer, self.base, allow_unsafe=self.allow_unsafe)
-            read_stage_problems(self.recipe, config, check)
+            checks = build_stage_checks(self.recipe, config, self.renderer, self.base, allow_unsafe=self.allow_unsafe)
+            read_stage_problems(self.recipe, config, checks)
         if not isinstance(config, SftConfig):
             return None
         context_tokens = read_context_tokens(self.base)
