@@ -28,7 +28,7 @@ from posttrain.pipeline.run import run_recipe
 from posttrain.pipeline.tracked_metric import hash_weights_in_memory
 from posttrain.training.distributed import Ranks
 from tests.models.tiny_models import ARCHITECTURES, make_tokenizer
-from tests.pipeline.test_grpo import OWN, rl
+from tests.pipeline.grpo_runs import OWN, rl
 from tests.pipeline.tiny_runs import Workshop, sft
 
 pytestmark = pytest.mark.invariants

@@ -12,54 +12,13 @@ from posttrain.core.errors import RecipeError, RefusedError, TerminatedError
 from posttrain.core.metrics import DIFFICULTIES
 from posttrain.pipeline.recipe import read_recipe
 from posttrain.pipeline.run import run_recipe
-from tests.pipeline.tiny_runs import StopInTraining, Workshop, drop_times, make_base, recipe_values
-
-OWN = """\
-def length(completions, **columns):
-    return [float(len(text)) for text in completions]
-
-
-def vowels(completions, **columns):
-    return [sum(text.lower().count(letter) for letter in "aeiou") / 8 for text in completions]
-
-
-def nothing(completions, **columns):
-    return [1.0 for _ in completions]
-
-
-def zero(completions, **columns):
-    return [0.0 for _ in completions]
-
-
-def broken(completions, **columns):
-    raise OSError("the disk is away")
-"""
-
-
-def rl(**changes: Any) -> dict[str, Any]:
-    values = {
-        "name": "rl",
-        "type": "grpo",
-        "data": [{"source": "rows.jsonl"}],
-        "scorer": "own.py:length",
-        "steps": 3,
-        "problems_per_step": 4,
-        "group_size": 4,
-        "max_new_tokens": 8,
-        "learning_rate": 3e-3,
-        "dtype": "float32",
-        "log_every_steps": 1,
-        "checkpoint_every_steps": 1,
-    }
-    return recipe_values({**values, **changes})
+from tests.pipeline.grpo_runs import make_workshop, rl
+from tests.pipeline.tiny_runs import StopInTraining, Workshop, drop_times
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
-    made = Workshop(tmp_path / "workshop", make_base(tmp_path / "base"))
-    (made.folder / "own.py").write_text(OWN)
-    monkeypatch.chdir(made.folder)
-    return made
+def workshop(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    return make_workshop(tmp_path, tiny_base, monkeypatch)
 
 
 def run(workshop: Workshop, values: dict[str, Any], name: str, *, overrides: tuple[str, ...] = ()) -> dict:

@@ -12,43 +12,21 @@ import pytest
 from posttrain.core.errors import RecipeError, RefusedError, TerminatedError
 from posttrain.pipeline.recipe import read_recipe
 from posttrain.pipeline.run import run_recipe
-from tests.pipeline.tiny_runs import Notes, StopInTraining, Workshop, make_base, recipe_values
+from tests.pipeline.grpo_runs import OWN, make_workshop, rl
+from tests.pipeline.tiny_runs import Notes, StopInTraining, Workshop
 
-OWN = """\
-def length(completions, **columns):
-    return [float(len(text)) for text in completions]
-
-
-def brevity(completions, **columns):
-    return [-float(len(text)) for text in completions]
-"""
 AUDIT = {"scorer": "own.py:brevity", "level": 0.1}
 
 
-def rl(audit: dict[str, Any] | None, **changes: Any) -> dict[str, Any]:
-    values = {
-        "name": "rl",
-        "type": "grpo",
-        "data": [{"source": "rows.jsonl"}],
-        "scorer": "own.py:length",
-        "steps": 6,
-        "problems_per_step": 6,
-        "group_size": 4,
-        "max_new_tokens": 8,
-        "learning_rate": 1e-3,
-        "dtype": "float32",
-        "log_every_steps": 1,
-        **({} if audit is None else {"audit": audit}),
-    }
-    return recipe_values({**values, **changes})
+def audited(audit: dict[str, Any] | None, **changes: Any) -> dict[str, Any]:
+    watched = {} if audit is None else {"audit": audit}
+    values = {"steps": 6, "problems_per_step": 6, "learning_rate": 1e-3, "checkpoint_every_steps": 100}
+    return rl(**{**values, **watched, **changes})
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
-    made = Workshop(tmp_path / "workshop", make_base(tmp_path / "base"))
-    (made.folder / "own.py").write_text(OWN)
-    monkeypatch.chdir(made.folder)
-    return made
+def workshop(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    return make_workshop(tmp_path, tiny_base, monkeypatch)
 
 
 def run(
@@ -76,8 +54,8 @@ def output(record: dict[str, Any]) -> str:
 
 
 def test_an_alarm_is_told_recorded_and_shown_and_changes_no_weights(workshop: Workshop) -> None:
-    plain, _ = run(workshop, rl(None), "plain")
-    record, notes = run(workshop, rl(AUDIT), "audited")
+    plain, _ = run(workshop, audited(None), "plain")
+    record, notes = run(workshop, audited(AUDIT), "audited")
     assert record["status"] == "finished"
     weights = [
         (workshop.folder / "runs" / name / "artifacts" / output(one) / "model.safetensors").read_bytes()
@@ -95,13 +73,13 @@ def test_an_alarm_is_told_recorded_and_shown_and_changes_no_weights(workshop: Wo
     assert any(note.startswith("ALARM audit of rl at step") for note in notes.notes)
     page = (workshop.folder / "runs" / "audited" / "report.html").read_text()
     assert "finds worse" in page and "hack/selection" in page
-    again, _ = run(workshop, rl(AUDIT), "audited")
+    again, _ = run(workshop, audited(AUDIT), "audited")
     assert again["stages"][0]["status"] == "cached" and again["monitors"] == record["monitors"]
 
 
 def test_an_alarm_that_stops_is_a_refusal_until_it_is_gone_against(workshop: Workshop) -> None:
-    noted, _ = run(workshop, rl(AUDIT), "noted")
-    stopping = rl({**AUDIT, "on_alarm": "stop"})
+    noted, _ = run(workshop, audited(AUDIT), "noted")
+    stopping = audited({**AUDIT, "on_alarm": "stop"})
     for _ in range(2):  # started again, it stops again, at once
         with pytest.raises(RefusedError, match="the audit raised an alarm at step") as caught:
             run(workshop, stopping, "stopped")
@@ -120,7 +98,7 @@ def test_an_alarm_that_stops_is_a_refusal_until_it_is_gone_against(workshop: Wor
 
 
 def test_an_honest_reward_is_silent_and_a_stop_on_the_way_changes_nothing_that_is_read(workshop: Workshop) -> None:
-    honest = rl({"scorer": "own.py:length", "on_alarm": "stop"}, checkpoint_every_steps=2)
+    honest = audited({"scorer": "own.py:length", "on_alarm": "stop"}, checkpoint_every_steps=2)
     whole, _ = run(workshop, honest, "whole")
     with pytest.raises(TerminatedError):
         run(workshop, honest, "parted", stop=StopInTraining(2))
@@ -138,10 +116,10 @@ def test_another_audit_is_another_stage_and_none_has_the_name_that_it_always_had
         ("one", AUDIT),
         ("other", {**AUDIT, "scorer": {"type": "length", "low": 2, "high": 3}}),
     ):
-        record, _ = run(workshop, rl(audit, steps=1), name)
+        record, _ = run(workshop, audited(audit, steps=1), name)
         keys[name] = record["stages"][0]["key"]
     (workshop.folder / "own.py").write_text(OWN.replace("-float", "-2 * float"))
-    changed, _ = run(workshop, rl(AUDIT, steps=1), "changed")
+    changed, _ = run(workshop, audited(AUDIT, steps=1), "changed")
     assert len({*keys.values(), changed["stages"][0]["key"]}) == 4
 
 
@@ -161,5 +139,5 @@ def test_an_audit_that_cannot_be_is_refused_when_the_recipe_is_read(
     workshop: Workshop, audit: dict[str, Any], found: str
 ) -> None:
     with pytest.raises(RecipeError) as caught:
-        run(workshop, rl(audit), "bad")
+        run(workshop, audited(audit), "bad")
     assert found in f"{caught.value.found} {caught.value.expected} {caught.value.cure}"

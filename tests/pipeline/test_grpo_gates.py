@@ -10,13 +10,9 @@ import pytest
 
 from posttrain.core.errors import RecipeError
 from posttrain.pipeline.recipe import read_recipe
+from tests.pipeline.grpo_runs import make_workshop
 from tests.pipeline.test_gates import KEPT, gate_of, learn, run
-from tests.pipeline.tiny_runs import Workshop, make_base
-
-OWN = """\
-def vowels(completions, **columns):
-    return [sum(text.lower().count(letter) for letter in "aeiou") / 8 for text in completions]
-"""
+from tests.pipeline.tiny_runs import Workshop
 
 
 def drift(gate: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -39,11 +35,8 @@ def drift(gate: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
-    made = Workshop(tmp_path / "workshop", make_base(tmp_path / "base"))
-    (made.folder / "own.py").write_text(OWN)
-    monkeypatch.chdir(made.folder)
-    return made
+def workshop(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    return make_workshop(tmp_path, tiny_base, monkeypatch)
 
 
 @pytest.mark.invariants

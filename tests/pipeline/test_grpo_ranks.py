@@ -11,8 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.pipeline.grpo_ranks import run_on_rank, write_recipe
-from tests.pipeline.test_grpo import OWN, rl
-from tests.pipeline.tiny_runs import Workshop, make_base
+from tests.pipeline.grpo_runs import make_workshop, rl
+from tests.pipeline.tiny_runs import Workshop
 from tests.training.rank_jobs import run_ranks
 
 pytestmark = pytest.mark.invariants
@@ -36,12 +36,8 @@ def broken_on_the_second(completions, **columns):
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
-    made = Workshop(tmp_path / "workshop", make_base(tmp_path / "base"))
-    (made.folder / "own.py").write_text(OWN)
-    (made.folder / "faulty.py").write_text(FAULTY)
-    monkeypatch.chdir(made.folder)
-    return made
+def workshop(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    return make_workshop(tmp_path, tiny_base, monkeypatch, faulty=FAULTY)
 
 
 def run_all(workshop: Workshop, values: dict[str, Any], count: int, name: str, **arguments: Any) -> list[str]:

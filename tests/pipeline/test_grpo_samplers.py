@@ -26,17 +26,14 @@ from posttrain.samplers.local import LocalSampler
 from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.sampler_keys import VllmKeys
 from posttrain.training.distributed import Ranks
-from tests.pipeline.test_grpo import OWN, rl
-from tests.pipeline.tiny_runs import Workshop, make_base
+from tests.pipeline.grpo_runs import make_workshop, rl
+from tests.pipeline.tiny_runs import Workshop
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
-    made = Workshop(tmp_path / "workshop", make_base(tmp_path / "base"))
-    (made.folder / "own.py").write_text(OWN)
-    monkeypatch.chdir(made.folder)
+def workshop(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
     monkeypatch.delenv("POSTTRAIN_VLLM_PYTHON", raising=False)
-    return made
+    return make_workshop(tmp_path, tiny_base, monkeypatch)
 
 
 def read(workshop: Workshop, **changes: Any) -> tuple[Recipe, GrpoConfig]:
