@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -193,17 +194,16 @@ def test_zero_steps_pass_the_policy_on(workshop: Workshop) -> None:
 
 
 def test_a_gate_holds_the_stage_and_goes_back_to_a_snapshot(workshop: Workshop) -> None:
-    keep = {"metric": "held_out", "margin": 0.05, "baseline": "base"}
     ask = task(type="perplexity", development={"source": "rows.jsonl", "rows": 5})
     ask.pop("max_new_tokens")
-    gate = {"keep": [keep], "on_fail": ["best_checkpoint", "smaller_learning_rate", "interpolate"]}
-    with_gate = dpo(steps=6, learning_rate=0.3, gate=gate)
-    try:
-        done = workshop.run(with_gate, evaluate=[ask])
-    except RefusedError:
-        done = workshop.finished()
-    tried = {one["repair"] for one in done.record["stages"][0]["gate"]["repairs"]}
-    assert "best_checkpoint" in tried
+    floor = {"metric": "held_out", "at_least": 0.9}
+    gate = {"floor": [floor], "on_fail": ["best_checkpoint", "smaller_learning_rate", "interpolate"]}
+    with contextlib.suppress(RefusedError):
+        workshop.run(dpo(steps=6, learning_rate=0.1, gate=gate), evaluate=[ask])
+    attempts = workshop.finished().record["stages"][0]["gate"]["attempts"]
+    assert [one["repair"] for one in attempts][1] == "best_checkpoint"
+    tried = [one["settings"] for one in attempts[1]["search"]["candidates"]]
+    assert tried == [{"step": step} for step in range(1, 6)]
 
 
 def test_the_plan_knows_steps_and_tokens_and_rows_are_shown_by_branch(workshop: Workshop) -> None:
