@@ -3,8 +3,8 @@
     python -m benchmarks.dpo_speed --rounds 5 --peer-python <an environment with TRL>/bin/python
 
 Ours is a recipe carried out by the pipeline, once with both branches behind one prompt (`shared`) and once with a
-prompt before each (`apart`); TRL is its DPOTrainer, with each of `--peer-settings`. Sides run in turn, each in a process
-of its own. Prints markdown, and writes every run's record to `<folder>/dpo_speed.json`.
+prompt before each (`apart`); TRL is its DPOTrainer, with each of `--peer-settings`. Sides run in turn, each in a
+process of its own. Prints markdown, and writes every run's record to `<folder>/dpo_speed.json`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def describe_run(record: Record) -> str:
     return (
         f"{record['model']:<5} {record['setting']:<11} {record['pairs_per_second']:7.2f} pairs/s"
         f"  reference {record['reference_seconds']:6.2f} s  {record['peak_memory_bytes'] / 1e9:5.2f} GB"
-        f"  {record['trained_tokens']:,.0f} tokens a step  loss {record['first_loss']:.4f} to {record['final_loss']:.4f}"
+        f"  {record['trained_tokens']:,.0f} tokens a step  loss {record['first_loss']:.3f}, {record['final_loss']:.3f}"
         f"  product {record['product_gflops']:.0f} GFLOP/s"
     )
 

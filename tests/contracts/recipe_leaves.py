@@ -296,7 +296,7 @@ WITHOUT_EFFECT: dict[str, str] = {
     "SftConfig.type": "says which class reads the stage: within the class it has one value",
     "GrpoConfig.type": "says which class reads the stage: within the class it has one value",
     "PreferenceConfig.type": "says which class reads the stage: within the class it has one value",
-    "PreferenceConfig.activation_checkpointing": "changes memory alone: tests/pipeline/test_preference.py trains with it",
+    "PreferenceConfig.activation_checkpointing": "changes memory alone: tests/pipeline/test_preference.py",
     "GrpoConfig.sampler": "who draws: tests/pipeline/test_grpo_samplers.py looks at what is built",
     **{
         f"VllmKeys.{field}": "said to vLLM's process: tests/pipeline/test_grpo_samplers.py looks at what is said"

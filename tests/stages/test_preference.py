@@ -1,4 +1,4 @@
-"""What a step of pairs is made of: the exact gradient however pairs lie, the reference, figures and the alarm by hand."""
+"""What a step of pairs is made of: the gradient however pairs lie, the reference, figures and alarm by hand."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_without_a_reference_the_first_figures_are_the_start_also_after_a_stop()
     assert again.look(sums_of(-3.2, -5.2))["logps/chosen_change"] == pytest.approx(-0.6)
     assert again.should_stop and notes
     third, _ = make_alarm(has_reference=False, may_stop=True)
-    with pytest.raises(RefusedError, match="0.600 nats"):
+    with pytest.raises(RefusedError, match=r"0\.600 nats"):
         third.restore(again.keep())
 
 

@@ -132,7 +132,7 @@ _TRAINED = (
 
 
 def build_charts(stage: int, lines: Sequence[Mapping[str, Any]]) -> tuple[list[Chart], list[Chart]]:
-    """Return the charts that every training has, those of sampling and of pairs before them, and those of all other metrics.
+    """Return the charts of training, those of sampling and of pairs before them, and those of all other metrics.
 
     How problems are weighed is among the others where all weigh the same.
 
