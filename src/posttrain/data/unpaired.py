@@ -1,4 +1,4 @@
-"""Rows of one completion with a label: made of pairs, their labels checked, their completions put behind other prompts."""
+"""Rows of one completion with a label: made of pairs, labels checked, completions put behind other prompts."""
 
 from __future__ import annotations
 
