@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from posttrain.objectives.kto import (
-    BcoObjective,
-    KtoObjective,
+    BcoLoss,
+    KtoLoss,
     RewardShift,
+    UnpairedObjective,
     compute_balance,
     compute_kl_point,
 )
@@ -21,7 +22,7 @@ IS_DESIRABLE = torch.tensor([True, False, True, False])
 RATIOS = torch.tensor([3.0, 3.0, -1.0, -1.0], dtype=torch.float64)
 
 
-def differentiate(objective: KtoObjective | BcoObjective, constants: dict[str, torch.Tensor]) -> list[float]:
+def differentiate(objective: KtoLoss | BcoLoss, constants: dict[str, torch.Tensor]) -> list[float]:
     leaf = (REFERENCE + RATIOS).requires_grad_()
     (slopes,) = torch.autograd.grad(objective(leaf, constants).sum(), leaf)
     return [float(slope) for slope in slopes]
@@ -44,7 +45,7 @@ def test_ktos_losses_and_slopes_are_the_ones_worked_out_by_hand() -> None:
     sigma(u) sigma(-u) = 9/100 in each row: -0.18 ln 3 where it is desirable, 0.27 ln 3 where not.
     """
     beta = math.log(3)
-    objective = KtoObjective(beta, desirable_weight=2.0, undesirable_weight=3.0)
+    objective = KtoLoss(beta, desirable_weight=2.0, undesirable_weight=3.0)
     constants = constants_of_kto(1.0)
     assert objective(REFERENCE + RATIOS, constants).tolist() == pytest.approx([0.2, 2.7, 1.8, 0.3])
     expected = [-0.18 * beta, 0.27 * beta, -0.18 * beta, 0.27 * beta]
@@ -58,7 +59,7 @@ def test_bcos_losses_and_slopes_are_the_ones_worked_out_by_hand() -> None:
     -0.2 ln 3 and -1.8 ln 3; w beta sigma(u) of the others: 2.7 ln 3 and 0.3 ln 3.
     """
     beta = math.log(3)
-    objective = BcoObjective(beta, desirable_weight=2.0, undesirable_weight=3.0)
+    objective = BcoLoss(beta, desirable_weight=2.0, undesirable_weight=3.0)
     constants = constants_of_bco(math.log(3))
     expected = [2 * math.log(10 / 9), 3 * math.log(10), 2 * math.log(10), 3 * math.log(10 / 9)]
     assert objective(REFERENCE + RATIOS, constants).tolist() == pytest.approx(expected)
@@ -68,7 +69,7 @@ def test_bcos_losses_and_slopes_are_the_ones_worked_out_by_hand() -> None:
 
 def test_no_gradient_flows_through_the_kl_point_or_the_shift() -> None:
     leaf = torch.tensor([0.5, 0.5, 0.5, 0.5], dtype=torch.float64, requires_grad=True)
-    for objective, name in ((KtoObjective(), "kl_point"), (BcoObjective(), "reward_shift")):
+    for objective, name in ((KtoLoss(), "kl_point"), (BcoLoss(), "reward_shift")):
         logprobs = (REFERENCE + RATIOS).requires_grad_()
         constants = {"reference_logprobs": REFERENCE, "is_desirable": IS_DESIRABLE, name: leaf}
         slopes = torch.autograd.grad(objective(logprobs, constants).sum(), [logprobs, leaf], allow_unused=True)
@@ -78,8 +79,8 @@ def test_no_gradient_flows_through_the_kl_point_or_the_shift() -> None:
 def test_at_step_0_every_value_is_a_half_and_every_loss_of_bco_ln_2() -> None:
     """The policy is the reference: r = 0, so z = 0 from any mismatched completions, and the shift is 0."""
     assert compute_kl_point(0.0, 3) == 0.0 and RewardShift().value == 0.0
-    assert KtoObjective()(REFERENCE, constants_of_kto(0.0)).tolist() == [0.5] * 4
-    assert BcoObjective()(REFERENCE, constants_of_bco(0.0)).tolist() == pytest.approx([math.log(2)] * 4)
+    assert KtoLoss()(REFERENCE, constants_of_kto(0.0)).tolist() == [0.5] * 4
+    assert BcoLoss()(REFERENCE, constants_of_bco(0.0)).tolist() == pytest.approx([math.log(2)] * 4)
 
 
 def test_the_kl_point_is_the_mean_log_ratio_and_never_below_0() -> None:
@@ -92,8 +93,8 @@ def test_far_from_the_point_ktos_slope_vanishes_and_bcos_keeps_the_whole_weight_
     """r = -1000 of a desirable row, beta 1: sigma(-1000) sigma(1000) is 0; BCO's slope is -1 and its loss 1000."""
     logprobs = torch.tensor([-1000.0], dtype=torch.float64, requires_grad=True)
     zero, one = torch.zeros(1, dtype=torch.float64), torch.tensor([True])
-    kto = KtoObjective(1.0)(logprobs, {"reference_logprobs": zero, "is_desirable": one, "kl_point": zero})
-    bco = BcoObjective(1.0)(logprobs, {"reference_logprobs": zero, "is_desirable": one, "reward_shift": zero})
+    kto = KtoLoss(1.0)(logprobs, {"reference_logprobs": zero, "is_desirable": one, "kl_point": zero})
+    bco = BcoLoss(1.0)(logprobs, {"reference_logprobs": zero, "is_desirable": one, "reward_shift": zero})
     assert (kto.item(), bco.item()) == (1.0, 1000.0)
     assert torch.autograd.grad(kto.sum(), logprobs)[0].item() == pytest.approx(0.0, abs=1e-12)
     assert torch.autograd.grad(bco.sum(), logprobs)[0].item() == -1.0
@@ -109,7 +110,7 @@ def test_a_steps_loss_does_not_depend_on_how_its_rows_are_cut_or_ordered(is_kto:
         "is_desirable": torch.arange(8) % 3 > 0,
         "kl_point" if is_kto else "reward_shift": torch.full((8,), 0.3, dtype=torch.float64),
     }
-    objective = KtoObjective(0.5, 1.0, 1.5) if is_kto else BcoObjective(0.5, 1.0, 1.5)
+    objective = KtoLoss(0.5, 1.0, 1.5) if is_kto else BcoLoss(0.5, 1.0, 1.5)
 
     def compute(groups: list[list[int]]) -> tuple[float, list[float]]:
         leaf = logprobs.clone().requires_grad_()
@@ -127,6 +128,28 @@ def test_a_steps_loss_does_not_depend_on_how_its_rows_are_cut_or_ordered(is_kto:
         other_loss, other_slopes = compute(groups)
         assert other_loss == pytest.approx(loss, abs=1e-12)
         assert other_slopes == pytest.approx(slopes, abs=1e-12)
+
+
+def test_of_tokens_the_loss_is_that_of_their_sums_and_lies_at_each_completions_first_token() -> None:
+    """Completions of two, one and three tokens, the second in between: sums -2.5, -1 and -6; the slopes are shared."""
+    logprobs = torch.tensor([-1.0, -1.0, -1.5, -3.0, -2.0, -1.0], dtype=torch.float64, requires_grad=True)
+    sequences = torch.tensor([0, 1, 0, 2, 2, 2])
+    of_sequence = {
+        "reference_logprobs": torch.tensor([-2.0, -3.0, -4.0], dtype=torch.float64),
+        "is_desirable": torch.tensor([1.0, 0.0, 1.0]),
+        "kl_point": torch.full((3,), 0.25, dtype=torch.float64),
+    }
+    constants = {name: values[sequences] for name, values in of_sequence.items()} | {"sequences": sequences}
+    loss = KtoLoss(0.5, 1.0, 2.0)
+    found = UnpairedObjective(loss)(logprobs, constants)
+    sums = torch.tensor([-2.5, -1.0, -6.0], dtype=torch.float64, requires_grad=True)
+    expected = loss(sums, of_sequence)
+    assert found[[0, 1, 3]].tolist() == pytest.approx(expected.tolist())
+    assert found[[2, 4, 5]].tolist() == [0.0, 0.0, 0.0]
+    (slopes,) = torch.autograd.grad(found.sum(), logprobs)
+    (of_sums,) = torch.autograd.grad(expected.sum(), sums)
+    assert slopes.tolist() == pytest.approx(of_sums[sequences].tolist())
+    assert UnpairedObjective(loss).is_coupled
 
 
 def test_the_shift_is_the_middle_of_both_labels_averages() -> None:

@@ -13,7 +13,7 @@ import pytest
 import scipy.optimize
 import torch
 
-from posttrain.objectives.kto import BcoObjective, KtoObjective, RewardShift, compute_kl_point
+from posttrain.objectives.kto import BcoLoss, KtoLoss, RewardShift, compute_kl_point
 from tests.oracles.closed_forms import compute_tilted
 from tests.oracles.enumeration import CompletionSpace, TabularPolicy, compute_total_variation, draw_values
 from tests.oracles.minimising import NotConvergedError, Probabilities, descend, minimise, minimise_over_probabilities
@@ -34,7 +34,7 @@ def sigmoid(values: Probabilities) -> Probabilities:
     return 1 / (1 + np.exp(-values))
 
 
-def expect(objective: KtoObjective | BcoObjective, policy: TabularPolicy, desirable_XY: torch.Tensor, name: str,
+def expect(objective: KtoLoss | BcoLoss, policy: TabularPolicy, desirable_XY: torch.Tensor, name: str,
            point: float) -> torch.Tensor:  # fmt: skip
     """Return the expected loss of a row, both labels of every completion in the batch."""
     logprobs_S = policy.compute_logprobs_XY().flatten()
@@ -63,7 +63,7 @@ def test_ktos_fixed_point_is_what_a_minimiser_over_the_simplex_finds_for_its_own
     It is above 0 here, so that the choice of mismatched completions matters.
     """
     desirable_XY = label_rows(0.55, 0.98)
-    objective = KtoObjective(BETA, *weights)
+    objective = KtoLoss(BETA, *weights)
     policy = TabularPolicy.draw(SPACE, seed=2)
     descend(
         lambda policy: expect(objective, policy, desirable_XY, "kl_point", measure_kl_point(policy)),
@@ -93,7 +93,7 @@ def test_ktos_fixed_point_is_what_a_minimiser_over_the_simplex_finds_for_its_own
 def test_at_ktos_optimum_the_slope_over_the_probability_is_the_same_for_all_completions_of_a_prompt() -> None:
     desirable_XY, point = label_rows(0.55, 0.98), 0.4
     policy = TabularPolicy.draw(SPACE, seed=2)
-    minimise(lambda policy: expect(KtoObjective(BETA), policy, desirable_XY, "kl_point", point), policy)
+    minimise(lambda policy: expect(KtoLoss(BETA), policy, desirable_XY, "kl_point", point), policy)
     logprobs_XY = policy.compute_logprobs_XY().detach()
     values_XY = torch.sigmoid(BETA * (logprobs_XY - REFERENCE_XY - point))
     slopes_XY = BETA * DATA_XY * (2 * desirable_XY - 1) * values_XY * (1 - values_XY)
@@ -106,7 +106,7 @@ def test_a_completion_that_is_mostly_undesirable_has_no_finite_optimum_under_kto
     assert bool((desirable_XY < 0.5).any())
     with pytest.raises(NotConvergedError):
         minimise(
-            lambda policy: expect(KtoObjective(1.5), policy, desirable_XY, "kl_point", 0.0),
+            lambda policy: expect(KtoLoss(1.5), policy, desirable_XY, "kl_point", 0.0),
             TabularPolicy.draw(SPACE, seed=2),
         )
 
@@ -131,7 +131,7 @@ def test_bco_at_the_exact_shift_is_the_tilted_reference() -> None:
                 "is_desirable": torch.full(logprobs_S.shape, is_desirable),
                 "reward_shift": torch.full_like(logprobs_S, shift),
             }
-            total = total + (share_S * BcoObjective(BETA)(logprobs_S, constants)).mean()
+            total = total + (share_S * BcoLoss(BETA)(logprobs_S, constants)).mean()
         return total
 
     minimise(compute, policy)
@@ -154,7 +154,7 @@ def test_bcos_fixed_point_is_what_a_minimiser_over_the_simplex_finds_for_its_own
     policy = TabularPolicy.draw(SPACE, seed=2)
     descend(
         lambda policy: expect(
-            BcoObjective(BETA), policy, desirable_XY, "reward_shift",
+            BcoLoss(BETA), policy, desirable_XY, "reward_shift",
             measure_shift(policy.compute_logprobs_XY(), desirable_XY),
         ),
         policy,

@@ -18,7 +18,8 @@ to the whole w beta there. Where one label is rarer, Ethayarajh et al. advise w_
 Known differences: z is the mean over the whole optimizer step and not of a micro-batch, and y' comes from the whole
 data (`data.mismatched`), so that neither depends on how a step is cut up. d is a moving average that holds both labels'
 means apart, so that each counts half however many rows it has, and it is that of the steps before: 0 in the first one.
-BCO's weighting of undesirable rows by a classifier of prompts is not here.
+BCO's weighting of undesirable rows by a classifier of prompts is not here. Shape letters: S completions, N their scored
+tokens in one micro-batch.
 
 Sources: KTO, Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization" (arXiv 2402.01306,
 equations 7 and 8); BCO, Jung et al. 2024, "Binary Classifier Optimization for Large Language Model Alignment" (arXiv
@@ -36,8 +37,8 @@ from torch.nn.functional import logsigmoid
 
 
 @dataclass(frozen=True, slots=True)
-class KtoObjective:
-    """KTO as a sequence objective: maps completions' log-probs [S] to losses [S], each in [0, its label's weight].
+class KtoLoss:
+    """KTO's loss: maps completions' log-probs [S] to losses [S], each in [0, its label's weight].
 
     Args:
         beta: How fast the value saturates with the log ratio, nats^-1, > 0.
@@ -68,8 +69,8 @@ class KtoObjective:
 
 
 @dataclass(frozen=True, slots=True)
-class BcoObjective:
-    """BCO as a sequence objective: maps completions' log-probs [S] to losses [S] >= 0, nats.
+class BcoLoss:
+    """BCO's loss: maps completions' log-probs [S] to losses [S] >= 0, nats.
 
     Args:
         beta: Factor of the reward beta r, > 0.
@@ -100,6 +101,42 @@ class BcoObjective:
 
 def _weigh(is_desirable_S: torch.Tensor, like_S: torch.Tensor, desirable: float, undesirable: float) -> torch.Tensor:
     return torch.where(is_desirable_S, like_S.new_tensor(desirable), like_S.new_tensor(undesirable))
+
+
+@dataclass(frozen=True, slots=True)
+class UnpairedObjective:
+    """A loss of completions as a coupled token objective (`kernels.token_logprobs`): it lies at their first tokens.
+
+    Every scored token of a completion has the completion's weight, and lies in the same micro-batch as the others.
+    Constants of a call, each [N]: `sequences`, which completion of the micro-batch a token is of, counted from 0
+    without gaps; those of `loss`, at every token the same number as at the others of its completion.
+    """
+
+    loss: KtoLoss | BcoLoss
+
+    is_coupled = True
+
+    def __call__(self, logprobs_N: torch.Tensor, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the loss of each completion at its first token and 0 at the others, [N]."""
+        sums_S, first_S = sum_completions(logprobs_N, constants)
+        losses_S = self.loss(sums_S, {name: values[first_S] for name, values in constants.items()})
+        return logprobs_N.new_zeros(len(logprobs_N)).index_put((first_S,), losses_S)
+
+
+def sum_completions(
+    logprobs_N: torch.Tensor, constants: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the log-prob of each whole completion, and where its first scored token is, both [S].
+
+    Args:
+        logprobs_N: Log-probs of the scored tokens, nats.
+        constants: Of these `sequences`, as in `UnpairedObjective`.
+    """
+    sequences_N = constants["sequences"].long()
+    count = int(sequences_N.max()) + 1 if len(sequences_N) else 0
+    numbers_N = torch.arange(len(sequences_N), device=sequences_N.device)
+    first_S = numbers_N.new_full((count,), len(sequences_N)).scatter_reduce(0, sequences_N, numbers_N, "amin")
+    return logprobs_N.new_zeros(count).index_add(0, sequences_N, logprobs_N), first_S
 
 
 def compute_kl_point(total: float, count: int) -> float:
