@@ -50,7 +50,7 @@ from posttrain.data.tokenizing import (
     load_sources,
 )
 from posttrain.data.truncation import TOO_LONG, cut_oldest_turn
-from posttrain.data.unpaired import split_pair
+from posttrain.data.unpaired import split_pairs
 
 PAIRS_VERSION = 1
 """Part of every key: raised whenever the same rows and settings would give other tokens."""
@@ -69,10 +69,9 @@ class PairSettings:
     """What decides the tokens of a row, beside the row.
 
     Made by the wiring of a stage. `kind` is `preference` (two completions: chosen, rejected) or `unpaired` (one, and
-    the column `label`); of a pair `unpaired` makes two rows if it `splits_pairs` (`data.unpaired.split_pair`), and the
-    ledger counts both; else it is a bad row. `max_length` is in tokens of the prompt with its longer completion, None
-    for no limit. `columns` names further columns that are kept beside the tokens. `renderer_hash` names template, date
-    and template arguments, `tokenizer_hash` the vocabulary.
+    the column `label`; `splits_pairs` makes two such rows of a pair). `max_length` is in tokens of the prompt with its
+    longer completion, None for no limit. `columns` names further columns that are kept beside the tokens.
+    `renderer_hash` names template, date and template arguments, `tokenizer_hash` the vocabulary.
     """
 
     renderer_hash: str
@@ -98,11 +97,10 @@ class PairSettings:
         return {
             "renderer": self.renderer_hash,
             "tokenizer": self.tokenizer_hash,
-            "kind": self.kind,
+            "kind": "unpaired, pairs split" if self.splits_pairs else self.kind,
             "max_length": self.max_length,
             "truncation": "drop" if self.truncation == "refuse" else self.truncation,
             "columns": sorted(self.columns),
-            "splits_pairs": self.splits_pairs,
             "pairs": PAIRS_VERSION,
         }
 
@@ -271,9 +269,7 @@ class _Pairs:
         check_lost_rows(source, ledger, settings.truncation, settings.max_length, settings.max_affected_fraction)
 
     def tokenize(self, job: SourceJob, batch: list[Example]) -> Iterator[TokenizedRow]:
-        if self.settings.kind == "unpaired" and self.settings.splits_pairs:
-            num_pairs, batch = len(batch), [row for example in batch for row in split_pair(example)]
-            job.ledger.rows_in += len(batch) - num_pairs
+        batch = split_pairs(batch, job.ledger) if self.settings.splits_pairs else batch
         for example, parts in zip(batch, self._render(batch), strict=True):
             if isinstance(parts, BadRow):
                 drop_bad_row(job.source, job.ledger, parts)

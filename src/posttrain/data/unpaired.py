@@ -12,6 +12,7 @@ import numpy.typing as npt
 from posttrain.core.errors import DataError
 from posttrain.core.hashing import hash_bytes
 from posttrain.core.records import Example
+from posttrain.data.ledger import Ledger
 
 if TYPE_CHECKING:
     from posttrain.data.pairs import PairRows
@@ -93,6 +94,13 @@ def rotate_completions(prompts: Sequence[str], completions: Sequence[str]) -> np
     same = [int((prompts_R[order] == prompts_R[np.roll(order, -shift)]).sum()) for shift in shifts]
     partners_R[order] = np.roll(order, -int(shifts[int(np.argmin(same))]))
     return partners_R
+
+
+def split_pairs(examples: Sequence[Example], ledger: Ledger) -> list[Example]:
+    """Return examples with two rows in the place of each pair; the ledger counts both."""
+    rows = [row for example in examples for row in split_pair(example)]
+    ledger.rows_in += len(rows) - len(examples)
+    return rows
 
 
 def split_pair(example: Example) -> list[Example]:
