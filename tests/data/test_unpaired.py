@@ -10,10 +10,11 @@ import pytest
 
 from posttrain.core.errors import DataError
 from posttrain.core.records import Example
+from posttrain.data.mismatched import mismatch_rows, rotate_completions
 from posttrain.data.pairs import EMPTY_COMPLETION, PairData, PairSettings, load_pairs
 from posttrain.data.sources import DataSource
 from posttrain.data.tokenizing import DataPlace
-from posttrain.data.unpaired import mismatch_completions, read_labels, rotate_completions, split_pair
+from posttrain.data.unpaired import read_labels, split_pair
 from tests.data.files import say, write_lines
 from tests.data.small_renderer import SmallRenderer, read_text
 
@@ -105,11 +106,36 @@ def test_a_text_in_the_majority_shares_the_others_completions() -> None:
     assert partners.tolist() == [2, 2, 0, 2]
 
 
-def test_which_completion_goes_where_is_known_from_tokens_and_through_all_sources(tmp_path: Path) -> None:
+def read_mismatched(rows: Any) -> list[tuple[str, str, str]]:
+    return [
+        (row.row_id, read_text(row.prompt.ids_T.tolist()), read_text(row.chosen.ids_T.tolist()))
+        for source in rows
+        for row in source
+    ]
+
+
+def test_mismatched_rows_have_their_own_prompt_and_anothers_completion_through_all_sources(tmp_path: Path) -> None:
     first = load(tmp_path, PAIR).sources
     (tmp_path / "more").mkdir()
     second = load(tmp_path / "more", ROW, {**ROW, "prompt": "9-3?"}).sources
-    partners = mismatch_completions([*first, *second])
-    texts = ["four", "five", "six", "six"]
-    assert all(texts[partner] != text for partner, text in zip(partners, texts, strict=True))
-    assert len(partners) == 4
+    own = read_mismatched([*first, *second])
+    found = mismatch_rows([*first, *second])
+    others = read_mismatched(found)
+    assert [row[:2] for row in others] == [row[:2] for row in own]
+    assert sorted(row[2] for row in others) == ["five", "four", "six", "six"]
+    assert all(other[2] != mine[2] for other, mine in zip(others, own, strict=True))
+    for source in found:
+        lengths = [[len(row.prompt.ids_T), len(row.chosen.ids_T)] for row in source]
+        assert source.part_lengths_RK.tolist() == lengths
+    assert len({source.content_hash for source in [*first, *second, *found]}) == 4
+
+
+def test_a_mismatched_completion_is_cut_to_what_fits_and_keeps_at_least_one_token(tmp_path: Path) -> None:
+    """Prompts of 4 and 5 characters, completions of 9 and 1 with their stop: 4 + 2 and 5 + 2 of at most 7 tokens."""
+    sources = load(tmp_path, {**ROW, "completion": "long text"}, {**ROW, "prompt": "10-3?", "completion": "7"}).sources
+    (rows,) = mismatch_rows(sources, max_length=7)
+    assert rows[1].chosen.ids_T.tolist() == sources[0][0].chosen.ids_T[:2].tolist()
+    assert rows.part_lengths_RK.tolist() == [[4, 2], [5, 2]]
+    (rows,) = mismatch_rows(sources, max_length=5)
+    assert rows.part_lengths_RK[:, 1].tolist() == [1, 1]
+    assert mismatch_rows(sources, max_length=5)[0].content_hash != mismatch_rows(sources)[0].content_hash

@@ -30,12 +30,12 @@ def differentiate(objective: KtoLoss | BcoLoss, constants: dict[str, torch.Tenso
 
 def constants_of_kto(kl_point: float) -> dict[str, torch.Tensor]:
     point = torch.full((4,), kl_point, dtype=torch.float64)
-    return {"reference_logprobs": REFERENCE, "is_desirable": IS_DESIRABLE, "kl_point": point}
+    return {"references": REFERENCE, "is_desirable": IS_DESIRABLE, "kl_point": point}
 
 
 def constants_of_bco(shift: float) -> dict[str, torch.Tensor]:
     shifts = torch.full((4,), shift, dtype=torch.float64)
-    return {"reference_logprobs": REFERENCE, "is_desirable": IS_DESIRABLE, "reward_shift": shifts}
+    return {"references": REFERENCE, "is_desirable": IS_DESIRABLE, "reward_shift": shifts}
 
 
 def test_ktos_losses_and_slopes_are_the_ones_worked_out_by_hand() -> None:
@@ -71,7 +71,7 @@ def test_no_gradient_flows_through_the_kl_point_or_the_shift() -> None:
     leaf = torch.tensor([0.5, 0.5, 0.5, 0.5], dtype=torch.float64, requires_grad=True)
     for objective, name in ((KtoLoss(), "kl_point"), (BcoLoss(), "reward_shift")):
         logprobs = (REFERENCE + RATIOS).requires_grad_()
-        constants = {"reference_logprobs": REFERENCE, "is_desirable": IS_DESIRABLE, name: leaf}
+        constants = {"references": REFERENCE, "is_desirable": IS_DESIRABLE, name: leaf}
         slopes = torch.autograd.grad(objective(logprobs, constants).sum(), [logprobs, leaf], allow_unused=True)
         assert slopes[0] is not None and slopes[1] is None
 
@@ -93,8 +93,8 @@ def test_far_from_the_point_ktos_slope_vanishes_and_bcos_keeps_the_whole_weight_
     """r = -1000 of a desirable row, beta 1: sigma(-1000) sigma(1000) is 0; BCO's slope is -1 and its loss 1000."""
     logprobs = torch.tensor([-1000.0], dtype=torch.float64, requires_grad=True)
     zero, one = torch.zeros(1, dtype=torch.float64), torch.tensor([True])
-    kto = KtoLoss(1.0)(logprobs, {"reference_logprobs": zero, "is_desirable": one, "kl_point": zero})
-    bco = BcoLoss(1.0)(logprobs, {"reference_logprobs": zero, "is_desirable": one, "reward_shift": zero})
+    kto = KtoLoss(1.0)(logprobs, {"references": zero, "is_desirable": one, "kl_point": zero})
+    bco = BcoLoss(1.0)(logprobs, {"references": zero, "is_desirable": one, "reward_shift": zero})
     assert (kto.item(), bco.item()) == (1.0, 1000.0)
     assert torch.autograd.grad(kto.sum(), logprobs)[0].item() == pytest.approx(0.0, abs=1e-12)
     assert torch.autograd.grad(bco.sum(), logprobs)[0].item() == -1.0
@@ -106,7 +106,7 @@ def test_a_steps_loss_does_not_depend_on_how_its_rows_are_cut_or_ordered(is_kto:
     generator = torch.Generator().manual_seed(4)
     logprobs = -5 * torch.rand(8, generator=generator, dtype=torch.float64)
     constants = {
-        "reference_logprobs": -5 * torch.rand(8, generator=generator, dtype=torch.float64),
+        "references": -5 * torch.rand(8, generator=generator, dtype=torch.float64),
         "is_desirable": torch.arange(8) % 3 > 0,
         "kl_point" if is_kto else "reward_shift": torch.full((8,), 0.3, dtype=torch.float64),
     }
@@ -135,11 +135,11 @@ def test_of_tokens_the_loss_is_that_of_their_sums_and_lies_at_each_completions_f
     logprobs = torch.tensor([-1.0, -1.0, -1.5, -3.0, -2.0, -1.0], dtype=torch.float64, requires_grad=True)
     sequences = torch.tensor([0, 1, 0, 2, 2, 2])
     of_sequence = {
-        "reference_logprobs": torch.tensor([-2.0, -3.0, -4.0], dtype=torch.float64),
+        "references": torch.tensor([-2.0, -3.0, -4.0], dtype=torch.float64),
         "is_desirable": torch.tensor([1.0, 0.0, 1.0]),
         "kl_point": torch.full((3,), 0.25, dtype=torch.float64),
     }
-    constants = {name: values[sequences] for name, values in of_sequence.items()} | {"sequences": sequences}
+    constants = {name: values[sequences] for name, values in of_sequence.items()} | {"branches": sequences}
     loss = KtoLoss(0.5, 1.0, 2.0)
     found = UnpairedObjective(loss)(logprobs, constants)
     sums = torch.tensor([-2.5, -1.0, -6.0], dtype=torch.float64, requires_grad=True)

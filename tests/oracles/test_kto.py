@@ -41,7 +41,7 @@ def expect(objective: KtoLoss | BcoLoss, policy: TabularPolicy, desirable_XY: to
     total = logprobs_S.new_zeros(())
     for is_desirable, share_XY in ((True, desirable_XY), (False, 1 - desirable_XY)):
         constants = {
-            "reference_logprobs": REFERENCE_XY.flatten(),
+            "references": REFERENCE_XY.flatten(),
             "is_desirable": torch.full(logprobs_S.shape, is_desirable),
             name: torch.full_like(logprobs_S, point),
         }
@@ -127,7 +127,7 @@ def test_bco_at_the_exact_shift_is_the_tilted_reference() -> None:
         total = logprobs_S.new_zeros(())
         for is_desirable, share_S in ((True, rewards_XY.sigmoid()[0]), (False, (-rewards_XY).sigmoid()[0])):
             constants = {
-                "reference_logprobs": reference_XY.flatten(),
+                "references": reference_XY.flatten(),
                 "is_desirable": torch.full(logprobs_S.shape, is_desirable),
                 "reward_shift": torch.full_like(logprobs_S, shift),
             }

@@ -1,4 +1,4 @@
-"""Rows of one completion with a label: made of pairs, labels checked, completions put behind other prompts."""
+"""Rows of one completion with a label: made of pairs, and their labels checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.core.errors import DataError
-from posttrain.core.hashing import hash_bytes
 from posttrain.core.records import Example
 from posttrain.data.ledger import Ledger
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 CHOSEN, REJECTED = "#chosen", "#rejected"
 """What follows a pair's row id in those of the two rows that it becomes."""
-_TRIED = 64  # rotations, the one with the fewest completions of the same prompt counts
 
 
 def read_labels(sources: Sequence[PairRows]) -> npt.NDArray[np.bool_]:
@@ -41,59 +39,6 @@ def read_labels(sources: Sequence[PairRows]) -> npt.NDArray[np.bool_]:
             place="data",
         )
     return labels
-
-
-def mismatch_completions(sources: Sequence[PairRows]) -> npt.NDArray[np.int64]:
-    """Return for each row the row whose completion stands behind its prompt where KTO estimates its KL point.
-
-    Rows are numbered through all sources. See `rotate_completions`.
-    """
-    rows = [row for source in sources for row in source]
-    return rotate_completions(
-        [hash_bytes(row.prompt.ids_T.tobytes()) for row in rows],
-        [hash_bytes(row.chosen.ids_T.tobytes()) for row in rows],
-    )
-
-
-def rotate_completions(prompts: Sequence[str], completions: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return for each row another row with a different completion: a rotation of the rows where there is one.
-
-    Rows are arranged by completion, equal ones side by side, the largest such group of m rows. A rotation by at least m
-    and at most R - m gives every row a completion that is not its own, and each completion to one row. Of those the
-    one is taken under which the fewest rows get a completion of their own prompt. Where one completion is that of
-    more than half of the rows there is none: its rows then share the others' completions.
-
-    Which row a completion goes to is a function of the rows alone: neither batches nor ranks nor seeds change it.
-
-    Args:
-        prompts: What names each row's prompt.
-        completions: What names each row's completion.
-
-    Raises:
-        DataError: All completions are the same.
-    """
-    _, prompts_R = np.unique(np.asarray(prompts), return_inverse=True)
-    _, completions_R, counts = np.unique(np.asarray(completions), return_inverse=True, return_counts=True)
-    num_rows, largest = len(prompts_R), int(counts.max())
-    if largest == num_rows:
-        raise DataError(
-            f"all {num_rows:,} rows have the same completion",
-            expected="another row's completion for every prompt, which KTO's reference point is estimated from",
-            cure="add rows, or use loss: bco, which needs none",
-            place="data",
-        )
-    partners_R = np.empty(num_rows, np.int64)
-    if 2 * largest > num_rows:
-        is_common_R = completions_R == counts.argmax()
-        common, others = np.flatnonzero(is_common_R), np.flatnonzero(~is_common_R)
-        partners_R[others] = common[: len(others)]
-        partners_R[common] = others[np.arange(len(common)) % len(others)]
-        return partners_R
-    order = np.lexsort((prompts_R, completions_R))
-    shifts = np.unique(np.linspace(largest, num_rows - largest, _TRIED).astype(np.int64))
-    same = [int((prompts_R[order] == prompts_R[np.roll(order, -shift)]).sum()) for shift in shifts]
-    partners_R[order] = np.roll(order, -int(shifts[int(np.argmin(same))]))
-    return partners_R
 
 
 def split_pairs(examples: Sequence[Example], ledger: Ledger) -> list[Example]:

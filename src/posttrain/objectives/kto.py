@@ -45,7 +45,7 @@ class KtoLoss:
         desirable_weight: w_D, >= 0.
         undesirable_weight: w_U, >= 0.
 
-    Constants of a call, each [S]: `reference_logprobs`, nats; `is_desirable`, bool; `kl_point`, nats, >= 0, the same
+    Constants of a call, each [S]: `references`, nats; `is_desirable`, bool; `kl_point`, nats, >= 0, the same
     for all completions of a step.
     """
 
@@ -60,7 +60,7 @@ class KtoLoss:
             logprobs_S: Log-probs of whole completions under the policy, nats, <= 0, with gradient.
             constants: See the class.
         """
-        log_ratios_S = logprobs_S - constants["reference_logprobs"]
+        log_ratios_S = logprobs_S - constants["references"]
         gains_S = self.beta * (log_ratios_S - constants["kl_point"].detach())
         is_desirable_S = constants["is_desirable"].bool()
         # 1 - sigma(u) = sigma(-u), without the cancellation
@@ -77,7 +77,7 @@ class BcoLoss:
         desirable_weight: w_D, >= 0.
         undesirable_weight: w_U, >= 0.
 
-    Constants of a call, each [S]: `reference_logprobs`, nats; `is_desirable`, bool; `reward_shift`, d, the same for all
+    Constants of a call, each [S]: `references`, nats; `is_desirable`, bool; `reward_shift`, d, the same for all
     completions of a step (`RewardShift.value`).
     """
 
@@ -92,7 +92,7 @@ class BcoLoss:
             logprobs_S: Log-probs of whole completions under the policy, nats, <= 0, with gradient.
             constants: See the class.
         """
-        rewards_S = self.beta * (logprobs_S - constants["reference_logprobs"])
+        rewards_S = self.beta * (logprobs_S - constants["references"])
         logits_S = rewards_S - constants["reward_shift"].detach()
         is_desirable_S = constants["is_desirable"].bool()
         losses_S = -logsigmoid(torch.where(is_desirable_S, logits_S, -logits_S))
@@ -108,7 +108,7 @@ class UnpairedObjective:
     """A loss of completions as a coupled token objective (`kernels.token_logprobs`): it lies at their first tokens.
 
     Every scored token of a completion has the completion's weight, and lies in the same micro-batch as the others.
-    Constants of a call, each [N]: `sequences`, which completion of the micro-batch a token is of, counted from 0
+    Constants of a call, each [N]: `branches`, which completion of the micro-batch a token is of, counted from 0
     without gaps; those of `loss`, at every token the same number as at the others of its completion.
     """
 
@@ -130,13 +130,13 @@ def sum_completions(
 
     Args:
         logprobs_N: Log-probs of the scored tokens, nats.
-        constants: Of these `sequences`, as in `UnpairedObjective`.
+        constants: Of these `branches`, as in `UnpairedObjective`.
     """
-    sequences_N = constants["sequences"].long()
-    count = int(sequences_N.max()) + 1 if len(sequences_N) else 0
-    numbers_N = torch.arange(len(sequences_N), device=sequences_N.device)
-    first_S = numbers_N.new_full((count,), len(sequences_N)).scatter_reduce(0, sequences_N, numbers_N, "amin")
-    return logprobs_N.new_zeros(count).index_add(0, sequences_N, logprobs_N), first_S
+    branches_N = constants["branches"].long()
+    count = int(branches_N.max()) + 1 if len(branches_N) else 0
+    numbers_N = torch.arange(len(branches_N), device=branches_N.device)
+    first_S = numbers_N.new_full((count,), len(branches_N)).scatter_reduce(0, branches_N, numbers_N, "amin")
+    return logprobs_N.new_zeros(count).index_add(0, branches_N, logprobs_N), first_S
 
 
 def compute_kl_point(total: float, count: int) -> float:
