@@ -131,11 +131,11 @@ def test_mismatched_rows_have_their_own_prompt_and_anothers_completion_through_a
 
 
 def test_a_mismatched_completion_is_cut_to_what_fits_and_keeps_at_least_one_token(tmp_path: Path) -> None:
-    """Prompts of 4 and 5 characters, completions of 9 and 1 with their stop: 4 + 2 and 5 + 2 of at most 7 tokens."""
+    """Prompts of 7 and 8 tokens, completions of 10 and 2: 7 + 2 and 8 + 2 of at most 10 tokens."""
     sources = load(tmp_path, {**ROW, "completion": "long text"}, {**ROW, "prompt": "10-3?", "completion": "7"}).sources
-    (rows,) = mismatch_rows(sources, max_length=7)
+    (rows,) = mismatch_rows(sources, max_length=10)
     assert rows[1].chosen.ids_T.tolist() == sources[0][0].chosen.ids_T[:2].tolist()
-    assert rows.part_lengths_RK.tolist() == [[4, 2], [5, 2]]
+    assert rows.part_lengths_RK.tolist() == [[7, 2], [8, 2]]
     (rows,) = mismatch_rows(sources, max_length=5)
     assert rows.part_lengths_RK[:, 1].tolist() == [1, 1]
     assert mismatch_rows(sources, max_length=5)[0].content_hash != mismatch_rows(sources)[0].content_hash
