@@ -10,15 +10,7 @@ import pytest
 
 from posttrain.chat.rendering import Renderer, SampleRequest
 from posttrain.core.errors import DataError
-from posttrain.data.pairs import (
-    EMPTY_COMPLETION,
-    NO_PREFERENCE,
-    NO_PREFIX,
-    SEVERAL_SAMPLES,
-    PairData,
-    PairSettings,
-    load_pairs,
-)
+from posttrain.data.pairs import PairData, PairSettings, load_pairs
 from posttrain.data.sources import DataSource
 from posttrain.data.tokenizing import DataPlace
 from posttrain.data.truncation import TOO_LONG
@@ -109,10 +101,13 @@ def test_columns_that_are_asked_for_stay_with_their_rows(tmp_path: Path) -> None
 
 
 BAD_PAIRS: list[tuple[dict[str, Any], str]] = [
-    ({"prompt": "2+2?", "chosen": "4", "rejected": "4"}, NO_PREFERENCE),
-    ({"prompt": "2+2?", "chosen": "4", "rejected": ""}, EMPTY_COMPLETION),
-    ({"prompt": "2+2?", "chosen": " \n", "rejected": "4"}, EMPTY_COMPLETION),
-    ({"prompt": [say("user", "a")], "chosen": [say("user", "b"), say("assistant", "c")], "rejected": "d"}, NO_PREFIX),
+    ({"prompt": "2+2?", "chosen": "4", "rejected": "4"}, "no preference"),
+    ({"prompt": "2+2?", "chosen": "4", "rejected": ""}, "empty completion"),
+    ({"prompt": "2+2?", "chosen": " \n", "rejected": "4"}, "empty completion"),
+    (
+        {"prompt": [say("user", "a")], "chosen": [say("user", "b"), say("assistant", "c")], "rejected": "d"},
+        "prompt is no prefix",
+    ),
     ({"prompt": "2+2?", "chosen": "4", "rejected": REFUSED}, "template"),
     ({"prompt": "2+2?", "completion": "4"}, "nothing to compare"),
     ({"prompt": "2+2?", "completion": "4", "label": True}, "nothing to compare"),
@@ -172,7 +167,7 @@ def test_a_completion_whose_earlier_turns_are_rewritten_is_left_out(tmp_path: Pa
 
     calling = {"prompt": "2+2?", "chosen": [CALL, say("tool", "4"), say("assistant", "four")], "rejected": "five"}
     data = load(tmp_path, [PAIR, calling], Rewriting())
-    assert data.ledger.dropped[SEVERAL_SAMPLES].rows == 1
+    assert data.ledger.dropped["several samples"].rows == 1
 
 
 def test_rows_that_are_too_long_are_dropped_refused_or_lose_their_oldest_turns(tmp_path: Path) -> None:

@@ -138,19 +138,14 @@ def test_at_the_reference_implicit_rewards_are_0_and_dpos_loss_is_ln_2(algorithm
 def draw(counts: list[tuple[int, int]], seed: int = 1) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return token log-probs and constants of pairs with so many chosen and rejected tokens."""
     generator = torch.Generator().manual_seed(seed)
-    pairs, is_chosen, references = [], [], []
+    branches, references = [], []
     for number, sides in enumerate(counts):
         for side, count in enumerate(sides):
-            pairs += [number] * count
-            is_chosen += [1.0 - side] * count
+            branches += [2 * number + side] * count
             references += [-float(torch.rand(1, generator=generator)) * 5] * count
-    logprobs = -3 * torch.rand(len(pairs), generator=generator, dtype=torch.float64)
-    constants = {
-        "pairs": torch.tensor(pairs),
-        "is_chosen": torch.tensor(is_chosen),
-        "references": torch.tensor(references, dtype=torch.float64),
-    }
-    return logprobs, constants
+    logprobs = -3 * torch.rand(len(branches), generator=generator, dtype=torch.float64)
+    given = torch.tensor(references, dtype=torch.float64)
+    return logprobs, {"branches": torch.tensor(branches), "references": given}
 
 
 def differentiate(loss: PreferenceLoss, logprobs: torch.Tensor, constants: Any, total: float) -> tuple[float, Any]:
@@ -180,9 +175,9 @@ def test_a_step_does_not_depend_on_how_its_pairs_are_dealt(algorithm: Preference
     value, slopes = differentiate(loss, logprobs, constants, len(COUNTS))
     split = 0.0
     for pairs in ([0], [1, 2], [3]):
-        chosen = torch.isin(constants["pairs"], torch.tensor(pairs))
+        chosen = torch.isin(constants["branches"] // 2, torch.tensor(pairs))
         own = {name: values[chosen] for name, values in constants.items()}
-        own["pairs"] = own["pairs"] - pairs[0]
+        own["branches"] = own["branches"] - 2 * pairs[0]
         part, part_slopes = differentiate(loss, logprobs[chosen], own, len(COUNTS))
         split += part
         assert torch.allclose(part_slopes, slopes[chosen], atol=1e-7)
@@ -199,7 +194,8 @@ def test_the_order_of_tokens_and_pairs_changes_nothing(algorithm: PreferenceAlgo
     other, other_slopes = differentiate(loss, logprobs[order], shuffled, len(COUNTS))
     assert other == pytest.approx(value, abs=1e-6)
     assert torch.allclose(other_slopes, slopes[order], atol=1e-7)
-    swapped = {**constants, "pairs": len(COUNTS) - 1 - constants["pairs"]}
+    pairs, sides = constants["branches"] // 2, constants["branches"] % 2
+    swapped = {**constants, "branches": 2 * (len(COUNTS) - 1 - pairs) + sides}
     assert differentiate(loss, logprobs, swapped, len(COUNTS))[0] == pytest.approx(value, abs=1e-6)
 
 

@@ -45,19 +45,17 @@ class AllPairs:
         spans = [range(*space.offsets[s : s + 2].tolist()) for s in sequences]
         self.tokens_N = torch.tensor([token for span in spans for token in span])
         lengths = torch.tensor([len(span) for span in spans])
-        branches_N = torch.arange(len(spans)).repeat_interleave(lengths)
-        self.pairs_N, self.is_chosen_N = branches_N // 2, 1.0 - branches_N % 2
-        self.sequences_N = torch.tensor(sequences)[branches_N]
+        self.branches_N = torch.arange(len(spans)).repeat_interleave(lengths)
+        self.sequences_N = torch.tensor(sequences)[self.branches_N]
 
     def compute_loss(self, loss: PreferenceLoss, policy: TabularPolicy, reference_XY: torch.Tensor) -> torch.Tensor:
         """Return the expected loss of a pair, through the project's token objective and reduction."""
         constants = {
-            "pairs": self.pairs_N,
-            "is_chosen": self.is_chosen_N,
+            "branches": self.branches_N,
             "references": reference_XY.flatten()[self.sequences_N],
         }
         losses_N = PreferenceObjective(loss)(policy.compute_logprobs_N()[self.tokens_N], constants)
-        return (losses_N * normalise_weights(self.chances_P[self.pairs_N].double(), self.total)).sum()
+        return (losses_N * normalise_weights(self.chances_P[self.branches_N // 2], self.total)).sum()
 
 
 PAIRS = AllPairs(SPACE, LABELS_XYY, DRAWN_XY)

@@ -237,6 +237,45 @@ AUDIT_EVIDENCE = declare(
     "evidence of either test over what an alarm needs, both as logarithms; 1 is an alarm",
 )
 AUDIT_ALARM = declare("hack/alarm", "fraction", "last", "1 from the step on at which the audit raised its alarm")
+REWARD_CHOSEN = declare("rewards/chosen", "reward", "token_mean", "implicit reward of chosen completions")
+REWARD_REJECTED = declare("rewards/rejected", "reward", "token_mean", "implicit reward of rejected completions")
+REWARD_MARGIN = declare(
+    "rewards/margins", "reward", "token_mean", "implicit reward of chosen less rejected ones", lower_is_better=False
+)
+REWARD_ACCURACY = declare(
+    "rewards/accuracies",
+    "fraction",
+    "token_mean",
+    "pairs whose chosen completion has the higher implicit reward",
+    lower_is_better=False,
+    bounds=(0.0, 1.0),
+)
+LOGPS_CHOSEN = declare("logps/chosen", "nats/token", "token_mean", "log-probs of chosen completions, absolute")
+LOGPS_REJECTED = declare("logps/rejected", "nats/token", "token_mean", "log-probs of rejected completions, absolute")
+LOGPS_CHOSEN_CHANGE = declare(
+    "logps/chosen_change", "nats/token", "token_mean", "how far those of chosen completions moved since the start"
+)
+LOGPS_REJECTED_CHANGE = declare(
+    "logps/rejected_change", "nats/token", "token_mean", "how far those of rejected completions moved since the start"
+)
+LOGPS_ALARM = declare("logps/alarm", "fraction", "last", "1 from where both had fallen by more than is allowed")
+VALIDATION_REWARD_ACCURACY = declare(
+    "validation/rewards/accuracies",
+    "fraction",
+    "token_mean",
+    "held-out pairs whose chosen completion has the higher implicit reward",
+    lower_is_better=False,
+    bounds=(0.0, 1.0),
+)
+VALIDATION_REWARD_MARGIN = declare(
+    "validation/rewards/margins", "reward", "token_mean", "rewards/margins over held-out pairs", lower_is_better=False
+)
+VALIDATION_LOGPS_CHOSEN = declare(
+    "validation/logps/chosen", "nats/token", "token_mean", "logps/chosen over held-out pairs"
+)
+VALIDATION_LOGPS_REJECTED = declare(
+    "validation/logps/rejected", "nats/token", "token_mean", "logps/rejected over held-out pairs"
+)
 BIAS_AMBIGUOUS = declare(
     "bias_ambiguous",
     "score",

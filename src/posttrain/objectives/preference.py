@@ -140,9 +140,9 @@ class PreferenceObjective:
     """A loss of pairs as a coupled token objective (`kernels.token_logprobs`): the pair's loss lies at its first token.
 
     Every scored token of a pair has the pair's weight; both branches of a pair lie in one micro-batch. Constants of a
-    call, each [N]: `pairs`, int64, which pair of the micro-batch a token is of, counted from 0 without gaps;
-    `is_chosen`, 1 in the preferred branch and 0 in the other; `references`, at every token of a branch the sum of the
-    reference's log-probs over the branch, where `loss.reward` reads them.
+    call, each [N]: `branches`, int64, which completion of the micro-batch a token is of: 2 p of the chosen one of pair
+    p and 2 p + 1 of the rejected one, p counted from 0 without gaps; `references`, at every token the sum of the
+    reference's log-probs over the token's completion, where `loss.reward` reads them.
     """
 
     loss: PreferenceLoss
@@ -159,24 +159,23 @@ def gather_branches(
     logprobs_N: torch.Tensor, constants: Mapping[str, torch.Tensor]
 ) -> tuple[BranchLogprobs, BranchLogprobs]:
     """Return the chosen and the rejected branch of each pair of a micro-batch, from its scored tokens."""
-    pairs_N = constants["pairs"]
-    places_N = 2 * pairs_N + (constants["is_chosen"] < 0.5)
-    count = 2 * (int(pairs_N.max()) + 1) if len(pairs_N) else 0
+    branches_N = constants["branches"]
+    count = 2 * (int(branches_N.max()) // 2 + 1) if len(branches_N) else 0
 
     def add_up(values_N: torch.Tensor) -> torch.Tensor:
-        return values_N.new_zeros(count).index_add(0, places_N, values_N)
+        return values_N.new_zeros(count).index_add(0, branches_N, values_N)
 
     sums_S, lengths_S = add_up(logprobs_N), add_up(torch.ones_like(logprobs_N))
     references_S = torch.zeros_like(sums_S)
     if "references" in constants:  # the same number at every token of a branch
-        references_S = references_S.index_put((places_N,), constants["references"].to(sums_S.dtype))
+        references_S = references_S.index_put((branches_N,), constants["references"].to(sums_S.dtype))
     parts = [BranchLogprobs(sums_S[side::2], references_S[side::2], lengths_S[side::2]) for side in (0, 1)]
     return parts[0], parts[1]
 
 
 def find_first_tokens(constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return where the first scored token of each pair is, [P]."""
-    pairs_N = constants["pairs"]
+    pairs_N = constants["branches"] // 2
     count = int(pairs_N.max()) + 1 if len(pairs_N) else 0
     numbers_N = torch.arange(len(pairs_N), device=pairs_N.device)
     return numbers_N.new_full((count,), len(pairs_N)).scatter_reduce(0, pairs_N, numbers_N, "amin")

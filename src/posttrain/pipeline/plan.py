@@ -34,6 +34,7 @@ from posttrain.pipeline.grpo_wiring import (
     read_stage_problems,
 )
 from posttrain.pipeline.policies import find_base, open_renderer
+from posttrain.pipeline.preference_rows import load_stage_pairs
 from posttrain.pipeline.preflight.rounds import check_rounds
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
@@ -46,7 +47,8 @@ from posttrain.pipeline.wiring import (
     fingerprint_values,
     load_stage_data,
 )
-from posttrain.stages import grpo, sft
+from posttrain.stages import grpo, preference, sft
+from posttrain.stages.preference import PreferenceConfig
 from posttrain.training.distributed import Ranks, find_device
 
 _ROWS_COUNTED = 1_000_000
@@ -111,6 +113,11 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
         tracked = find_tracked_metric(recipe, config)
         if tracked is not None:
             identity["tracked"] = describe_tracked_metric(recipe, tracked)
+    if isinstance(config, PreferenceConfig):
+        sources = fingerprint_sources(recipe, [*config.data, *config.validation])
+        identity = {**identity, "data": len(config.data), "proportions": [s.proportion for s in config.data]}
+        identity["validation"] = len(config.validation)
+        identity |= _identify_left_out(recipe, config)
     if isinstance(config, grpo.GrpoConfig):
         sources = fingerprint_sources(recipe, config.data)
         identity = {**identity, "data": len(config.data), "scorer": hash_stage_scorer(recipe, config)}
@@ -138,7 +145,7 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
     )
 
 
-def _identify_left_out(recipe: Recipe, config: sft.SftConfig | grpo.GrpoConfig) -> dict[str, Any]:
+def _identify_left_out(recipe: Recipe, config: sft.SftConfig | grpo.GrpoConfig | PreferenceConfig) -> dict[str, Any]:
     """Return what of decontamination decides a stage's artifact: the rows left out, and that none were looked for."""
     if recipe.head.decontaminate is None:
         return {"decontaminate": OFF}
@@ -192,6 +199,8 @@ def build_plan(recipe: Recipe, *, progress: Progress | None = None) -> Plan:
                 planned = _plan_sft(recipe, stage, planned, base, renderer, shown)
             elif isinstance(stage.entry.config, grpo.GrpoConfig):
                 planned = _plan_grpo(recipe, stage.entry.config, planned)
+            elif isinstance(stage.entry.config, PreferenceConfig):
+                planned = _plan_preference(recipe, stage, planned, base, renderer, shown)
             stages.append(planned)
     return Plan(recipe.hash, recipe.identity_hash(), base_hash, stages)
 
@@ -234,6 +243,22 @@ def _plan_grpo(recipe: Recipe, config: grpo.GrpoConfig, planned: PlannedStage) -
     ]
     seconds = 0.0 if planned.status == "cached" else None
     return replace(planned, steps=updates, learning_rates=rates, seconds=seconds)
+
+
+# many parameters: those of _plan_sft
+def _plan_preference(
+    recipe: Recipe, stage: Round, planned: PlannedStage, base: Path, renderer: Renderer, progress: Progress
+) -> PlannedStage:
+    """Return the steps, tokens and learning rates of a stage of pairs; a prompt counts once for both branches."""
+    config = stage.entry.config
+    assert isinstance(config, PreferenceConfig)
+    data = load_stage_pairs(recipe, config, renderer, read_context_tokens(base), progress)
+    order = preference.build_order(config, data.train, derive_stage_seed(recipe, stage))
+    steps = preference.count_steps(config, order.steps_per_epoch)
+    rates = [config.compute_learning_rate(step, steps) for step in ([0, steps // 2, steps - 1] if steps else [])]
+    tokens = count_tokens(order, [rows.part_lengths_RK.sum(1) for rows in data.train.sources], steps)
+    seconds = 0.0 if planned.status == "cached" else None
+    return replace(planned, steps=steps, tokens=tokens, learning_rates=rates, seconds=seconds)
 
 
 def count_tokens(order: RowOrder, lengths: Sequence[npt.NDArray[np.int64]], steps: int) -> int:
