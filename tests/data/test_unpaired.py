@@ -64,7 +64,8 @@ def test_a_pair_is_a_bad_row_where_pairs_are_not_split(tmp_path: Path) -> None:
 
 
 def test_labels_are_read_in_order_and_must_not_be_all_the_same(tmp_path: Path) -> None:
-    assert read_labels(load(tmp_path, PAIR, ROW).sources).tolist() == [True, False, True]
+    sources = load(tmp_path, PAIR, ROW).sources
+    assert [labels.tolist() for labels in read_labels([*sources, *sources])] == [[True, False, True]] * 2
     with pytest.raises(DataError, match="all 1 rows are desirable"):
         read_labels(load(tmp_path, ROW).sources)
     with pytest.raises(DataError, match=r"all 1 rows are undesirable \(label: false\)"):

@@ -20,25 +20,25 @@ CHOSEN, REJECTED = "#chosen", "#rejected"
 """What follows a pair's row id in those of the two rows that it becomes."""
 
 
-def read_labels(sources: Sequence[PairRows]) -> npt.NDArray[np.bool_]:
-    """Return the labels of the unpaired rows of some sources, in order.
+def read_labels(sources: Sequence[PairRows]) -> list[npt.NDArray[np.bool_]]:
+    """Return the labels of the rows of some sources of unpaired rows.
 
     Raises:
         DataError: All of them are the same, so that there is nothing to tell apart.
     """
-    labels = np.array(
-        [bool(rows.columns[index]["label"]) for rows in sources for index in range(len(rows))], dtype=np.bool_
+    labels = [np.array([bool(rows.columns[row]["label"]) for row in range(len(rows))], np.bool_) for rows in sources]
+    found = {bool(label) for labels_R in labels for label in labels_R}
+    if len(found) != 1:
+        return labels
+    is_good = found == {True}
+    one, other = ("desirable", "undesirable") if is_good else ("undesirable", "desirable")
+    raise DataError(
+        f"all {sum(map(len, labels)):,} rows are {one} (label: {'true' if is_good else 'false'})",
+        expected="rows of both labels",
+        cure=f"add {other} rows, or pairs, which give one of each"
+        + ("; to imitate desirable rows alone, use type: sft" if is_good else ""),
+        place="data",
     )
-    if labels.all() or not labels.any():
-        one, other = ("desirable", "undesirable") if labels.all() else ("undesirable", "desirable")
-        raise DataError(
-            f"all {len(labels):,} rows are {one} (label: {'true' if labels.all() else 'false'})",
-            expected="rows of both labels",
-            cure=f"add {other} rows, or pairs, which give one of each; "
-            + ("to imitate desirable rows alone use type: sft" if labels.all() else "nothing here says what to do"),
-            place="data",
-        )
-    return labels
 
 
 def split_pairs(examples: Sequence[Example], ledger: Ledger) -> list[Example]:
