@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from posttrain.stages.preference_batches import compute_token_logprobs
-from posttrain.stages.reference_logprobs import ReferenceCache
 
 from posttrain.core.errors import DataError, RefusedError, TerminatedError
 from posttrain.core.protocols import RunContext
@@ -23,6 +21,8 @@ from posttrain.objectives.kto import UnpairedObjective
 from posttrain.stages import kto
 from posttrain.stages.kto import KtoConfig, KtoParts
 from posttrain.stages.kto_batches import KtoBatches
+from posttrain.stages.preference_batches import compute_token_logprobs
+from posttrain.stages.reference_logprobs import ReferenceCache
 from posttrain.training.distributed import Ranks
 from posttrain.training.optimizer import AdamWSettings, MasterOptimizer
 from posttrain.training.step import StepBatch, Updater
@@ -285,7 +285,7 @@ def test_how_much_both_labels_weigh_is_said_with_advice_where_it_is_lopsided(tmp
 
 def test_a_fall_of_both_labels_log_probs_stops_the_stage_where_that_is_asked_for(tmp_path: Path) -> None:
     config = make_config(logps_drop=0.01, on_alarm="stop", desirable_weight=0.0, undesirable_weight=5.0, steps=40)
-    with pytest.raises(RefusedError, match="fell by .* both by more than"):
+    with pytest.raises(RefusedError, match="both by more than"):
         Stage(tmp_path, config).run()
 
 
