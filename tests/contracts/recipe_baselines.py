@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tests.pipeline.preference_runs import dpo, make_pairs
 from tests.pipeline.tiny_runs import Workshop, make_base, make_rows, recipe_values, sft, task
 
 TEMPLATE = (
@@ -112,6 +113,12 @@ def kto(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None or key == "logps_drop"}
 
 
+def pairs(**changes: Any) -> dict[str, Any]:
+    """A recipe of one stage that compares pairs."""
+    return recipe_values(dpo(**{"steps": 3, **changes}))
+
+
+VALIDATED = {"validation": [{"source": "held_pairs.jsonl"}], "validate_every_steps": 1}
 AUDIT = {
     "scorer": {
         "type": "weighted",
@@ -243,6 +250,20 @@ BASELINES: dict[str, dict[str, Any]] = {
     "kto_alarmed": recipe_values(kto(desirable_weight=0.0, undesirable_weight=9.0, learning_rate=0.3, logps_drop=1e-6)),
     "kto_adapted": recipe_values(stage(adapter=LORA, adapter_start="new"), kto(adapter=LORA, adapter_start="continue")),
     "kto_saved": recipe_values(kto(callbacks=["own.py:Saves"])),
+    "pairs": pairs(),
+    "pairs_epochs": pairs(steps=None, epochs=1.0),
+    "pairs_seven": pairs(steps=7),
+    "pairs_linear": pairs(schedule="linear", steps=4),
+    "pairs_smoothed": pairs(label_smoothing=0.1),
+    "pairs_validated": pairs(**VALIDATED, learning_rate=5.0, steps=4),
+    "pairs_saved": pairs(callbacks=["own.py:Saves"], steps=4),
+    "pairs_long": pairs(
+        data=[{"source": "long_pairs.jsonl"}], max_length=50, truncation="drop", max_affected_fraction=1.0
+    ),
+    "pairs_soaring": pairs(learning_rate=0.3, steps=12, logps_drop=0.1),
+    "pairs_adapted": recipe_values(
+        stage(adapter=LORA, adapter_start="new"), dpo(adapter=LORA, adapter_start="continue")
+    ),
     "gated": gated({"keep": [KEEP], "floor": [{"metric": "held_out", "at_least": 0.9}]}),
     "improved": gated({"improve": [{"metric": "held_out"}], "ceiling": [{"metric": "held_out", "at_most": 0.9}]}),
     "undecided": gated({"keep": [{**KEEP, "margin": 0.001}]}, learning_rate=1e-6),
@@ -314,6 +335,10 @@ def make_workshop(folder: Path) -> Workshop:
         (folder / place).mkdir(exist_ok=True)
         text = HARNESS_TASK.format(name=name, file=folder / "choices.jsonl", more=more)
         (folder / place / f"{name}.yaml").write_text(text)
+    make_pairs(folder / "pairs.jsonl", 10)
+    make_pairs(folder / "held_pairs.jsonl", 5, start=40)
+    more = {"prompt": [*turns, {"role": "user", "content": "e" * 30}], "chosen": "f", "rejected": "g"}
+    make_pairs(folder / "long_pairs.jsonl", 6).open("a").write(json.dumps(more) + "\n")
     make_rows(folder / "bad.jsonl", 5).open("a").write("no json\n")
     make_rows(folder / "long.jsonl", 6).open("a").write(json.dumps({"prompt": "x " * 8, "completion": "y" * 50}) + "\n")
     return workshop

@@ -67,16 +67,17 @@ def load_stage_pairs(
 def describe_pairs(data: PairData, tokenizer: Any, count: int) -> list[dict[str, Any]]:
     """Return the first rows of each source in turn, their completions token by token behind the prompt."""
     shown: list[dict[str, Any]] = []
+    limit = count * max((rows.width for rows in data.sources), default=0)
     for index in range(max((len(rows) for rows in data.sources), default=0)):
         for rows in data.sources:
-            if index < len(rows) and len(shown) < count:
+            if index < len(rows) and len(shown) < limit:
                 pair = rows[index]
-                names = ("chosen", "rejected")
+                names: tuple[str, ...] = ("chosen", "rejected")
                 if rows.width == 1:
                     names = ("desirable" if pair.columns["label"] else "undesirable",)
                 for name, completion in zip(names, pair.completions, strict=True):
                     tokens = describe_sample(pair.join(completion), tokenizer)
                     shown.append({"row_id": f"{pair.row_id} {name}", "tokens": tokens})
-        if len(shown) >= count:
+        if len(shown) >= limit:
             break
     return shown
