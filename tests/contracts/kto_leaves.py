@@ -32,7 +32,7 @@ KTO_LEAVES: dict[str, Leaf] = {
     "KtoConfig.batch_size": own("batch_size", 5, see_policy, "kto"),
     "KtoConfig.validate_every_steps": own("validate_every_steps", 1, see_lines, "kto_validated"),
     "KtoConfig.keep": own("keep", "best_validation_loss", see_policy, "kto_validated"),
-    "KtoConfig.logps_drop": own("logps_drop", 1e-6, see_lines, "kto_falling"),
+    "KtoConfig.logps_drop": own("logps_drop", None, see_lines, "kto_falling"),
     "KtoConfig.on_alarm": own("on_alarm", "stop", see_start, "kto_alarmed"),
     "KtoConfig.micro_batch_tokens": own("micro_batch_tokens", 1, see_policy, "kto"),
     "KtoConfig.learning_rate": own("learning_rate", 2e-2, see_plan, "kto"),

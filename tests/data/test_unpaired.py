@@ -11,7 +11,7 @@ import pytest
 from posttrain.core.errors import DataError
 from posttrain.core.records import Example
 from posttrain.data.mismatched import mismatch_rows, rotate_completions
-from posttrain.data.pairs import EMPTY_COMPLETION, PairData, PairSettings, load_pairs
+from posttrain.data.pairs import PairData, PairSettings, load_pairs
 from posttrain.data.sources import DataSource
 from posttrain.data.tokenizing import DataPlace
 from posttrain.data.unpaired import read_labels, split_pair
@@ -53,7 +53,7 @@ def test_pairs_and_unpaired_rows_train_together_and_the_ledger_counts_a_pair_as_
     ]
     ledger = data.ledger
     assert (ledger.rows_in, ledger.rows_trained) == (5, 4)
-    assert {reason: entry.rows for reason, entry in ledger.dropped.items()} == {EMPTY_COMPLETION: 1}
+    assert {reason: entry.rows for reason, entry in ledger.dropped.items()} == {"empty completion": 1}
     ledger.check_balance()
 
 
