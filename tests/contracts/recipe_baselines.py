@@ -96,6 +96,23 @@ def rl(**changes: Any) -> dict[str, Any]:
     return recipe_values({**values, **changes})
 
 
+def kto(**changes: Any) -> dict[str, Any]:
+    """A stage of four steps on labelled completions."""
+    values = {
+        "name": "kto",
+        "type": "kto",
+        "data": [{"source": "labelled.jsonl"}],
+        "steps": None if "epochs" in changes else 4,
+        "batch_size": 3,
+        "beta": 0.5,
+        "learning_rate": 1e-2,
+        "dtype": "float32",
+        "log_every_steps": 1,
+        **changes,
+    }
+    return {key: value for key, value in values.items() if value is not None or key == "logps_drop"}
+
+
 def pairs(**changes: Any) -> dict[str, Any]:
     """A recipe of one stage that compares pairs."""
     return recipe_values(dpo(**{"steps": 3, **changes}))
@@ -218,6 +235,21 @@ BASELINES: dict[str, dict[str, Any]] = {
     ),
     "rl_audited": rl(steps=6, problems_per_step=8, group_size=6, audit=AUDIT),
     "rl_saved": rl(callbacks=["own.py:Saves"], steps=4),
+    "kto": recipe_values(kto()),
+    "bco": recipe_values(kto(loss="bco")),
+    "kto_pairs": recipe_values(kto(data=[{"source": "compared.jsonl"}])),
+    "kto_long": recipe_values(
+        kto(data=[{"source": "long_labelled.jsonl"}], max_length=60, truncation="drop", max_affected_fraction=1.0)
+    ),
+    "kto_refused": recipe_values(
+        kto(data=[{"source": "long_labelled.jsonl"}], max_length=60, max_affected_fraction=1.0)
+    ),
+    "kto_epochs": recipe_values(kto(epochs=1.0)),
+    "kto_validated": recipe_values(kto(validation=[{"source": "compared.jsonl"}], learning_rate=0.3)),
+    "kto_falling": recipe_values(kto(desirable_weight=0.0, undesirable_weight=9.0, learning_rate=0.3)),
+    "kto_alarmed": recipe_values(kto(desirable_weight=0.0, undesirable_weight=9.0, learning_rate=0.3, logps_drop=1e-6)),
+    "kto_adapted": recipe_values(stage(adapter=LORA, adapter_start="new"), kto(adapter=LORA, adapter_start="continue")),
+    "kto_saved": recipe_values(kto(callbacks=["own.py:Saves"])),
     "pairs": pairs(),
     "pairs_epochs": pairs(steps=None, epochs=1.0),
     "pairs_seven": pairs(steps=7),
@@ -283,6 +315,12 @@ def make_workshop(folder: Path) -> Workshop:
     write("renamed.jsonl", [{"a": f"say {n}", "b": f"{n}", "c": f"say {n}?"} for n in range(4)])
     write("items.jsonl", [{"prompt": text, "answer": "zebra"} for text in ITEMS])
     write("holding.jsonl", [{"prompt": text, "completion": "a"} for text in [*HOLDING, "b", "c", "d"]])
+    said = [{"prompt": f"{n}?", "completion": "abcdefgh"[n:], "label": n % 3 > 0} for n in range(7)]
+    write("labelled.jsonl", said)
+    turns_before = [{"role": r, "content": "x " * 8} for r in ["user", "assistant"] * 2]
+    long = {"prompt": [*turns_before, {"role": "user", "content": "y?"}], "completion": "z", "label": True}
+    write("long_labelled.jsonl", [*said, long])
+    write("compared.jsonl", [{"prompt": f"{n}?", "chosen": f"it is {n}", "rejected": "no" * (n + 1)} for n in range(4)])
     write("choices.jsonl", [{"prompt": f"{n}?", "choices": ["a", "bcdefgh", "ijk"], "answer": n % 3} for n in range(6)])
     both = {"prompt": "{n}?", "question": "what is {n}?", "answer": "it is {n}.\n#### {n}"}
     write(

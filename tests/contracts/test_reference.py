@@ -11,9 +11,11 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from posttrain.data.importers import IMPORTERS, sniff_format
+from posttrain.data.importers import sniff_format
+from posttrain.data.preference_forms import split_rows
+from posttrain.data.rows import RawRow
 from posttrain.data.schemas import read_example
-from posttrain.data.sources import SUFFIXES, DataSource
+from posttrain.data.sources import SUFFIXES, DataSource, Format
 from posttrain.data.tokenized import NOT_TRAINED
 from posttrain.data.truncation import TOO_LONG, TruncationPolicy
 from posttrain.pipeline.plugins import GROUPS
@@ -129,10 +131,14 @@ def example_rows() -> list[dict[str, Any]]:
 
 def test_every_row_shown_can_be_read_and_every_type_and_form_is_shown() -> None:
     source = DataSource(source="rows.jsonl")
-    kinds = {read_example(values, source, "rows.jsonl:1").kind for values in example_rows()}
+    shown = [RawRow("rows.jsonl:1", "rows.jsonl:1", values) for values in example_rows()]
+    rows = [part for row in shown for part in split_rows(row, "auto") if isinstance(part, RawRow)]
+    kinds = {read_example(row.values, source, row.row_id).kind for row in rows}
     assert kinds == {"text", "messages", "prompt", "preference", "unpaired", "stepwise"}
-    assert {sniff_format(values) for values in example_rows()} == {"trl", *IMPORTERS}
-    assert column(DOCS / "data.md", "`format`") == list(IMPORTERS)
+    forms = [form for form in get_args(Format) if form not in ("auto", "trl")]
+    assert {sniff_format(row.values) for row in shown} == {"trl", *forms}
+    columns = [column(DOCS / "data.md", title) for title in ("`format`", "published `format`")]
+    assert columns[0] + columns[1] == forms
 
 
 def reasons_in_the_code() -> set[str]:

@@ -276,6 +276,10 @@ VALIDATION_LOGPS_CHOSEN = declare(
 VALIDATION_LOGPS_REJECTED = declare(
     "validation/logps/rejected", "nats/token", "token_mean", "logps/rejected over held-out pairs"
 )
+KL_POINT = declare(
+    "kl_point", "nats", "token_mean", "KTO's reference point: KL at completions of other rows, at least 0"
+)
+REWARD_SHIFT = declare("reward_shift", "reward", "token_mean", "BCO's shift: the middle of both labels' mean rewards")
 BIAS_AMBIGUOUS = declare(
     "bias_ambiguous",
     "score",

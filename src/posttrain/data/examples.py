@@ -35,7 +35,7 @@ def iterate_examples(
             try:
                 example = read_example(row.values, source, row.row_id)
             except RowError as error:
-                row = BadRow(row.row_id, row.place, error.reason, error.detail, error.cure)
+                row = error.describe(row)
             else:
                 yield example
                 continue
@@ -43,17 +43,17 @@ def iterate_examples(
 
 
 def drop_bad_row(source: DataSource, ledger: Ledger, row: BadRow) -> None:
-    """Count a bad row; where none are allowed, stop at once and show it.
+    """Count a bad row; where none are allowed, stop at once and show it. A row that its form leaves out is counted.
 
     Raises:
         DataError: `max_bad_fraction` is 0.
     """
-    ledger.drop(row.row_id, row.reason, kind="bad", detail=row.detail)
-    if source.max_bad_fraction == 0.0:
+    ledger.drop(row.row_id, row.reason, kind=row.kind, detail=row.detail)
+    if row.kind == "bad" and source.max_bad_fraction == 0.0:
         tolerate = "set max_bad_fraction (0.01, say) to drop bad rows and count them"
         raise DataError(
             f"{row.reason}: {row.detail}" if row.reason not in row.detail else row.detail,
-            expected="a row of one of TRL's dataset types, or of alpaca, sharegpt, verl, open_instruct or sgd",
+            expected="a row of one of TRL's dataset types, or of another project's form ('format')",
             cure=f"{row.cure}; or {tolerate}" if row.cure else f"correct the row, or {tolerate}",
             place=row.place,
         )

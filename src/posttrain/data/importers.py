@@ -13,6 +13,8 @@ know travel on to the scorers.
 * sgd (Schema-Guided Dialogue): `turns` of `{speaker, utterance, frames}`; a frame's `service_call` and
   `service_results` -> a tool call and its reply before the utterance. The schemas of the services lie in
   a file of their own, so `tools` stays empty.
+
+Published preference and judge sets are in `preference_forms.py`.
 """
 
 from __future__ import annotations
@@ -23,9 +25,8 @@ from typing import Any
 
 from posttrain.core.config import suggest
 from posttrain.data.messages import is_messages, read_calls
-from posttrain.data.rows import RowError, shorten
-
-Values = dict[str, Any]
+from posttrain.data.preference_forms import PUBLISHED_IMPORTERS, sniff_published_form
+from posttrain.data.rows import RowError, Values, require, shorten
 
 _SHAREGPT_ROLES = {
     "system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
@@ -50,17 +51,7 @@ def sniff_format(values: Values) -> str:
     turns = values.get("turns")
     if isinstance(turns, list) and turns and isinstance(turns[0], dict) and {"speaker", "utterance"} <= set(turns[0]):
         return "sgd"
-    return "trl"
-
-
-def require(values: Values, column: str, kind: type, what: str) -> Any:
-    """Return a column, or raise a `RowError` that says what is wrong with it."""
-    if values.get(column) is None:
-        cure = "map it: columns: {" + column + ": <your column>}"
-        raise RowError("missing column", f"no '{column}'; the row has: {', '.join(sorted(values)) or 'nothing'}", cure)
-    if not isinstance(values[column], kind):
-        raise RowError("wrong type", f"'{column}' is {type(values[column]).__name__}, not {what}")
-    return values[column]
+    return sniff_published_form(values) or "trl"
 
 
 def _text(values: Values, column: str) -> str:
@@ -191,4 +182,5 @@ IMPORTERS: dict[str, Callable[[Values], Values]] = {
     "verl": import_verl,
     "open_instruct": import_open_instruct,
     "sgd": import_sgd,
+    **PUBLISHED_IMPORTERS,
 }

@@ -16,7 +16,7 @@ from posttrain.core.errors import DataError
 MAX_LISTED = 20
 """Rows that are listed by id for each reason."""
 
-DropKind = Literal["bad", "length", "empty", "contaminated", "curated"]
+DropKind = Literal["bad", "length", "empty", "contaminated", "curated", "left_out"]
 
 
 @dataclass(slots=True)
@@ -26,8 +26,8 @@ class LossEntry:
     `kind` says what a row of this reason is: `bad` (unreadable or meaningless, held against
     `max_bad_fraction`), `length` (too many tokens, held against the truncation policy), `empty` (nothing
     in it is trained on), `contaminated` (it holds an evaluation item),
-    `curated` (a filter of a curation strikes it). `listed` holds the
-    first rows: id, tokens lost, detail.
+    `curated` (a filter of a curation strikes it), `left_out` (the rule of a published form: a tie).
+    `listed` holds the first rows: id, tokens lost, detail.
     """
 
     kind: DropKind

@@ -50,6 +50,7 @@ from posttrain.data.tokenizing import (
     load_sources,
 )
 from posttrain.data.truncation import TOO_LONG, cut_oldest_turn
+from posttrain.data.unpaired import split_pairs
 
 PAIRS_VERSION = 1
 """Part of every key: raised whenever the same rows and settings would give other tokens."""
@@ -63,9 +64,9 @@ class PairSettings:
     """What decides the tokens of a row, beside the row.
 
     Made by the wiring of a stage. `kind` is `preference` (two completions: chosen, rejected) or `unpaired` (one, and
-    the column `label`). `max_length` is in tokens of the prompt with its longer completion, None for no limit.
-    `columns` names further columns that are kept beside the tokens. `renderer_hash` names template, date and template
-    arguments, `tokenizer_hash` the vocabulary.
+    the column `label`; `splits_pairs` makes two such rows of a pair). `max_length` is in tokens of the prompt with its
+    longer completion, None for no limit. `columns` names further columns that are kept beside the tokens.
+    `renderer_hash` names template, date and template arguments, `tokenizer_hash` the vocabulary.
     """
 
     renderer_hash: str
@@ -75,6 +76,7 @@ class PairSettings:
     truncation: PairTruncation = "refuse"
     max_affected_fraction: float = 0.005
     columns: tuple[str, ...] = ()
+    splits_pairs: bool = False
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length < 3:
@@ -90,7 +92,7 @@ class PairSettings:
         return {
             "renderer": self.renderer_hash,
             "tokenizer": self.tokenizer_hash,
-            "kind": self.kind,
+            "kind": "unpaired, pairs split" if self.splits_pairs else self.kind,
             "max_length": self.max_length,
             "truncation": "drop" if self.truncation == "refuse" else self.truncation,
             "columns": sorted(self.columns),
@@ -262,6 +264,7 @@ class _Pairs:
         check_lost_rows(source, ledger, settings.truncation, settings.max_length, settings.max_affected_fraction)
 
     def tokenize(self, job: SourceJob, batch: list[Example]) -> Iterator[TokenizedRow]:
+        batch = split_pairs(batch, job.ledger) if self.settings.splits_pairs else batch
         for example, parts in zip(batch, self._render(batch), strict=True):
             if isinstance(parts, BadRow):
                 drop_bad_row(job.source, job.ledger, parts)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+Values = dict[str, Any]
+"""A row's columns by name."""
 
 MAX_ROW_BYTES = 64 << 20
 """A row longer than this is refused before it is parsed (a book of 18 million characters fits)."""
@@ -31,7 +34,8 @@ class RawRow:
 class BadRow:
     """A row that could not be read: where it is, the reason it is counted under, and what was found.
 
-    Made by the readers, read by `examples.iterate_examples`, which writes it into the ledger.
+    Made by the readers, read by `examples.iterate_examples`, which writes it into the ledger. `kind` is `left_out`
+    where a published form's own rule leaves the row out: it is counted, and not held against `max_bad_fraction`.
     """
 
     row_id: str
@@ -39,6 +43,7 @@ class BadRow:
     reason: str
     detail: str
     cure: str = ""
+    kind: Literal["bad", "left_out"] = "bad"
 
 
 class RowError(ValueError):
@@ -50,11 +55,33 @@ class RowError(ValueError):
         cure: What the user can do about it.
     """
 
+    kind: Literal["bad", "left_out"] = "bad"
+
     def __init__(self, reason: str, detail: str = "", cure: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail or reason
         self.cure = cure
+
+    def describe(self, row: RawRow) -> BadRow:
+        """Return what stands in the place of a row of which this is wrong."""
+        return BadRow(row.row_id, row.place, self.reason, self.detail, self.cure, self.kind)
+
+
+class LeftOutError(RowError):
+    """A row that a published form leaves out by its own rule: a tie, a label that points nowhere."""
+
+    kind = "left_out"
+
+
+def require(values: Values, column: str, kind: type, what: str) -> Any:
+    """Return a column, or raise a `RowError` that says what is wrong with it."""
+    if values.get(column) is None:
+        cure = "map it: columns: {" + column + ": <your column>}"
+        raise RowError("missing column", f"no '{column}'; the row has: {', '.join(sorted(values)) or 'nothing'}", cure)
+    if not isinstance(values[column], kind):
+        raise RowError("wrong type", f"'{column}' is {type(values[column]).__name__}, not {what}")
+    return values[column]
 
 
 def shorten(value: Any, limit: int = 80) -> str:

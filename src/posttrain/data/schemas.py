@@ -22,9 +22,9 @@ from __future__ import annotations
 from typing import Any
 
 from posttrain.core.records import Example, Message
-from posttrain.data.importers import IMPORTERS, Values, require, sniff_format
+from posttrain.data.importers import IMPORTERS, sniff_format
 from posttrain.data.messages import check_conversation, is_messages, read_messages, read_tools
-from posttrain.data.rows import RowError, shorten
+from posttrain.data.rows import RowError, Values, require, shorten
 from posttrain.data.sources import DataSource
 
 
@@ -41,7 +41,7 @@ def read_example(values: dict[str, Any], source: DataSource, row_id: str) -> Exa
     """
     values = _rename(values, source.columns) if source.columns else dict(values)
     form = sniff_format(values) if source.format == "auto" else source.format
-    if form != "trl":
+    if form in IMPORTERS:  # of a form with several rows in one, they are in our columns already
         values = IMPORTERS[form](values)
     tools = read_tools(values.pop("tools", None))
     present = {column for column, value in values.items() if value is not None}
@@ -89,7 +89,7 @@ def _describe_unknown(values: Values, present: set[str]) -> RowError:
         "unknown columns",
         f"no column of a known type; {found}",
         "rename or map them, e.g. columns: {prompt: question, completion: answer}; known are text, messages, "
-        "prompt with completion, chosen and rejected, or the forms alpaca, sharegpt, verl, open_instruct, sgd",
+        "prompt with completion, chosen and rejected, or the forms of other projects: " + ", ".join(IMPORTERS),
     )
 
 

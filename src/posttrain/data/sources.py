@@ -34,9 +34,13 @@ from posttrain.data.columnar_rows import (
 from posttrain.data.csv_rows import read_csv, read_tsv
 from posttrain.data.json_rows import read_json_lines, read_json_values
 from posttrain.data.kept_rows import KeptRows, RowKeeper
+from posttrain.data.preference_forms import split_rows
 from posttrain.data.rows import BadRow, RawRow
 
-Format = Literal["auto", "trl", "alpaca", "sharegpt", "verl", "open_instruct", "sgd"]
+Format = Literal[
+    "auto", "trl", "alpaca", "sharegpt", "verl", "open_instruct", "sgd",
+    "hh", "pandalm", "finegrained_qa", "llmbar", "hhh", "prmbench", "labelled_messages",
+]  # fmt: skip
 
 _TEXT_READERS: dict[str, Callable[[Path, str], Iterator[RawRow | BadRow]]] = {
     ".jsonl": read_json_lines, ".ndjson": read_json_lines, ".json": read_json_values,
@@ -123,7 +127,7 @@ def open_rows(
         chosen = _KEPT.find(_ask_lab(source, row_source))
     if chosen is None:
         found = _open_all(source, root, row_source)
-        chosen = itertools.islice(found if reader is None else _read_published(found, reader), source.skip, stop)
+        chosen = itertools.islice(_read_published(found, reader or _find_reader(source)), source.skip, stop)
     for row in chosen:
         is_empty = False
         yield row
@@ -134,6 +138,11 @@ def open_rows(
             cure="lower 'skip'" if source.skip else "write the rows again",
             place=str(locate(source, root)),
         )
+
+
+def _find_reader(source: DataSource) -> RawReader:
+    """Return what makes several rows of one where the source's form has several in one."""
+    return lambda row: split_rows(row, source.format)
 
 
 def _read_published(rows: Iterable[RawRow | BadRow], reader: RawReader) -> Iterator[RawRow | BadRow]:

@@ -213,7 +213,7 @@ def _iterate_examples(request: CurationRequest, curated: Curated) -> Iterator[tu
         ledger.rows_in += 1
         found: Example | BadRow = row if isinstance(row, BadRow) else _read(row, source)
         if isinstance(found, BadRow):
-            ledger.drop(found.row_id, found.reason, kind="bad", detail=found.detail)
+            ledger.drop(found.row_id, found.reason, kind=found.kind, detail=found.detail)
         else:
             text = read_curated_text(found)
             curated.lengths_in[len(split_words(text.joined))] += 1
@@ -234,7 +234,7 @@ def _read(row: RawRow, source: DataSource) -> Example | BadRow:
     try:
         return read_example(row.values, source, row.row_id)
     except RowError as error:
-        return BadRow(row.row_id, row.place, error.reason, error.detail, error.cure)
+        return error.describe(row)
 
 
 def _iterate_raw(request: CurationRequest) -> Iterator[tuple[int, DataSource, RawRow | BadRow]]:

@@ -21,6 +21,7 @@ from posttrain.core.protocols import Progress
 from posttrain.core.run_folder import RunFolder
 from posttrain.core.seeds import derive_seed
 from posttrain.data.mixing import RowOrder
+from posttrain.data.unpaired import read_labels
 from posttrain.models.loading import BASE_FOLDER, GENERATION_FILE, read_context_tokens
 from posttrain.models.manifest import load_manifest
 from posttrain.models.validation import CONFIG_FILE
@@ -34,7 +35,7 @@ from posttrain.pipeline.grpo_wiring import (
     read_stage_problems,
 )
 from posttrain.pipeline.policies import find_base, open_renderer
-from posttrain.pipeline.preference_rows import load_stage_pairs
+from posttrain.pipeline.preference_rows import PairStageConfig, load_stage_pairs
 from posttrain.pipeline.preflight.rounds import check_rounds
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
@@ -47,8 +48,7 @@ from posttrain.pipeline.wiring import (
     fingerprint_values,
     load_stage_data,
 )
-from posttrain.stages import grpo, preference, sft
-from posttrain.stages.preference import PreferenceConfig
+from posttrain.stages import grpo, kto, preference, sft
 from posttrain.training.distributed import Ranks, find_device
 
 _ROWS_COUNTED = 1_000_000
@@ -113,7 +113,7 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
         tracked = find_tracked_metric(recipe, config)
         if tracked is not None:
             identity["tracked"] = describe_tracked_metric(recipe, tracked)
-    if isinstance(config, PreferenceConfig):
+    if isinstance(config, PairStageConfig):
         sources = fingerprint_sources(recipe, [*config.data, *config.validation])
         identity = {**identity, "data": len(config.data), "proportions": [s.proportion for s in config.data]}
         identity["validation"] = len(config.validation)
@@ -145,7 +145,7 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
     )
 
 
-def _identify_left_out(recipe: Recipe, config: sft.SftConfig | grpo.GrpoConfig | PreferenceConfig) -> dict[str, Any]:
+def _identify_left_out(recipe: Recipe, config: sft.SftConfig | grpo.GrpoConfig | PairStageConfig) -> dict[str, Any]:
     """Return what of decontamination decides a stage's artifact: the rows left out, and that none were looked for."""
     if recipe.head.decontaminate is None:
         return {"decontaminate": OFF}
@@ -199,7 +199,7 @@ def build_plan(recipe: Recipe, *, progress: Progress | None = None) -> Plan:
                 planned = _plan_sft(recipe, stage, planned, base, renderer, shown)
             elif isinstance(stage.entry.config, grpo.GrpoConfig):
                 planned = _plan_grpo(recipe, stage.entry.config, planned)
-            elif isinstance(stage.entry.config, PreferenceConfig):
+            elif isinstance(stage.entry.config, PairStageConfig):
                 planned = _plan_preference(recipe, stage, planned, base, renderer, shown)
             stages.append(planned)
     return Plan(recipe.hash, recipe.identity_hash(), base_hash, stages)
@@ -249,12 +249,18 @@ def _plan_grpo(recipe: Recipe, config: grpo.GrpoConfig, planned: PlannedStage) -
 def _plan_preference(
     recipe: Recipe, stage: Round, planned: PlannedStage, base: Path, renderer: Renderer, progress: Progress
 ) -> PlannedStage:
-    """Return the steps, tokens and learning rates of a stage of pairs; a prompt counts once for both branches."""
+    """Return the steps, tokens and learning rates of a stage of pairs, a prompt counted once, or of labelled rows."""
     config = stage.entry.config
-    assert isinstance(config, PreferenceConfig)
+    assert isinstance(config, PairStageConfig)
     data = load_stage_pairs(recipe, config, renderer, read_context_tokens(base), progress)
-    order = preference.build_order(config, data.train, derive_stage_seed(recipe, stage))
-    steps = preference.count_steps(config, order.steps_per_epoch)
+    seed = derive_stage_seed(recipe, stage)
+    if isinstance(config, kto.KtoConfig):
+        read_labels(data.train.sources)
+        order = kto.build_order(config, data.train, seed)
+        steps = kto.count_steps(config, order.steps_per_epoch)
+    else:
+        order = preference.build_order(config, data.train, seed)
+        steps = preference.count_steps(config, order.steps_per_epoch)
     rates = [config.compute_learning_rate(step, steps) for step in ([0, steps // 2, steps - 1] if steps else [])]
     tokens = count_tokens(order, [rows.part_lengths_RK.sum(1) for rows in data.train.sources], steps)
     seconds = 0.0 if planned.status == "cached" else None

@@ -1,4 +1,4 @@
-"""The pairs of a preference stage: tokenized, kept in the run folder's cache, and shown token by token."""
+"""The pairs or labelled rows of a stage: tokenized, kept in the run folder's cache, and shown token by token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from posttrain.data.tokenizing import DataPlace
 from posttrain.lab.source import lab_rows
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.wiring import describe_sample, find_contaminated_rows, locate_sources
+from posttrain.stages.kto import KtoConfig
 from posttrain.stages.preference import PreferenceConfig
+
+PairStageConfig = PreferenceConfig | KtoConfig
+"""The stages that are trained on completions behind prompts, compared or labelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class StagePairs:
 
 
 def load_stage_pairs(
-    recipe: Recipe, config: PreferenceConfig, renderer: Renderer, context_tokens: int | None, progress: Progress
+    recipe: Recipe, config: PairStageConfig, renderer: Renderer, context_tokens: int | None, progress: Progress
 ) -> StagePairs:
     """Return a stage's pairs, tokenized now or read from the run folder's cache.
 
@@ -48,6 +52,8 @@ def load_stage_pairs(
         max_length=config.max_length or context_tokens,
         truncation=config.truncation,
         max_affected_fraction=config.max_affected_fraction,
+        kind="unpaired" if isinstance(config, KtoConfig) else "preference",
+        splits_pairs=isinstance(config, KtoConfig) and config.pairs == "split",
     )
     place = DataPlace(recipe.root, RunFolder(recipe.folder).cache / "tokens", lab_rows, progress)
 
@@ -59,15 +65,19 @@ def load_stage_pairs(
 
 
 def describe_pairs(data: PairData, tokenizer: Any, count: int) -> list[dict[str, Any]]:
-    """Return the first pairs of each source in turn, both branches token by token behind their prompt."""
+    """Return the first rows of each source in turn, their completions token by token behind the prompt."""
     shown: list[dict[str, Any]] = []
+    limit = count * max((rows.width for rows in data.sources), default=0)
     for index in range(max((len(rows) for rows in data.sources), default=0)):
         for rows in data.sources:
-            if index < len(rows) and len(shown) < 2 * count:
+            if index < len(rows) and len(shown) < limit:
                 pair = rows[index]
-                for name, completion in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+                names: tuple[str, ...] = ("chosen", "rejected")
+                if rows.width == 1:
+                    names = ("desirable" if pair.columns["label"] else "undesirable",)
+                for name, completion in zip(names, pair.completions, strict=True):
                     tokens = describe_sample(pair.join(completion), tokenizer)
                     shown.append({"row_id": f"{pair.row_id} {name}", "tokens": tokens})
-        if len(shown) >= 2 * count:
+        if len(shown) >= limit:
             break
     return shown

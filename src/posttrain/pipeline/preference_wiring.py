@@ -16,7 +16,7 @@ from posttrain.models.heads import find_backbone, find_head, is_sharing_exact
 from posttrain.models.loading import read_context_tokens
 from posttrain.pipeline.decontaminating import describe_decontamination
 from posttrain.pipeline.estimates import DTYPES
-from posttrain.pipeline.preference_rows import StagePairs, describe_pairs, load_stage_pairs
+from posttrain.pipeline.preference_rows import PairStageConfig, StagePairs, describe_pairs, load_stage_pairs
 from posttrain.pipeline.preflight.override_names import TRUNCATION
 from posttrain.pipeline.sft_wiring import fit_layers, load_trained_policy
 from posttrain.pipeline.stage_jobs import StageJob, StageResult, check_key, describe_artifact, store_artifact
@@ -39,7 +39,7 @@ def run_preference(job: StageJob, config: PreferenceConfig) -> StageResult:
     progress, device = job.context.progress, find_device()
     # Left at any time if there is one process; with several, the others would wait for this one.
     shown = StoppableProgress(progress, job.context.should_stop) if job.ranks.count == 1 else progress
-    data = job.ranks.first(lambda: _load_rows(job, config, shown))
+    data = job.ranks.first(lambda: load_rows(job, config, shown))
     ledger = {**data.train.ledger.to_json(), "decontamination": describe_decontamination(job.recipe)}
     if job.ranks.is_writer:
         write_json(job.folder.ledger, ledger)
@@ -60,14 +60,14 @@ def run_preference(job: StageJob, config: PreferenceConfig) -> StageResult:
         enable_checkpointing(policy.model)
     scored = ScoredPolicy(policy.model, find_backbone(policy.model), find_head, layout)
     shard_policy(scored, find_layers(find_backbone(policy.model)), job.ranks, compute_dtype=DTYPES[config.dtype])
-    for note in (_describe_data(data), *notes):
+    for note in (describe_data(data), *notes):
         progress.note(note)
     parts = preference.PreferenceParts(
         policy=scored,
         train=data.train,
         validation=data.validation,
         is_sharing_exact=is_sharing,
-        references=_name_reference(job, config),
+        references=name_reference(job, config),
         name=job.entry.name,
         ranks=job.ranks,
         device=device,
@@ -80,7 +80,7 @@ def run_preference(job: StageJob, config: PreferenceConfig) -> StageResult:
     return StageResult(artifacts, parts.num_tokens, ledger)
 
 
-def _name_reference(job: StageJob, config: PreferenceConfig) -> ReferenceCache:
+def name_reference(job: StageJob, config: PairStageConfig) -> ReferenceCache:
     """Return where the starting policy's log-probs are kept, and what names it: its weights, and how they are used."""
     starts = {
         "policy": job.parent.hash,
@@ -92,7 +92,7 @@ def _name_reference(job: StageJob, config: PreferenceConfig) -> ReferenceCache:
     return ReferenceCache(RunFolder(job.recipe.folder).cache / "references", starts)
 
 
-def _load_rows(job: StageJob, config: PreferenceConfig, progress: Progress) -> StagePairs:
+def load_rows(job: StageJob, config: PairStageConfig, progress: Progress) -> StagePairs:
     """Return the stage's pairs, having checked that they are those that its key names."""
     context_tokens = read_context_tokens(Path(job.parent.folder))
     if TRUNCATION in job.overridden:
@@ -102,7 +102,8 @@ def _load_rows(job: StageJob, config: PreferenceConfig, progress: Progress) -> S
     return data
 
 
-def _describe_data(data: StagePairs) -> str:
+def describe_data(data: StagePairs) -> str:
+    """Return what became of the rows of a stage, in a line."""
     ledger, total = data.train.ledger, data.train.num_tokenized
     text = f"{ledger.rows_trained:,} of {ledger.rows_in:,} pairs, {ledger.tokens_trained:,} trained tokens"
     reasons = "; ".join(f"{entry.rows:,} dropped: {reason}" for reason, entry in ledger.dropped.items())

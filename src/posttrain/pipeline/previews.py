@@ -10,10 +10,9 @@ from posttrain.core.progress import SilentProgress
 from posttrain.data.sources import DataSource
 from posttrain.models.loading import read_context_tokens
 from posttrain.pipeline.policies import find_base, open_renderer
-from posttrain.pipeline.preference_rows import describe_pairs, load_stage_pairs
+from posttrain.pipeline.preference_rows import PairStageConfig, describe_pairs, load_stage_pairs
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.wiring import describe_rows, load_stage_data
-from posttrain.stages.preference import PreferenceConfig
 from posttrain.stages.sft import SftConfig
 
 
@@ -27,7 +26,7 @@ def preview_rows(recipe: Recipe, stage: str, count: int) -> list[dict[str, Any]]
         DataError: The rows cannot be read.
     """
     config = recipe.find_stage(stage).config
-    if not isinstance(config, SftConfig | PreferenceConfig):
+    if not isinstance(config, SftConfig | PairStageConfig):
         raise RecipeError(
             f"stage '{stage}' is a plug-in, whose data is known to itself alone, or trains on what it samples",
             expected="a stage that is trained on rows",
@@ -44,7 +43,7 @@ def preview_rows(recipe: Recipe, stage: str, count: int) -> list[dict[str, Any]]
     with open_renderer(recipe, base) as renderer:
         tokenizer: Any = renderer.tokenizer
         context_tokens = read_context_tokens(base)
-        if isinstance(config, PreferenceConfig):
+        if isinstance(config, PairStageConfig):
             config = config.model_copy(update={**few, "keep": "last", "validate_every_steps": None})
             pairs = load_stage_pairs(shown, config, renderer, context_tokens, SilentProgress())
             return describe_pairs(pairs.train, tokenizer, count)

@@ -26,6 +26,7 @@ from posttrain.pipeline.grpo_wiring import (
     load_started_policy,
     read_stage_problems,
 )
+from posttrain.pipeline.kto_wiring import run_kto
 from posttrain.pipeline.plugins import call_plugin
 from posttrain.pipeline.preference_wiring import run_preference
 from posttrain.pipeline.preflight.override_names import TRUNCATION
@@ -43,6 +44,7 @@ from posttrain.pipeline.wiring import PREVIEW_ROWS, StageData, describe_rows, lo
 from posttrain.rollouts.pass_rate_log import PassRateLog
 from posttrain.rollouts.shares import ShareJournals
 from posttrain.stages import grpo, sft
+from posttrain.stages.kto import KtoConfig
 from posttrain.stages.preference import PreferenceConfig
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.checkpoints import CheckpointStore
@@ -77,6 +79,8 @@ def run_stage(job: StageJob) -> StageResult:
         return _run_grpo(job, job.entry.config)
     if isinstance(job.entry.config, PreferenceConfig):
         return run_preference(job, job.entry.config)
+    if isinstance(job.entry.config, KtoConfig):
+        return run_kto(job, job.entry.config)
     return _run_plugin(job)
 
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from posttrain.core.config import Config
 from posttrain.stages.grpo import GrpoConfig
+from posttrain.stages.kto import KtoConfig
 from posttrain.stages.preference import PreferenceConfig
 from posttrain.stages.sft import SftConfig
 
-BUILT_IN_STAGES: dict[str, type[Config]] = {"sft": SftConfig, "grpo": GrpoConfig, "preference": PreferenceConfig}
+BUILT_IN_STAGES: dict[str, type[Config]] = {
+    "sft": SftConfig,
+    "grpo": GrpoConfig,
+    "preference": PreferenceConfig,
+    "kto": KtoConfig,
+}
 """The configuration of every built-in stage, by the `type` of a recipe's stage."""

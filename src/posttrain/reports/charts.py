@@ -19,6 +19,7 @@ from posttrain.core.metrics import (
     GRAD_NORM,
     INFORMATIVE_FRACTION,
     KL,
+    KL_POINT,
     LEARNING_RATE,
     LEFT_OUT_FRACTION,
     LOGPS_CHOSEN,
@@ -30,6 +31,7 @@ from posttrain.core.metrics import (
     REWARD_ACCURACY,
     REWARD_CHOSEN,
     REWARD_REJECTED,
+    REWARD_SHIFT,
     STALE_FRACTION,
     TOKENS_BY_DIFFICULTY,
     TOKENS_PER_SECOND,
@@ -120,6 +122,7 @@ _SAMPLED = (
 _COMPARED = (
     _Plan("Implicit rewards", ((REWARD_CHOSEN, "chosen"), (REWARD_REJECTED, "rejected"))),
     _Plan("Pairs told apart", ((REWARD_ACCURACY, "training"), (VALIDATION_REWARD_ACCURACY, "validation"))),
+    _Plan("Reference point", ((KL_POINT, "KL at others' completions"), (REWARD_SHIFT, "mean reward")), from_zero=False),
     _Plan("Log-probs by token", ((LOGPS_CHOSEN, "chosen"), (LOGPS_REJECTED, "rejected")), from_zero=False),
     _Plan("Log-probs since the start", ((LOGPS_CHOSEN_CHANGE, "chosen"), (LOGPS_REJECTED_CHANGE, "rejected"))),
 )

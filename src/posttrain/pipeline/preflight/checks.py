@@ -23,7 +23,7 @@ from posttrain.models.loading import read_context_tokens
 from posttrain.pipeline.decontaminating import describe_decontamination, list_searched_tasks
 from posttrain.pipeline.grpo_wiring import build_stage_checks, read_stage_problems
 from posttrain.pipeline.plan import derive_stage_seed
-from posttrain.pipeline.preference_rows import load_stage_pairs
+from posttrain.pipeline.preference_rows import PairStageConfig, load_stage_pairs
 from posttrain.pipeline.preflight import contamination, mask, rollouts, truncation
 from posttrain.pipeline.preflight.findings import Finding, build_refusal
 from posttrain.pipeline.preflight.memory import check_memory, find_trained_adapter
@@ -36,7 +36,6 @@ from posttrain.pipeline.rounds import Round
 from posttrain.pipeline.scorers import build_context
 from posttrain.pipeline.wiring import StageData, load_stage_data
 from posttrain.stages.grpo import GrpoConfig
-from posttrain.stages.preference import PreferenceConfig
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks
 
@@ -144,7 +143,7 @@ class Preflight:
             self._seen.add(name)
             checks = build_stage_checks(self.recipe, config, self.renderer, self.base, allow_unsafe=self.allow_unsafe)
             read_stage_problems(self.recipe, config, checks)
-        if isinstance(config, PreferenceConfig) and name not in self._seen:
+        if isinstance(config, PairStageConfig) and name not in self._seen:
             self._seen.add(name)
             self._check_pairs(stage, config)
         if not isinstance(config, SftConfig):
@@ -166,7 +165,7 @@ class Preflight:
             self._add_row_findings(stage, config, data, context_tokens)
         return data
 
-    def _check_pairs(self, stage: Round, config: PreferenceConfig) -> None:
+    def _check_pairs(self, stage: Round, config: PairStageConfig) -> None:
         """Check the pairs of a stage that compares them: lengths, and evaluation items among them."""
         context_tokens = read_context_tokens(self.base)
         lenient = config.model_copy(update={"max_affected_fraction": 1.0})
@@ -181,7 +180,7 @@ class Preflight:
     def _add_ledger_findings(
         self,
         stage: Round,
-        config: SftConfig | PreferenceConfig,
+        config: SftConfig | PairStageConfig,
         trained: Sequence[Ledger],
         ledgers: Sequence[Ledger],
         context_tokens: int | None,
@@ -196,13 +195,13 @@ class Preflight:
             self._add(contamination.check_contamination(label, trained, settings, searched), name)
 
     def _describe_nothing(
-        self, label: str, error: NothingTrainedError, config: SftConfig | PreferenceConfig, context_tokens: int | None
+        self, label: str, error: NothingTrainedError, config: SftConfig | PairStageConfig, context_tokens: int | None
     ) -> Finding:
         if CONTAMINATED in error.ledger.dropped:
             return contamination.describe_all_contaminated(label, error.found, error.ledger)
         if TOO_LONG in error.ledger.dropped:
             return truncation.describe_all_too_long(label, error.found, error.ledger, context_tokens)
-        if isinstance(config, PreferenceConfig):
+        if isinstance(config, PairStageConfig):
             raise error
         return mask.describe_nothing_trained(label, error.found, error.ledger, config)
 

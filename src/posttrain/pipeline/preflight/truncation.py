@@ -7,9 +7,9 @@ from typing import get_args
 
 from posttrain.data.ledger import Ledger
 from posttrain.data.truncation import TooLongRows, find_too_long
+from posttrain.pipeline.preference_rows import PairStageConfig
 from posttrain.pipeline.preflight.findings import Finding
 from posttrain.pipeline.preflight.override_names import TRUNCATION
-from posttrain.stages.preference import PreferenceConfig
 from posttrain.stages.sft import SftConfig
 
 _LENGTH_STEP = 64
@@ -17,7 +17,7 @@ _LENGTH_STEP = 64
 
 def check_truncation(
     stage: str,
-    config: SftConfig | PreferenceConfig,
+    config: SftConfig | PairStageConfig,
     ledgers: Sequence[Ledger],
     *,
     max_length: int | None,
@@ -59,7 +59,7 @@ def check_truncation(
     return Finding(stage, TRUNCATION, "refused", found, expected, cure, figures)
 
 
-def _list_policies(config: SftConfig | PreferenceConfig) -> str:
+def _list_policies(config: SftConfig | PairStageConfig) -> str:
     others = [policy for policy in get_args(type(config).model_fields["truncation"].annotation) if policy != "refuse"]
     return ", ".join(others[:-1]) + f" or {others[-1]}"
 
