@@ -187,6 +187,7 @@ BAD_ROWS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "2+2?", "completions": ["4"], "labels": [1]}, "wrong type"),
     ({"prompt": "2+2?", "completions": ["4"], "labels": []}, "labels do not match"),
     ({"prompt": "2+2?", "chosen": "4", "rejected": "4"}, "no preference"),
+    ({"prompt": [USER], "chosen": [say("user", "3+3?"), ANSWER], "rejected": [ANSWER]}, "prompt is no prefix"),
     ({"chosen": "Yes.", "rejected": "No."}, "no shared prompt"),
     ({"chosen": "Yes.", "rejected": [ANSWER]}, "wrong type"),
     ({"prompt": "2+2?", "tools": "{"}, "wrong type"),

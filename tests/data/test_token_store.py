@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from posttrain.chat.rendering import SampleRequest
-from posttrain.core.errors import StorageError
-from posttrain.data import tokenized
+from posttrain.core.errors import DataError, StorageError
+from posttrain.data import tokenizing
 from posttrain.data.sources import DataSource
 from posttrain.data.tokenized import load_token_rows
 from tests.data.files import chat, write_lines
@@ -48,7 +48,7 @@ def test_a_second_start_tokenizes_nothing_and_gives_the_same(root: Path) -> None
 
 def test_what_is_allowed_to_be_lost_is_checked_for_stored_rows_too(root: Path) -> None:
     tokenize([SOURCE], root)
-    with pytest.raises(tokenized.DataError, match="2 of 42 rows"):
+    with pytest.raises(DataError, match="2 of 42 rows"):
         tokenize([DataSource(source="a.jsonl", max_bad_fraction=0.01)], root)
 
 
@@ -182,7 +182,7 @@ class Suicide(SmallRenderer):
 
 
 def build_and_die(root: str) -> None:
-    tokenized.BATCH_ROWS = 8
+    tokenizing.BATCH_ROWS = 8
     tokenize([SOURCE], Path(root), Suicide())
 
 

@@ -14,9 +14,9 @@ import pytest
 from posttrain.chat.rendering import Renderer, SampleRequest
 from posttrain.core.errors import DataError
 from posttrain.core.records import RenderedSample, Source
-from posttrain.data import tokenized
+from posttrain.data import tokenizing
 from posttrain.data.sources import DataSource
-from posttrain.data.tokenized import NOT_TRAINED, TokenizeSettings, load_token_rows
+from posttrain.data.tokenized import NOT_TRAINED, TokenizedData, TokenizeSettings, load_token_rows
 from tests.chat.formats import FORMS, build_renderer, build_tokenizer
 from tests.data.files import chat, say, write_lines
 from tests.data.small_renderer import BOS, EOS, REFUSED, SmallRenderer, make_sample, make_settings, read_text, tokenize
@@ -31,7 +31,7 @@ def renderer() -> Renderer:
     return build_renderer(build_tokenizer("bytes", PLAIN), FORMS[PLAIN].template, {})
 
 
-def load_real(renderer: Renderer, root: Path, **changes: Any) -> tokenized.TokenizedData:
+def load_real(renderer: Renderer, root: Path, **changes: Any) -> TokenizedData:
     settings = TokenizeSettings(renderer_hash=renderer.format.hash, tokenizer_hash="bytes", **changes)
     return load_token_rows([SOURCE], renderer, settings, root=root, cache=root / "cache")
 
@@ -228,7 +228,7 @@ def measure_peak(root: Path, name: str, num_rows: int) -> int:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 def test_memory_does_not_grow_with_the_rows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenized, "BATCH_ROWS", 64)
+    monkeypatch.setattr(tokenizing, "BATCH_ROWS", 64)
     measure_peak(tmp_path, name, 100)  # what is imported and cached the first time
     few, many = measure_peak(tmp_path, name, 500), measure_peak(tmp_path, name, 5000)
     assert many < 1.2 * few

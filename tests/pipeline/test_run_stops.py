@@ -88,7 +88,7 @@ def test_a_stop_while_rows_are_tokenized_takes_at_most_a_batch_of_them(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_rows(workshop.folder / "rows.jsonl", 30)
-    monkeypatch.setattr("posttrain.data.tokenized.BATCH_ROWS", 10)
+    monkeypatch.setattr("posttrain.data.tokenizing.BATCH_ROWS", 10)
     with pytest.raises(TerminatedError):
         workshop.run(should_stop=StopAt(2))
     folder = RunFolder(workshop.folder / "run")

@@ -108,6 +108,12 @@ def _read_answer(value: Any, prompt: list[Message], column: str) -> list[Message
     messages = read_messages(value, column)
     if messages[: len(prompt)] == prompt:
         messages = messages[len(prompt) :]
+    if messages and messages[0]["role"] != "assistant" and any(message["role"] == "assistant" for message in messages):
+        raise RowError(
+            "prompt is no prefix",
+            f"'{column}' is a conversation that does not begin with the prompt",
+            "give the answer alone, or a conversation that begins with exactly the prompt's messages",
+        )
     if not messages or messages[0]["role"] != "assistant":
         found = f"it begins with a message of the {messages[0]['role']}" if messages else "nothing follows the prompt"
         raise RowError("wrong completion", f"'{column}' must begin with the assistant's answer; {found}")

@@ -7,6 +7,7 @@ every file against its hash in the manifest, and the manifest against its own.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ _DTYPES: dict[str, Any] = {
     "row_ids": np.uint8,
     "row_id_offsets": np.int64,
 }
+_COLUMN_DTYPES: dict[str, Any] = {"columns": np.uint8, "column_offsets": np.int64}
 
 
 class DamagedStoreError(Exception):
@@ -66,19 +68,26 @@ class _ArrayFile:
 
 
 class TokenWriter:
-    """Appends rows to the arrays of a folder; a context manager."""
+    """Appends rows to the arrays of a folder, and to arrays of columns from the first that is added on.
+
+    A context manager.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stack = ExitStack()
 
     def __enter__(self) -> TokenWriter:
-        self._arrays = {name: _ArrayFile(self._folder / f"{name}.npy", dtype) for name, dtype in _DTYPES.items()}
-        for array in self._arrays.values():
-            self._stack.callback(array.close)
-        self._arrays["offsets"].append([0])
-        self._arrays["row_id_offsets"].append([0])
+        self._arrays: dict[str, _ArrayFile] = {}
+        self._open(_DTYPES, "offsets", "row_id_offsets")
         return self
+
+    def _open(self, dtypes: dict[str, Any], *offsets: str) -> None:
+        for name, dtype in dtypes.items():
+            self._arrays[name] = _ArrayFile(self._folder / f"{name}.npy", dtype)
+            self._stack.callback(self._arrays[name].close)
+        for name in offsets:
+            self._arrays[name].append([0])
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -93,6 +102,29 @@ class TokenWriter:
         self._arrays["offsets"].append([self._arrays["ids"].length])
         self._arrays["row_ids"].append(np.frombuffer(row_id.encode("utf-8"), np.uint8))
         self._arrays["row_id_offsets"].append([self._arrays["row_ids"].length])
+
+    def add_columns(self, columns: dict[str, Any]) -> None:
+        """Append what stays beside the samples of one data row, as JSON."""
+        if "columns" not in self._arrays:
+            self._open(_COLUMN_DTYPES, "column_offsets")
+        self._arrays["columns"].append(np.frombuffer(canonical_json(columns).encode("utf-8"), np.uint8))
+        self._arrays["column_offsets"].append([self._arrays["columns"].length])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredColumns:
+    """Columns read from disk one row at a time: what `TokenWriter.add_columns` was given, in order."""
+
+    text: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number = range(len(self))[index]
+        found: dict[str, Any] = json.loads(self.text[self.offsets[number] : self.offsets[number + 1]].tobytes())
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,8 +155,8 @@ def write_manifest(folder: Path, key: str, ledger: Ledger) -> None:
     write_text(folder / _MANIFEST, canonical_json({**manifest, "hash": hash_json(manifest)}) + "\n")
 
 
-def read_token_rows(folder: Path, key: str) -> tuple[TokenRows, Ledger]:
-    """Return the rows and the ledger of a folder, after checking every byte of it.
+def read_rows(folder: Path, key: str) -> tuple[TokenRows, StoredColumns | None, Ledger]:
+    """Return the rows, the columns beside them (None: none were added) and the ledger, after checking every byte.
 
     Raises:
         DamagedStoreError: A file is missing, torn or altered, or belongs to another key.
@@ -135,9 +167,9 @@ def read_token_rows(folder: Path, key: str) -> tuple[TokenRows, Ledger]:
             path = folder / name
             if path.stat().st_size != facts["bytes"] or sha256_file(path) != facts["sha256"]:
                 raise DamagedStoreError(f"{name} was torn or altered")
+        names = [*_DTYPES, *(name for name in _COLUMN_DTYPES if f"{name}.npy" in manifest["files"])]
         arrays = {
-            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
-            for name in _DTYPES
+            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray) for name in names
         }
     digests = {name: facts["sha256"] for name, facts in manifest["files"].items()}
     rows = TokenRows(
@@ -148,7 +180,8 @@ def read_token_rows(folder: Path, key: str) -> tuple[TokenRows, Ledger]:
         row_ids=StoredRowIds(arrays["row_ids"], arrays["row_id_offsets"]),
         content_hash=hash_digests(digests),
     )
-    return rows, Ledger.from_json(manifest["ledger"])
+    columns = StoredColumns(arrays["columns"], arrays["column_offsets"]) if "columns" in arrays else None
+    return rows, columns, Ledger.from_json(manifest["ledger"])
 
 
 def _read_manifest(folder: Path, key: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from posttrain.core.protocols import Scorer
 from posttrain.core.records import Artifact, Problem
 from posttrain.data.examples import check_bad_fraction
 from posttrain.data.ledger import Ledger
-from posttrain.data.tokenized import CONTAMINATED
+from posttrain.data.tokenizing import CONTAMINATED
 from posttrain.kernels.token_logprobs import Head
 from posttrain.models.heads import (
     choose_layout,

@@ -13,7 +13,7 @@ from typing import Any
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.protocols import Progress
-from posttrain.data.tokenized import CONTAMINATED, NothingTrainedError
+from posttrain.data.tokenizing import CONTAMINATED, NothingTrainedError
 from posttrain.data.truncation import TOO_LONG
 from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.task import GenerationTask

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from posttrain.data.ledger import Ledger, LossEntry
-from posttrain.data.tokenized import CONTAMINATED
+from posttrain.data.tokenizing import CONTAMINATED
 from posttrain.pipeline.decontaminating import OFF
 from posttrain.pipeline.preflight.findings import Finding
 from posttrain.pipeline.preflight.override_names import CONTAMINATION
