@@ -15,6 +15,7 @@ from posttrain.kernels.readings import Reading
 from posttrain.models.loading import load_policy
 from posttrain.models.reward_models import (
     FACTS_FILE,
+    LoadedRewardModel,
     RewardFacts,
     build_member,
     load_reward_model,
@@ -151,11 +152,11 @@ def test_a_reward_model_is_no_policy_and_a_policy_no_reward_model(tmp_path: Path
 def test_bad_facts_and_changed_files_are_refused(tmp_path: Path) -> None:
     folder = save_members(tmp_path / "rm", make_members())
     path = folder / FACTS_FILE
-    path.write_text(path.read_text().replace("preference", "taste"))
+    path.write_text(path.read_text().replace("preference", "preferencE"))
     with pytest.raises(ModelError, match="content has changed"):
         load_reward_model(folder)
     (folder / "manifest.json").unlink()  # a folder from elsewhere has no manifest
-    assert load_reward_model(folder).facts.outputs == ("taste",)
+    assert load_reward_model(folder).facts.outputs == ("preferencE",)
     for text in ('{"schema": 1}', "[]", "{", path.read_text().replace('"offsets": [', '"offsets": [[1.0], ')):
         path.write_text(text)
         with pytest.raises(ModelError):
@@ -173,7 +174,5 @@ def test_an_architecture_without_scores_is_refused_with_the_cure() -> None:
     assert "another architecture" in caught.value.cure
 
 
-def _loaded():  # noqa: ANN202  # a loaded model in memory, as load_reward_model gives one
-    from posttrain.models.reward_models import LoadedRewardModel
-
+def _loaded() -> LoadedRewardModel:
     return LoadedRewardModel(tuple(make_members()), PAIRS, make_tokenizer(), None, "h", Path("."))

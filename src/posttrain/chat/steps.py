@@ -1,9 +1,9 @@
 """Where the steps of a solution end, in tokens: what a process reward model is trained on and read at.
 
-A step ends with the separator that follows it, the last one with the completion. It is read at the token that completes
-it: for the last step the completion's last token (its end of turn), for another the token in which the step's last
-character lies, which may hold the separator too. The rule needs nothing but the ids and their texts, so that a completion
-that a sampler drew is read exactly where training rows are.
+A step ends with the separator that follows it, the last one with the completion. It is read at the token that
+completes it: for the last step the completion's last token (its end of turn), for another the token in which the step's
+last character lies, which may hold the separator too. The rule needs nothing but the ids and their texts, so that a
+completion that a sampler drew is read exactly where training rows are.
 """
 
 from __future__ import annotations

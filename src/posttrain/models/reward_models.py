@@ -14,7 +14,7 @@ A folder from elsewhere without that file is read as one member whose outputs ar
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,15 +29,18 @@ from posttrain.core.errors import ModelError, StorageError
 from posttrain.core.hashing import hash_json
 from posttrain.core.run_folder import ARTIFACT_MANIFEST
 from posttrain.core.seeds import build_torch_generator
+from posttrain.models.adapters import list_adapters, merge_adapters
 from posttrain.models.architectures import find_scoring_model_class
 from posttrain.models.artifacts import save_tokenizer, save_weights
 from posttrain.models.heads import find_backbone, find_causal_lm
+from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import DTYPES, build_checked_model, load_tokenizer, read_chat_template
 from posttrain.models.manifest import ArtifactFacts, Manifest, verify_artifact, write_manifest
 from posttrain.models.validation import CONFIG_FILE, check_links, check_model_folder, quiet_transformers
 from posttrain.models.weights import hash_weights, read_json_object
 
 FACTS_FILE = "reward_model.json"
+REPORT_FILE = "validation.json"
 MEMBERS_FOLDER = "members"
 HEAD = "score"
 SCHEMA = 1
@@ -178,24 +181,54 @@ def build_member(model: nn.Module, head_weight: torch.Tensor, tokenizer: Any) ->
     return member.eval()
 
 
+@torch.no_grad()
+def assemble_member(policy: LoadedPolicy, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """Return a trained member as a model of transformers, adapters merged in float32.
+
+    Args:
+        policy: What the member was trained from, in the form that it was trained in; it is used up.
+        tensors: Trained tensors by the names of `training.reward_policy.ScoredRewardModel`.
+
+    Raises:
+        ModelError: A tensor belongs to no parameter, or as `build_member`.
+    """
+    model, left = policy.model, dict(tensors)
+    head_weight = left.pop(f"{HEAD}.weight")
+    for name, parameter in model.named_parameters():
+        if f"model.{name}" in left:
+            parameter.copy_(left.pop(f"model.{name}"))
+    if left:
+        raise ModelError(
+            f"the policy has no parameter '{min(left)}'",
+            expected="the parameters that were trained",
+            cure="run the stage again",
+            place="model",
+        )
+    return build_member(merge_adapters(model) if list_adapters(model) else model, head_weight, policy.tokenizer)
+
+
+# many parameters: members, tokenizer, place, and what is written beside them
 def save_reward_model(
-    members: Sequence[Any],
+    members: Iterable[Any],
     tokenizer: Any,
     folder: Path,
     facts: ArtifactFacts,
     reward_facts: RewardFacts,
     *,
     weights_dtype: str = "bfloat16",
+    report: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write a reward model and return its manifest; the folder appears whole or not at all.
 
     Args:
-        members: Models of transformers with a head of scores (`build_member`), at least one.
+        members: As many models of transformers with a head of scores (`build_member`) as the facts name; each is asked
+            for when the one before it is written.
         tokenizer: That of all members.
         folder: The artifact's folder; it must not exist.
         facts: Chat format and lineage; their kind is set here.
         reward_facts: What the numbers mean.
         weights_dtype: "bfloat16" or "float32".
+        report: What validation rows say of it, kept in validation.json.
 
     Raises:
         ModelError: A value is not finite.
@@ -213,11 +246,13 @@ def save_reward_model(
     def fill(target: Path) -> None:
         save_tokenizer(tokenizer, target, facts.chat_template)
         hashes = []
-        for member, place in zip(members, _place_members(target, len(members)), strict=True):
+        for member, place in zip(members, _place_members(target, reward_facts.num_members), strict=True):
             place.mkdir(parents=True, exist_ok=True)
             save_weights(member, place, DTYPES[weights_dtype], None)
             hashes.append(hash_weights(place))
         write_json(target / FACTS_FILE, {"schema": SCHEMA, **asdict(reward_facts)})
+        if report is not None:
+            write_json(target / REPORT_FILE, dict(report))
         kept = {name: getattr(facts, name) for name in ArtifactFacts.__dataclass_fields__} | {"kind": "reward_model"}
         manifests.append(write_manifest(target, ArtifactFacts(**kept), _name_members(hashes), []))
 

@@ -79,7 +79,7 @@ class RewardScoring:
             found = f"a prompt and a completion of {longest:,} tokens"
             expected = f"at most {self.context_tokens:,}: the reward model's context"
             cure = "lower max_new_tokens, or use a reward model of a longer context"
-        elif not reading.completions or not all(map(len, (*reading.completions, *reading.places))):
+        elif not reading.completions or 0 in (*map(len, reading.completions), *map(len, reading.places)):
             found, expected = "a completion without a token", "at least one token, whose score is read"
             cure = "leave it out"
         else:

@@ -57,5 +57,5 @@ def aggregate_steps(log_odds_T: Floats, how: StepAggregation) -> float:
     if not log_odds_T.size:
         raise ValueError("a solution without a step")
     logprobs_T = -np.logaddexp(0.0, -log_odds_T)
-    chosen = {"min": logprobs_T.min, "product": logprobs_T.sum, "last": lambda: logprobs_T[-1]}[how]()
+    chosen = {"min": logprobs_T.min(), "product": logprobs_T.sum(), "last": logprobs_T[-1]}[how]
     return float(np.exp(chosen))

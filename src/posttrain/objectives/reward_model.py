@@ -2,14 +2,14 @@
 
 | learned from | loss of a row |
 | --- | --- |
-| a pair, r_c and r_r the scores of the chosen and the rejected completion | -log sigma(r_c - r_r - m) + c (r_c + r_r)^2 |
+| a pair, r_c and r_r the scores of chosen and rejected | -log sigma(r_c - r_r - m) + c (r_c + r_r)^2 |
 | ratings t_k of K attributes | sum_k (r_k - t_k)^2 over those that are given |
 | a step of a solution, y = 1 if it is right | -log sigma(r) if y = 1, -log sigma(-r) if y = 0 |
 
-The pair's loss is the negative log-likelihood of Bradley and Terry's model (Biometrika 39 (1952), p. 324) as InstructGPT
-has it (arXiv 2203.02155, equation 1), with the margin m of Llama 2 (arXiv 2307.09288, equation 2). Only differences of
-scores decide it, so a shift of all scores of a prompt is free; the centring term c (Eisenstein et al., arXiv 2312.09244,
-section 3.1) takes that freedom away. Step labels: Lightman et al., arXiv 2305.20050, section 2.6.
+The pair's loss is the negative log-likelihood of Bradley and Terry's model (Biometrika 39 (1952), p. 324) as
+InstructGPT has it (arXiv 2203.02155, equation 1), with the margin m of Llama 2 (arXiv 2307.09288, equation 2). Only
+differences of scores decide it, so a shift of all scores of a prompt is free; the centring term c (Eisenstein et al.,
+arXiv 2312.09244, section 3.1) takes that freedom away. Step labels: Lightman et al., arXiv 2305.20050, section 2.6.
 
 Shape letters: P pairs, N rows of scores, K outputs of the head.
 """

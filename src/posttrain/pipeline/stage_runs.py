@@ -32,6 +32,13 @@ from posttrain.pipeline.plugins import call_plugin
 from posttrain.pipeline.policies import describe_chat
 from posttrain.pipeline.preflight.override_names import TRUNCATION
 from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.reward_wiring import (
+    RewardSetting,
+    build_reward_parts,
+    describe_reward_rows,
+    load_reward_data,
+    save_members,
+)
 from posttrain.pipeline.rollout_preview import describe_rollouts
 from posttrain.pipeline.sft_wiring import build_scored_policy, load_trained_policy
 from posttrain.pipeline.stage_entries import StageEntry
@@ -46,7 +53,8 @@ from posttrain.pipeline.tracked_metric import (
 from posttrain.pipeline.wiring import PREVIEW_ROWS, StageData, describe_rows, load_stage_data
 from posttrain.rollouts.pass_rate_log import PassRateLog
 from posttrain.rollouts.shares import ShareJournals
-from posttrain.stages import grpo, sft
+from posttrain.stages import grpo, reward_model, sft
+from posttrain.stages.reward_diagnosis import Diagnosis
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks, find_device
@@ -110,6 +118,8 @@ def run_stage(job: StageJob) -> StageResult:
         return _run_sft(job, job.entry.config)
     if isinstance(job.entry.config, grpo.GrpoConfig):
         return _run_grpo(job, job.entry.config)
+    if isinstance(job.entry.config, reward_model.RewardModelConfig):
+        return _run_reward_model(job, job.entry.config)
     return _run_plugin(job)
 
 
@@ -183,6 +193,32 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
         if config.curriculum is not None:
             for folder in job.folder.list_rollouts():
                 PassRateLog(folder, len(problems.all), config.curriculum.decay).clear()
+    return StageResult(artifacts, parts.num_tokens, ledger)
+
+
+def _run_reward_model(job: StageJob, config: reward_model.RewardModelConfig) -> StageResult:
+    setting = RewardSetting(job.parent, job.entry.name, job.ranks, job.context.seed, find_device())
+    progress = job.context.progress
+    shown = StoppableProgress(progress, job.context.should_stop) if job.ranks.count == 1 else progress
+    context_tokens = read_context_tokens(setting.folder)
+    data = job.ranks.first(lambda: load_reward_data(job.recipe, config, job.renderer, context_tokens, shown))
+    _check_key(job)
+    ledger = {**data.train.ledger.to_json(), "decontamination": describe_decontamination(job.recipe)}
+    if job.ranks.is_writer:
+        write_json(job.folder.ledger, ledger)
+        write_json(job.folder.preview, describe_reward_rows(data.train.sources, job.renderer.tokenizer, PREVIEW_ROWS))
+    facts = describe_artifact(job, config.identity(), ledger)
+
+    def publish(tensors_of: Callable[[int], dict[str, torch.Tensor]], diagnosis: Diagnosis) -> Artifact:
+        return _store(job, lambda folder: save_members(setting, config, folder, facts, tensors_of, diagnosis))
+
+    parts, notes = build_reward_parts(setting, config, data, publish)
+    for note in notes:
+        progress.note(note)
+    artifacts = reward_model.run(config, {"policy": job.parent}, parts, job.context)
+    if job.ranks.is_writer:  # the artifact has taken their place
+        for folder in [job.folder, *(StageFolder(job.folder.member(number)) for number in range(config.members))]:
+            CheckpointStore(folder.checkpoints).clear()
     return StageResult(artifacts, parts.num_tokens, ledger)
 
 

@@ -55,11 +55,11 @@ class ScoredRewardModel(ScoredPolicy):
         scores_NK = nn.functional.linear(hidden_NH, self.score.weight.float())
         if not len(batch.scored_N):  # keeps sharded parameters in the backward pass
             zero = hidden_TH.float().sum() * 0 + self.score.weight.float().sum() * 0
-            return TokenScores(zero, scores_NK.detach(), torch.empty(0, device=hidden_TH.device))
+            return TokenScores(zero, scores_NK.detach(), torch.empty(0, device=hidden_TH.device), None)
         reward_objective: RewardObjective = objective  # type: ignore[assignment]  # what this module is trained by
         loss = (reward_objective(scores_NK, batch.constants) * weights_N).sum()
         hits_N = reward_objective.count_hits(scores_NK.detach(), batch.constants)
-        return TokenScores(loss, scores_NK.detach(), hits_N)
+        return TokenScores(loss, scores_NK.detach(), hits_N, None)
 
     def compute_hidden(self, batch: MicroBatch) -> torch.Tensor:
         """Return the last hidden states [T, H] of a micro-batch, rows end to end."""

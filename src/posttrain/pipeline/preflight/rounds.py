@@ -24,6 +24,7 @@ from posttrain.pipeline.rounds import Round
 from posttrain.pipeline.tracked_metric import find_tracked_metric
 from posttrain.pipeline.wiring import fingerprint_sources
 from posttrain.stages.grpo import GrpoConfig
+from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.stages.sft import SftConfig
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.distributed import Ranks
@@ -57,11 +58,17 @@ def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round], ranks: Ran
             tracked = find_tracked_metric(recipe, config)
             if tracked is not None:
                 selecting.add(tracked.task.name)
+        elif isinstance(config, RewardModelConfig):
+            check_max_length(config, context_tokens)
+            fingerprint_sources(recipe, [*config.data, *config.validation])
         elif isinstance(config, GrpoConfig):
             fingerprint_sources(recipe, config.data)
             check_stage_sampler(config, ranks, recipe.roots)
         if has_adapters is not None:
             check_adapter_start(config, name, has_adapters)
+        if isinstance(config, RewardModelConfig):
+            adapters[name] = has_adapters  # the policy is passed on as it came
+            continue
         goes_on = has_adapters and config.adapter_start == "continue"
         adapters[name] = config.adapter is not None or bool(goes_on)
     for task in recipe.evaluate:
@@ -93,7 +100,7 @@ def check_adapter_start(config: TrainingKeys, name: str, has_adapters: bool) -> 
     raise RefusedError(found, expected=expected, cure=cure, place=f"stages: {name}: adapter_start")
 
 
-def check_max_length(config: SftConfig, context_tokens: int | None) -> None:
+def check_max_length(config: SftConfig | RewardModelConfig, context_tokens: int | None) -> None:
     """Check that rows will fit the model.
 
     Raises:
