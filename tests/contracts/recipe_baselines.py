@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tests.contracts.reward_baselines import REWARD_BASELINES
+from tests.pipeline.reward_runs import make_pairs, make_rated, make_stepwise, write_rows
 from tests.pipeline.tiny_runs import Workshop, make_base, make_rows, recipe_values, sft, task
 
 TEMPLATE = (
@@ -156,6 +158,7 @@ HOLDING = [
 """Questions that hold an item each: word for word, by n-grams, nearly, and by what several items share alone."""
 
 BASELINES: dict[str, dict[str, Any]] = {
+    **REWARD_BASELINES,
     "plain": recipe_values(stage()),
     "epochs": recipe_values(stage(steps=None, epochs=1.0)),
     "seven": recipe_values(stage(steps=7)),
@@ -276,6 +279,12 @@ def make_workshop(folder: Path) -> Workshop:
         (folder / place).mkdir(exist_ok=True)
         text = HARNESS_TASK.format(name=name, file=folder / "choices.jsonl", more=more)
         (folder / place / f"{name}.yaml").write_text(text)
+    for name, make in (("pairs", make_pairs), ("rated", make_rated), ("steps", make_stepwise)):
+        write_rows(folder / f"{name}.jsonl", make(16))
+        write_rows(folder / f"{name}_held_out.jsonl", make(8, start=100))
+    rows_with_one_long = make_pairs(8)
+    rows_with_one_long[5]["chosen"] = "much too long " * 8
+    write_rows(folder / "long_pairs.jsonl", rows_with_one_long)
     make_rows(folder / "bad.jsonl", 5).open("a").write("no json\n")
     make_rows(folder / "long.jsonl", 6).open("a").write(json.dumps({"prompt": "x " * 8, "completion": "y" * 50}) + "\n")
     return workshop

@@ -11,6 +11,7 @@ from posttrain.evaluation.monitors.settings import MONITORS
 from posttrain.stages.sampler_keys import VllmKeys
 from tests.contracts.monitor_leaves import MONITOR_LEAVES
 from tests.contracts.recipe_baselines import AUDIT, BASELINES, KEEP, LORA, long_rows
+from tests.contracts.reward_leaves import REWARD_LEAVES, REWARD_WITHOUT_EFFECT
 from tests.contracts.trials import (
     Leaf,
     own,
@@ -35,6 +36,7 @@ from tests.pipeline.tiny_runs import task
 
 LEAVES: dict[str, Leaf] = {
     **MONITOR_LEAVES,
+    **REWARD_LEAVES,
     "RecipeHead.name": Leaf("plain", "name", "other", see_folders),
     "RecipeHead.seed": Leaf("plain", "seed", 18, see_policy),
     "RecipeHead.folder": Leaf("plain", "folder", "elsewhere", see_folders),
@@ -232,6 +234,7 @@ LEAVES: dict[str, Leaf] = {
 _TOOLS = "random weights call nothing: tests/pipeline/test_tool_runs.py and tests/rollouts/test_attempts.py"
 _ONE_TYPE = "says which monitor it is: within the class it has one value"
 WITHOUT_EFFECT: dict[str, str] = {
+    **REWARD_WITHOUT_EFFECT,
     **{f"{kind.__name__}.type": _ONE_TYPE for kind in MONITORS.values()},
     **{f"ProblemSource.{name}": "read as of any source: DataSource's is looked at" for name in DataSource.model_fields},
     "RecipeHead.model": "always there; what it holds is ModelSource's",

@@ -106,7 +106,8 @@ def build_reward_parts(
         ModelError: The architecture has no model with scores, or the model's head is not what its logits say.
         RefusedError: `packing: on` where packed rows are not isolated.
     """
-    probe = load_policy(setting.folder, dtype=config.dtype, device=setting.device)
+    # In float32, where rounding cannot hide what sharing does: it is a property of the architecture.
+    probe = load_policy(setting.folder, dtype="float32", device=setting.device)
     check_scoring_class(probe.model)
     is_sharing = config.packing != "off" and is_sharing_exact(probe.model)
     del probe

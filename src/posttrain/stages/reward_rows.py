@@ -156,8 +156,9 @@ def build_step_batch(
 ) -> tuple[StepBatch, list[list[int]]]:
     """Return this rank's micro-batches of a step with the totals of all ranks, and which rows each holds.
 
-    Every rank knows all rows of the step, so the totals need no communication.
+    Every rank knows all rows of the step, so the totals need no communication. Prompts are shared in packed rows alone.
     """
+    is_sharing = is_sharing and layout == "packed"
     lengths = [count_tokens(row.reading, layout, is_shared=is_sharing) for row in rows]
     grouped = (pack if layout == "packed" else pack_padded)(lengths, micro_batch_tokens)
     groups = deal(grouped, ranks.count)[ranks.rank]
