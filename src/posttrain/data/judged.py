@@ -176,6 +176,8 @@ class _Judged:
             return refuse(EMPTY_COMPLETION, "a completion says nothing", "leave the row out")
         first, last = int(trained[0]), int(trained[-1]) + 1
         parts = [_cut(samples[0], 0, first), _cut(samples[0], first, last)]
+        if not self.decode(parts[1].ids_T[:-1].tolist()).strip():
+            return refuse(EMPTY_COMPLETION, "a completion says nothing", "leave the row out")
         if self.settings.separator is None:
             ratings = {name: _read_rating(example.columns.get(name)) for name in self.settings.attributes}
             if all(rating is None for rating in ratings.values()):
