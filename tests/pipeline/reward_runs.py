@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from posttrain.models.reward_models import FACTS_FILE, REPORT_FILE
+from posttrain.core.run_folder import REWARD_REPORT
+from posttrain.models.reward_models import FACTS_FILE
 from tests.pipeline.tiny_runs import WORDS, Finished, Workshop
 
 GOOD, BAD = "zebra", "quit"
@@ -80,7 +81,7 @@ def find_artifact(run: Finished, stage: int = 0) -> Path:
 
 
 def read_report(run: Finished) -> dict[str, Any]:
-    return json.loads((find_artifact(run) / REPORT_FILE).read_text())
+    return json.loads((find_artifact(run) / REWARD_REPORT).read_text())
 
 
 def read_facts(run: Finished) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from posttrain.core.errors import DataError, PosttrainError, RecipeError, TerminatedError
 from posttrain.core.records import Completion, Problem
@@ -25,6 +28,7 @@ from tests.pipeline.reward_runs import (
     rm,
     write_rows,
 )
+from tests.pipeline.test_ranks import finish
 from tests.pipeline.tiny_runs import StopInTraining, Workshop, sft
 
 
@@ -81,6 +85,15 @@ def test_a_stage_that_is_stopped_anywhere_ends_as_one_that_was_not(workshop: Wor
         again = workshop.run(rm(**changes), into=f"stopped-{after}")
         assert find_artifact(again).name == find_artifact(whole).name
         assert again.lines() == whole.lines()
+
+
+def test_an_artifact_that_is_lost_is_made_again_bit_for_bit(workshop: Workshop) -> None:
+    first = workshop.run(rm(members=2, steps=2))
+    lines = first.lines()
+    shutil.rmtree(first.folder.artifacts)
+    again = workshop.run(rm(members=2, steps=2))
+    assert find_artifact(again).is_dir() and find_artifact(again).name == find_artifact(first).name
+    assert again.lines() == lines
 
 
 def test_members_differ_and_are_aggregated(workshop: Workshop) -> None:
@@ -243,3 +256,18 @@ def test_a_scorer_names_only_what_is_made_before_it(workshop: Workshop) -> None:
         workshop.read(rm(), evaluate=[task])
     with pytest.raises(RecipeError, match="no reward model"):
         build_scorer({"type": "learned", "model": "nowhere"}, ScorerContext())
+
+
+@pytest.mark.invariants
+def test_two_ranks_make_the_reward_model_that_one_does(workshop: Workshop) -> None:
+    stage = rm(members=2, steps=3, batch_size=3, validate_every_steps=1)
+    alone = workshop.run(stage, into="alone")
+    together = finish(workshop.write(stage), "together")
+    assert read_report(together)["accuracy"] == read_report(alone)["accuracy"]
+    assert read_report(together)["mean_margin"] == pytest.approx(read_report(alone)["mean_margin"], abs=1e-3)
+    for first, second in zip(alone.lines(), together.lines(), strict=True):
+        assert first == pytest.approx(second, rel=1e-3, abs=1e-4)
+    for path in find_artifact(alone).rglob("*.safetensors"):
+        others = load_file(find_artifact(together) / path.relative_to(find_artifact(alone)))
+        for name, tensor in load_file(path).items():
+            assert torch.allclose(tensor, others[name], atol=1e-3), name

@@ -31,6 +31,8 @@ CHECKPOINT_MANIFEST = "manifest.json"
 ARTIFACT_MANIFEST = "manifest.json"
 MODEL_CARD = "README.md"
 """A model card's name, in a run's folder and in an exported one: the Hub shows the file of that name."""
+REWARD_REPORT = "validation.json"
+"""What validation rows say of a reward model, in its artifact."""
 TASK_HASH_LENGTH = 12
 """Characters of a task's hash that its files are named with."""
 

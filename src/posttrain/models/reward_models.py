@@ -27,7 +27,7 @@ from torch import nn
 from posttrain.core.durable import write_folder, write_json
 from posttrain.core.errors import ModelError, StorageError
 from posttrain.core.hashing import hash_json
-from posttrain.core.run_folder import ARTIFACT_MANIFEST
+from posttrain.core.run_folder import ARTIFACT_MANIFEST, REWARD_REPORT
 from posttrain.core.seeds import build_torch_generator
 from posttrain.models.adapters import list_adapters, merge_adapters
 from posttrain.models.architectures import find_scoring_model_class
@@ -40,7 +40,6 @@ from posttrain.models.validation import CONFIG_FILE, check_links, check_model_fo
 from posttrain.models.weights import hash_weights, read_json_object
 
 FACTS_FILE = "reward_model.json"
-REPORT_FILE = "validation.json"
 MEMBERS_FOLDER = "members"
 HEAD = "score"
 SCHEMA = 1
@@ -252,7 +251,7 @@ def save_reward_model(
             hashes.append(hash_weights(place))
         write_json(target / FACTS_FILE, {"schema": SCHEMA, **asdict(reward_facts)})
         if report is not None:
-            write_json(target / REPORT_FILE, dict(report))
+            write_json(target / REWARD_REPORT, dict(report))
         kept = {name: getattr(facts, name) for name in ArtifactFacts.__dataclass_fields__} | {"kind": "reward_model"}
         manifests.append(write_manifest(target, ArtifactFacts(**kept), _name_members(hashes), []))
 

@@ -60,9 +60,15 @@ class MemberContexts:
         return sum(member.num_steps for member in self._finished)
 
     def find_finished(self, number: int) -> FinishedMember | None:
-        """Return what a member gave, or None if it has yet to be trained; members are asked for in order."""
-        path = StageFolder(self._folder(number)).finished
-        values = self.ranks.broadcast_object(read_json(path) if self.ranks.is_writer and path.is_file() else None)
+        """Return what a member gave, or None if it has yet to be trained; members are asked for in order.
+
+        One whose last checkpoint is gone, since an artifact took its place, is trained again.
+        """
+        folder = StageFolder(self._folder(number))
+        values = read_json(folder.finished) if self.ranks.is_writer and folder.finished.is_file() else None
+        if values is not None and values["num_steps"] not in CheckpointStore(folder.checkpoints).list_whole():
+            values = None
+        values = self.ranks.broadcast_object(values)
         if values is None:
             return None
         scores = np.array(values["scores"], dtype=np.float64).reshape(values["shape"])
