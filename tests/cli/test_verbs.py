@@ -121,7 +121,7 @@ def test_rows_are_shown_token_by_token_with_what_is_trained_on(
         asked.append((stage, rows))
         return [{"row_id": "chats.jsonl:3", "tokens": TOKENS}]
 
-    install("posttrain.pipeline.wiring", preview_rows=preview_rows)
+    install("posttrain.pipeline.previews", preview_rows=preview_rows)
     recipe = write_recipe(tmp_path)
     lines = run_here(capsys, "data", "show", recipe, "--rows", "2").out.splitlines()
     assert lines[2] == "chats.jsonl:3: 5 tokens, 2 trained on"

@@ -137,20 +137,14 @@ def test_every_row_shown_can_be_read_and_every_type_and_form_is_shown() -> None:
 
 def reasons_in_the_code() -> set[str]:
     """Return the reasons that rows are dropped for, as they are written where rows are read."""
-    place = {"RowError": 0, "BadRow": 2, "refuse": 0}
-    nodes = [node for path in python_files("src/posttrain/data") for node in ast.walk(read_tree(path))]
+    place = {"RowError": 0, "BadRow": 2}
     calls = [
         node
-        for node in nodes
+        for path in python_files("src/posttrain/data")
+        for node in ast.walk(read_tree(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in place
     ]
     words = [call.args[place[call.func.id]] for call in calls if len(call.args) > place[call.func.id]]
-    named = {word.id for word in words if isinstance(word, ast.Name)}
-    words += [
-        node.value
-        for node in nodes
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in named
-    ]
     return {word.value for word in words if isinstance(word, ast.Constant) and isinstance(word.value, str)}
 
 

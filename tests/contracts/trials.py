@@ -15,9 +15,10 @@ from posttrain.core.run_folder import RunFolder
 from posttrain.pipeline.estimates import estimate_memory
 from posttrain.pipeline.plan import build_plan
 from posttrain.pipeline.policies import find_base, open_renderer
+from posttrain.pipeline.previews import preview_rows
 from posttrain.pipeline.recipe import Recipe, read_recipe
 from posttrain.pipeline.run import run_recipe
-from posttrain.pipeline.wiring import find_contaminated_rows, load_stage_data, preview_rows
+from posttrain.pipeline.wiring import find_contaminated_rows, load_stage_data
 from posttrain.stages.audit import AuditLook, LookJudge
 from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.sft import SftConfig

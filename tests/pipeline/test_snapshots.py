@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from posttrain.core.errors import StorageError, TerminatedError
 from posttrain.models.manifest import load_manifest, verify_artifact
 from posttrain.pipeline import run
-from posttrain.pipeline.stage_runs import StageJob, build_snapshot_artifact, discard_snapshots, list_snapshots
+from posttrain.pipeline.stage_jobs import StageJob
+from posttrain.pipeline.stage_runs import build_snapshot_artifact, discard_snapshots, list_snapshots
 from tests.pipeline.tiny_runs import StopInTraining, Workshop, sft, task
 
 STEADY: dict[str, Any] = {"schedule": "constant", "warmup_fraction": 0.0, "steps": 6}

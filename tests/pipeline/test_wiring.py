@@ -13,9 +13,10 @@ from posttrain.core.progress import SilentProgress
 from posttrain.core.run_folder import RunFolder
 from posttrain.pipeline.measure import choose_dtype, read_measure_settings
 from posttrain.pipeline.policies import find_base, open_renderer
+from posttrain.pipeline.previews import preview_rows
 from posttrain.pipeline.scorers import build_scorer
 from posttrain.pipeline.task_rows import read_problems
-from posttrain.pipeline.wiring import StageData, fingerprint_sources, fingerprint_values, load_stage_data, preview_rows
+from posttrain.pipeline.wiring import StageData, fingerprint_sources, fingerprint_values, load_stage_data
 from posttrain.scorers.exact_match import ExactMatch
 from posttrain.stages.sft import SftConfig
 from tests.pipeline.tiny_runs import Workshop, make_rows, sft, task

@@ -36,7 +36,7 @@ def show(
     read = read_recipe(recipe, set_ or ())
     entry = read.find_stage(stage)
     with paused_collector():
-        from posttrain.pipeline.wiring import preview_rows  # heavy: a bad recipe is refused before it is imported
+        from posttrain.pipeline.previews import preview_rows  # heavy: a bad recipe is refused before it is imported
 
     found = preview_rows(read, entry.name, rows)
     if json:

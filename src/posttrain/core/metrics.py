@@ -89,40 +89,40 @@ DEVELOPMENT = declare(
 TOKENS_PER_SECOND = declare("time/tokens_per_second", "tokens/s", "last", "throughput, prompts included")
 STEP_SECONDS = declare("time/step_seconds", "s", "last", "wall-clock time of the step")
 PEAK_MEMORY = declare("time/peak_memory_bytes", "bytes", "maximum", "peak resident or device memory")
-REWARD_HITS = declare(
+REWARD_MODEL_HITS = declare(
     "rewards/hits", "fraction", "token_mean", "training labels that the scores agree with", lower_is_better=False
 )
-REWARD_ACCURACY = declare(
+REWARD_MODEL_ACCURACY = declare(
     "validation/reward_accuracy", "fraction", "token_mean", "held-out labels that are got right", lower_is_better=False
 )
-REWARD_NORMALISED_ACCURACY = declare(
+REWARD_MODEL_NORMALISED_ACCURACY = declare(
     "validation/reward_normalised_accuracy",
     "fraction",
     "token_mean",
     "expected accuracy above a coin's, of what the best possible one has above it",
     lower_is_better=False,
 )
-REWARD_MARGIN = declare(
+REWARD_MODEL_MARGIN = declare(
     "validation/reward_margin", "score", "token_mean", "score of the chosen less that of the rejected, held out"
 )
-REWARD_CALIBRATION_ERROR = declare(
+REWARD_MODEL_CALIBRATION_ERROR = declare(
     "validation/reward_calibration_error",
     "fraction",
     "token_mean",
     "gap between predicted probabilities and accuracy",
     lower_is_better=True,
 )
-REWARD_LENGTH_SLOPE = declare(
+REWARD_MODEL_LENGTH_SLOPE = declare(
     "validation/reward_length_slope", "score/token", "last", "score that one more token earns at equal quality"
 )
-REWARD_LENGTH_CORRELATION = declare(
+REWARD_MODEL_LENGTH_CORRELATION = declare(
     "validation/reward_length_correlation",
     "correlation",
     "last",
     "partial correlation of score and length at equal quality",
     bounds=(-1.0, 1.0),
 )
-REWARD_CORRELATION = declare(
+REWARD_MODEL_CORRELATION = declare(
     "validation/reward_correlation",
     "correlation",
     "last",
@@ -278,6 +278,45 @@ AUDIT_EVIDENCE = declare(
     "evidence of either test over what an alarm needs, both as logarithms; 1 is an alarm",
 )
 AUDIT_ALARM = declare("hack/alarm", "fraction", "last", "1 from the step on at which the audit raised its alarm")
+REWARD_CHOSEN = declare("rewards/chosen", "reward", "token_mean", "implicit reward of chosen completions")
+REWARD_REJECTED = declare("rewards/rejected", "reward", "token_mean", "implicit reward of rejected completions")
+REWARD_MARGIN = declare(
+    "rewards/margins", "reward", "token_mean", "implicit reward of chosen less rejected ones", lower_is_better=False
+)
+REWARD_ACCURACY = declare(
+    "rewards/accuracies",
+    "fraction",
+    "token_mean",
+    "pairs whose chosen completion has the higher implicit reward",
+    lower_is_better=False,
+    bounds=(0.0, 1.0),
+)
+LOGPS_CHOSEN = declare("logps/chosen", "nats/token", "token_mean", "log-probs of chosen completions, absolute")
+LOGPS_REJECTED = declare("logps/rejected", "nats/token", "token_mean", "log-probs of rejected completions, absolute")
+LOGPS_CHOSEN_CHANGE = declare(
+    "logps/chosen_change", "nats/token", "token_mean", "how far those of chosen completions moved since the start"
+)
+LOGPS_REJECTED_CHANGE = declare(
+    "logps/rejected_change", "nats/token", "token_mean", "how far those of rejected completions moved since the start"
+)
+LOGPS_ALARM = declare("logps/alarm", "fraction", "last", "1 from where both had fallen by more than is allowed")
+VALIDATION_REWARD_ACCURACY = declare(
+    "validation/rewards/accuracies",
+    "fraction",
+    "token_mean",
+    "held-out pairs whose chosen completion has the higher implicit reward",
+    lower_is_better=False,
+    bounds=(0.0, 1.0),
+)
+VALIDATION_REWARD_MARGIN = declare(
+    "validation/rewards/margins", "reward", "token_mean", "rewards/margins over held-out pairs", lower_is_better=False
+)
+VALIDATION_LOGPS_CHOSEN = declare(
+    "validation/logps/chosen", "nats/token", "token_mean", "logps/chosen over held-out pairs"
+)
+VALIDATION_LOGPS_REJECTED = declare(
+    "validation/logps/rejected", "nats/token", "token_mean", "logps/rejected over held-out pairs"
+)
 BIAS_AMBIGUOUS = declare(
     "bias_ambiguous",
     "score",

@@ -28,7 +28,7 @@ from posttrain.core.errors import TemplateError
 from posttrain.core.records import Example, RenderedSample
 from posttrain.data.examples import drop_bad_row
 from posttrain.data.ledger import Ledger
-from posttrain.data.pairs import EMPTY_COMPLETION, SEVERAL_SAMPLES, PairData, PairRows
+from posttrain.data.pairs import PairData, PairRows
 from posttrain.data.rows import BadRow
 from posttrain.data.sources import DataSource
 from posttrain.data.tokenizing import (
@@ -45,8 +45,6 @@ from posttrain.data.truncation import TOO_LONG, TruncationPolicy
 JUDGED_VERSION = 1
 """Part of every key: raised whenever the same rows and settings would give other tokens."""
 
-NO_RATING = "no rating"
-STEPS_TOGETHER = "steps run together"
 PLACES, LABELS = "places", "labels"
 """Columns of stepwise rows: the tokens of the completion that are read, and the label of each."""
 
@@ -158,7 +156,7 @@ class _Judged:
         texts = [str(step["content"]) for step in steps]
         if any(not text.strip() or separator in text.strip() for text in texts):
             detail = f"a step is blank or holds the separator {separator!r}"
-            return BadRow(example.row_id, example.row_id, STEPS_TOGETHER, detail, "choose another separator")
+            return BadRow(example.row_id, example.row_id, "steps run together", detail, "choose another separator")
         answer = {"role": "assistant", "content": separator.join(text.strip() for text in texts)}
         return SampleRequest([*prompt, answer], example.tools, len(prompt))
 
@@ -166,27 +164,25 @@ class _Judged:
         if isinstance(samples, TemplateError):
             return describe_template_error(example, samples)
 
-        def refuse(reason: str, detail: str, cure: str) -> BadRow:
-            return BadRow(example.row_id, example.row_id, reason, detail, cure)
-
+        name = example.row_id
         if len(samples) != 1:
-            return refuse(SEVERAL_SAMPLES, f"{len(samples)} samples", "give the last answer alone as the completion")
+            return BadRow(name, name, "several samples", f"{len(samples)} samples", "give the last answer alone")
         trained = np.flatnonzero(samples[0].is_trainable_T)
         if len(trained) < 2 or not trained[0]:  # the end of the turn alone, or no prompt
-            return refuse(EMPTY_COMPLETION, "a completion says nothing", "leave the row out")
+            return BadRow(name, name, "empty completion", "a completion says nothing", "leave the row out")
         first, last = int(trained[0]), int(trained[-1]) + 1
         parts = [_cut(samples[0], 0, first), _cut(samples[0], first, last)]
         if not self.decode(parts[1].ids_T[:-1].tolist()).strip():
-            return refuse(EMPTY_COMPLETION, "a completion says nothing", "leave the row out")
+            return BadRow(name, name, "empty completion", "a completion says nothing", "leave the row out")
         if self.settings.separator is None:
-            ratings = {name: _read_rating(example.columns.get(name)) for name in self.settings.attributes}
+            ratings = {column: _read_rating(example.columns.get(column)) for column in self.settings.attributes}
             if all(rating is None for rating in ratings.values()):
-                return refuse(NO_RATING, f"none of {', '.join(ratings)} is a finite number", "map the columns")
+                return BadRow(name, name, "no rating", f"no finite number in {', '.join(ratings)}", "map the columns")
             return TokenizedRow(example.row_id, parts, ratings)
         places = find_step_ends(split_ids(parts[1].ids_T.tolist(), self.decode), self.settings.separator)
         if len(places) != len(example.labels):
             detail = f"{len(example.labels)} labels, and {len(places)} ends of steps in the tokens"
-            return refuse(STEPS_TOGETHER, detail, "choose another separator")
+            return BadRow(name, name, "steps run together", detail, "choose another separator")
         return TokenizedRow(example.row_id, parts, {PLACES: places, LABELS: [int(label) for label in example.labels]})
 
 

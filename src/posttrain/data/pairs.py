@@ -54,11 +54,6 @@ from posttrain.data.truncation import TOO_LONG, cut_oldest_turn
 PAIRS_VERSION = 1
 """Part of every key: raised whenever the same rows and settings would give other tokens."""
 
-NO_PREFERENCE = "no preference"
-EMPTY_COMPLETION = "empty completion"
-NO_PREFIX = "prompt is no prefix"
-SEVERAL_SAMPLES = "several samples"
-
 PairTruncation = Literal["refuse", "drop", "cut_oldest_turn"]
 """As `data.truncation`; a completion is never cut, since its log-prob would be another's."""
 
@@ -347,31 +342,29 @@ def _list_branches(example: Example) -> list[tuple[list[Message], list[Message]]
 
 def _split(example: Example, branches: Sequence[list[RenderedSample] | TemplateError]) -> list[RenderedSample] | BadRow:
     """Return the common prompt of rendered branches and their completions, or why there are none."""
-
-    def refuse(reason: str, detail: str, cure: str) -> BadRow:
-        return BadRow(example.row_id, example.row_id, reason, detail, cure)
-
+    name = example.row_id
     prompts, completions = [], []
-    if any(_is_blank(completion) for _, completion in _list_branches(example)):
-        return refuse(EMPTY_COMPLETION, "a completion says nothing", "leave the row out")
-    for samples in branches:
+    for (_, completion), samples in zip(_list_branches(example), branches, strict=True):
         if isinstance(samples, TemplateError):
             return describe_template_error(example, samples)
         if len(samples) != 1:
             detail = f"the template rewrites earlier turns: a completion would be {len(samples)} samples"
-            return refuse(SEVERAL_SAMPLES, detail, "give the last answer alone as the completion, the rest as prompt")
+            cure = "give the last answer alone as the completion, the rest as prompt"
+            return BadRow(name, name, "several samples", detail, cure)
         (sample,) = samples
         trained = np.flatnonzero(sample.is_trainable_T)
-        if len(trained) < 2:  # the end of the turn alone
-            return refuse(EMPTY_COMPLETION, "a completion says nothing", "leave the row out")
+        if _is_blank(completion) or len(trained) < 2:  # the end of the turn alone
+            return BadRow(name, name, "empty completion", "a completion says nothing", "leave the row out")
         first, last = int(trained[0]), int(trained[-1]) + 1
         prompts.append(_cut(sample, 0, first))
         completions.append(_cut(sample, first, last))
     if any(not np.array_equal(prompts[0].ids_T, prompt.ids_T) for prompt in prompts) or not len(prompts[0].ids_T):
         detail = "the branches do not begin with the same tokens before the assistant's answer"
-        return refuse(NO_PREFIX, detail, "use a template that renders a prompt alike whatever answers it")
+        cure = "use a template that renders a prompt alike whatever answers it"
+        return BadRow(name, name, "prompt is no prefix", detail, cure)
     if len(completions) == 2 and np.array_equal(completions[0].ids_T, completions[1].ids_T):
-        return refuse(NO_PREFERENCE, "'chosen' and 'rejected' are the same tokens", "leave the row out")
+        detail = "'chosen' and 'rejected' are the same tokens"
+        return BadRow(name, name, "no preference", detail, "leave the row out")
     return [prompts[0], *completions]
 
 

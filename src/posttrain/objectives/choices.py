@@ -1,7 +1,8 @@
-"""The names of the choices that policy gradients are made of, for configurations that are read without torch.
+"""The names of the choices that objectives are made of, for configurations that are read without torch.
 
 What each means stands with its formula: `objectives.advantages` (baseline, scale), `objectives.policy_gradient` (ratio,
-clipping), `objectives.aggregation`, `objectives.kl`.
+clipping), `objectives.aggregation`, `objectives.kl`, `objectives.preference` (loss of a pair, implicit reward,
+smoothing).
 """
 
 from __future__ import annotations
@@ -14,3 +15,6 @@ Ratio = Literal["token", "sequence"]
 Clipping = Literal["ppo", "cispo", "none"]
 Aggregation = Literal["token_mean", "sequence_mean", "constant_length", "sequence_sum"]
 Kl = Literal["none", "reverse_kl", "forward_kl"]
+PairLoss = Literal["sigmoid", "hinge", "ipo"]
+ImplicitReward = Literal["log_ratio", "log_prob", "log_odds"]
+Smoothing = Literal["conservative", "robust"]

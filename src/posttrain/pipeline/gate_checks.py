@@ -99,7 +99,7 @@ def _check_repairs(
         )
     if "replay" in wanted and not isinstance(entry.config, SftConfig):
         raise RecipeError(
-            "the repair 'replay' of a stage that learns from its own completions",
+            "the repair 'replay' of a stage that is not trained on demonstrations",
             expected="interpolate, best_checkpoint or smaller_learning_rate",
             cure="leave replay out",
             place=place,

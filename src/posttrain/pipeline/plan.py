@@ -35,6 +35,7 @@ from posttrain.pipeline.grpo_wiring import (
 )
 from posttrain.pipeline.named_models import list_reward_models
 from posttrain.pipeline.policies import find_base, open_renderer
+from posttrain.pipeline.preference_rows import load_stage_pairs
 from posttrain.pipeline.preflight.rounds import check_rounds
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
@@ -48,7 +49,9 @@ from posttrain.pipeline.wiring import (
     fingerprint_values,
     load_stage_data,
 )
-from posttrain.stages import grpo, reward_model, sft
+from posttrain.stages import grpo, preference, reward_model, sft
+from posttrain.stages.preference import PreferenceConfig
+from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.training.distributed import Ranks, find_device
 
 _ROWS_COUNTED = 1_000_000
@@ -104,15 +107,20 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
     config = stage.entry.config
     identity = config.identity() if config is not None else stage.entry.values
     sources = fingerprint_values(recipe, stage.entry.values) if config is None else []
-    if isinstance(config, sft.SftConfig | reward_model.RewardModelConfig):
+    if isinstance(config, sft.SftConfig):
         # Rows count by content, not by the path they were read from.
         sources = fingerprint_sources(recipe, [*config.data, *config.validation])
         identity = {**identity, "data": len(config.data), "proportions": [s.proportion for s in config.data]}
         identity["validation"] = len(config.validation)
         identity |= _identify_left_out(recipe, config)
-        tracked = find_tracked_metric(recipe, config) if isinstance(config, sft.SftConfig) else None
+        tracked = find_tracked_metric(recipe, config)
         if tracked is not None:
             identity["tracked"] = describe_tracked_metric(recipe, tracked)
+    if isinstance(config, PreferenceConfig | RewardModelConfig):
+        sources = fingerprint_sources(recipe, [*config.data, *config.validation])
+        identity = {**identity, "data": len(config.data), "proportions": [s.proportion for s in config.data]}
+        identity["validation"] = len(config.validation)
+        identity |= _identify_left_out(recipe, config)
     if isinstance(config, grpo.GrpoConfig):
         sources = fingerprint_sources(recipe, config.data)
         identity = {**identity, "data": len(config.data), "scorer": hash_stage_scorer(recipe, config)}
@@ -141,7 +149,7 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
 
 
 def _identify_left_out(
-    recipe: Recipe, config: sft.SftConfig | grpo.GrpoConfig | reward_model.RewardModelConfig
+    recipe: Recipe, config: sft.SftConfig | grpo.GrpoConfig | PreferenceConfig | RewardModelConfig
 ) -> dict[str, Any]:
     """Return what of decontamination decides a stage's artifact: the rows left out, and that none were looked for."""
     if recipe.head.decontaminate is None:
@@ -190,7 +198,7 @@ def build_plan(recipe: Recipe, *, progress: Progress | None = None) -> Plan:
             key = compute_stage_key(recipe, stage, str(parent), renderer, base) if is_known else None
             found = store.find(key) if key is not None else None
             outputs[stage.entry.name] = found.hash if found is not None else None
-            if isinstance(stage.entry.config, reward_model.RewardModelConfig):
+            if isinstance(stage.entry.config, RewardModelConfig):
                 outputs[stage.entry.name] = parent
                 unmade |= set() if found is not None else {stage.entry.name}
             planned = PlannedStage(stage.entry.name, stage.number, stage.entry.type, "run", "", key=key)
@@ -202,8 +210,10 @@ def build_plan(recipe: Recipe, *, progress: Progress | None = None) -> Plan:
                 planned = _plan_sft(recipe, stage, planned, base, renderer, shown)
             elif isinstance(stage.entry.config, grpo.GrpoConfig):
                 planned = _plan_grpo(recipe, stage.entry.config, planned)
-            elif isinstance(stage.entry.config, reward_model.RewardModelConfig):
+            elif isinstance(stage.entry.config, RewardModelConfig):
                 planned = _plan_reward_model(recipe, stage, planned, base, renderer, shown)
+            elif isinstance(stage.entry.config, PreferenceConfig):
+                planned = _plan_preference(recipe, stage, planned, base, renderer, shown)
             stages.append(planned)
     return Plan(recipe.hash, recipe.identity_hash(), base_hash, stages)
 
@@ -256,7 +266,7 @@ def _plan_reward_model(
 ) -> PlannedStage:
     """Return the steps, learning rates and tokens of all members."""
     config = stage.entry.config
-    assert isinstance(config, reward_model.RewardModelConfig)
+    assert isinstance(config, RewardModelConfig)
     data = load_reward_data(recipe, config, renderer, read_context_tokens(base), progress).train
     order = RowOrder(
         [len(rows) for rows in data.sources], [source.proportion for source in config.data],
@@ -271,6 +281,22 @@ def _plan_reward_model(
         learning_rates=[config.compute_learning_rate(step, steps) for step in (0, steps // 2, steps - 1)],
         seconds=0.0 if planned.status == "cached" else None,
     )
+
+
+# many parameters: those of _plan_sft
+def _plan_preference(
+    recipe: Recipe, stage: Round, planned: PlannedStage, base: Path, renderer: Renderer, progress: Progress
+) -> PlannedStage:
+    """Return the steps, tokens and learning rates of a stage of pairs; a prompt counts once for both branches."""
+    config = stage.entry.config
+    assert isinstance(config, PreferenceConfig)
+    data = load_stage_pairs(recipe, config, renderer, read_context_tokens(base), progress)
+    order = preference.build_order(config, data.train, derive_stage_seed(recipe, stage))
+    steps = preference.count_steps(config, order.steps_per_epoch)
+    rates = [config.compute_learning_rate(step, steps) for step in ([0, steps // 2, steps - 1] if steps else [])]
+    tokens = count_tokens(order, [rows.part_lengths_RK.sum(1) for rows in data.train.sources], steps)
+    seconds = 0.0 if planned.status == "cached" else None
+    return replace(planned, steps=steps, tokens=tokens, learning_rates=rates, seconds=seconds)
 
 
 def count_tokens(order: RowOrder, lengths: Sequence[npt.NDArray[np.int64]], steps: int) -> int:

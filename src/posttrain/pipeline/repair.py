@@ -31,12 +31,8 @@ from posttrain.models.loading import read_context_tokens
 from posttrain.models.manifest import ArtifactFacts, load_manifest
 from posttrain.pipeline.gatekeeper import Found, Judged
 from posttrain.pipeline.stage_entries import StageEntry
-from posttrain.pipeline.stage_runs import (
-    StageJob,
-    build_snapshot_artifact,
-    describe_artifact,
-    list_snapshots,
-)
+from posttrain.pipeline.stage_jobs import StageJob, describe_artifact
+from posttrain.pipeline.stage_runs import build_snapshot_artifact, list_snapshots
 from posttrain.pipeline.wiring import load_stage_data
 from posttrain.stages import sft
 from posttrain.stages.training_keys import TrainingKeys

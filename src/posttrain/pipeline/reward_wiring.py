@@ -10,17 +10,18 @@ from typing import Any
 import torch
 
 from posttrain.chat.rendering import Renderer
+from posttrain.core.durable import write_json
 from posttrain.core.protocols import Progress
 from posttrain.core.records import Artifact
-from posttrain.core.run_folder import RunFolder
+from posttrain.core.run_folder import RunFolder, StageFolder
 from posttrain.data.judged import JudgedSettings, load_judged
-from posttrain.data.pairs import PairData, PairRows, PairSettings, load_pairs
+from posttrain.data.pairs import PairData, PairSettings, load_pairs
 from posttrain.data.sources import DataSource
 from posttrain.data.tokenizing import DataPlace
 from posttrain.lab.source import lab_rows
 from posttrain.models.heads import find_backbone, find_causal_lm, find_head, is_sharing_exact
 from posttrain.models.loaded_policy import LoadedPolicy
-from posttrain.models.loading import load_policy, load_tokenizer
+from posttrain.models.loading import load_policy, load_tokenizer, read_context_tokens
 from posttrain.models.manifest import ArtifactFacts, Manifest
 from posttrain.models.reward_models import (
     RewardFacts,
@@ -29,13 +30,18 @@ from posttrain.models.reward_models import (
     make_head,
     save_reward_model,
 )
+from posttrain.pipeline.decontaminating import describe_decontamination
 from posttrain.pipeline.estimates import DTYPES
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.sft_wiring import fit_layers, load_trained_policy
-from posttrain.pipeline.wiring import find_contaminated_rows, locate_sources, split_text
+from posttrain.pipeline.stage_jobs import StageJob, StageResult, check_key, describe_artifact, store_artifact
+from posttrain.pipeline.stoppable import StoppableProgress
+from posttrain.pipeline.wiring import PREVIEW_ROWS, describe_sample, find_contaminated_rows, locate_sources
+from posttrain.stages import reward_model
 from posttrain.stages.reward_diagnosis import Diagnosis
 from posttrain.stages.reward_model import RewardModelConfig, RewardModelParts
-from posttrain.training.distributed import Ranks, find_layers, shard_policy
+from posttrain.training.checkpoints import CheckpointStore
+from posttrain.training.distributed import Ranks, find_device, find_layers, shard_policy
 from posttrain.training.policy import enable_checkpointing
 from posttrain.training.reward_policy import ScoredRewardModel
 
@@ -92,6 +98,37 @@ class RewardSetting:
     def folder(self) -> Path:
         """The folder of the policy that it starts from."""
         return Path(self.parent.folder)
+
+
+def run_reward_model(job: StageJob, config: RewardModelConfig) -> StageResult:
+    """Run a reward-model stage and return the reward model beside the policy as it came.
+
+    Raises:
+        PosttrainError: Whatever stops the stage; its checkpoints stay.
+    """
+    setting = RewardSetting(job.parent, job.entry.name, job.ranks, job.context.seed, find_device())
+    progress = job.context.progress
+    shown = StoppableProgress(progress, job.context.should_stop) if job.ranks.count == 1 else progress
+    context_tokens = read_context_tokens(setting.folder)
+    data = job.ranks.first(lambda: load_reward_data(job.recipe, config, job.renderer, context_tokens, shown))
+    check_key(job)
+    ledger = {**data.train.ledger.to_json(), "decontamination": describe_decontamination(job.recipe)}
+    if job.ranks.is_writer:
+        write_json(job.folder.ledger, ledger)
+        write_json(job.folder.preview, describe_reward_rows(data.train, job.renderer.tokenizer, PREVIEW_ROWS))
+    facts = describe_artifact(job, config.identity(), ledger)
+
+    def publish(tensors_of: Callable[[int], dict[str, torch.Tensor]], diagnosis: Diagnosis) -> Artifact:
+        return store_artifact(job, lambda folder: save_members(setting, config, folder, facts, tensors_of, diagnosis))
+
+    parts, notes = build_reward_parts(setting, config, data, publish)
+    for note in notes:
+        progress.note(note)
+    artifacts = reward_model.run(config, {"policy": job.parent}, parts, job.context)
+    if job.ranks.is_writer:  # the artifact has taken their place
+        for folder in [job.folder, *(StageFolder(job.folder.member(number)) for number in range(config.members))]:
+            CheckpointStore(folder.checkpoints).clear()
+    return StageResult(artifacts, parts.num_tokens, ledger)
 
 
 def build_reward_parts(
@@ -167,21 +204,15 @@ def save_members(
     )
 
 
-def describe_reward_rows(sources: Sequence[PairRows], tokenizer: Any, count: int) -> list[dict[str, Any]]:
+def describe_reward_rows(data: PairData, tokenizer: Any, count: int) -> list[dict[str, Any]]:
     """Return the first rows of each source in turn, each completion behind its prompt, token by token."""
     shown: list[dict[str, Any]] = []
-    for index in range(max((len(rows) for rows in sources), default=0)):
-        for rows in sources:
+    for index in range(max((len(rows) for rows in data.sources), default=0)):
+        for rows in data.sources:
             if index < len(rows) and len(shown) < count:
                 pair = rows[index]
-                shown += [_describe(pair.row_id, pair.join(part), tokenizer) for part in pair.completions]
-        if len(shown) >= count:
-            break
+                names = ("chosen", "rejected") if len(pair.completions) > 1 else ("completion",)
+                for name, completion in zip(names, pair.completions, strict=True):
+                    tokens = describe_sample(pair.join(completion), tokenizer)
+                    shown.append({"row_id": f"{pair.row_id} {name}", "tokens": tokens})
     return shown[:count]
-
-
-def _describe(row_id: str, sample: Any, tokenizer: Any) -> dict[str, Any]:
-    ids, sources = sample.ids_T.tolist(), sample.sources_T.tolist()
-    read = [0] * (len(ids) - 1) + [1]
-    texts = split_text(ids, tokenizer)
-    return {"row_id": row_id, "tokens": [list(parts) for parts in zip(texts, ids, sources, read, strict=True)]}

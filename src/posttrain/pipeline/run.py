@@ -40,7 +40,8 @@ from posttrain.pipeline.repair import NUM_SNAPSHOTS
 from posttrain.pipeline.rounds import Round, list_rounds
 from posttrain.pipeline.run_gates import RunGates, RunMeasuring, check_ranks, find_partial_tasks, refuse_hold
 from posttrain.pipeline.run_record import RunRecord, read_findings
-from posttrain.pipeline.stage_runs import StageJob, run_stage
+from posttrain.pipeline.stage_jobs import StageJob
+from posttrain.pipeline.stage_runs import run_stage
 from posttrain.pipeline.stoppable import StoppableProgress, check_stop
 from posttrain.pipeline.store import ArtifactStore, WorkingFolders
 from posttrain.pipeline.wiring import build_callbacks

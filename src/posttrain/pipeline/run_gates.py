@@ -22,7 +22,8 @@ from posttrain.pipeline.repair import Repairs
 from posttrain.pipeline.rounds import Round, list_rounds
 from posttrain.pipeline.run_record import RunRecord
 from posttrain.pipeline.stage_entries import StageEntry
-from posttrain.pipeline.stage_runs import StageJob, discard_snapshots
+from posttrain.pipeline.stage_jobs import StageJob
+from posttrain.pipeline.stage_runs import discard_snapshots
 from posttrain.training.distributed import Ranks
 
 

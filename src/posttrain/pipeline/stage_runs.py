@@ -11,15 +11,13 @@ import torch
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.durable import read_json, write_json
-from posttrain.core.errors import DataError, RecipeError, TrainingError
+from posttrain.core.errors import RecipeError
 from posttrain.core.hashing import hash_json
-from posttrain.core.protocols import Progress, RunContext
+from posttrain.core.protocols import Progress
 from posttrain.core.records import Artifact, Group
-from posttrain.core.run_folder import StageFolder
 from posttrain.models.artifacts import save_policy
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy, read_context_tokens
-from posttrain.models.manifest import ArtifactFacts
 from posttrain.pipeline.decontaminating import describe_decontamination
 from posttrain.pipeline.grpo_wiring import (
     GrpoSetting,
@@ -29,21 +27,13 @@ from posttrain.pipeline.grpo_wiring import (
     read_stage_problems,
 )
 from posttrain.pipeline.plugins import call_plugin
-from posttrain.pipeline.policies import describe_chat
+from posttrain.pipeline.preference_wiring import run_preference
 from posttrain.pipeline.preflight.override_names import TRUNCATION
-from posttrain.pipeline.recipe import Recipe
-from posttrain.pipeline.reward_wiring import (
-    RewardSetting,
-    build_reward_parts,
-    describe_reward_rows,
-    load_reward_data,
-    save_members,
-)
+from posttrain.pipeline.reward_wiring import run_reward_model
 from posttrain.pipeline.rollout_preview import describe_rollouts
 from posttrain.pipeline.sft_wiring import build_scored_policy, load_trained_policy
-from posttrain.pipeline.stage_entries import StageEntry
+from posttrain.pipeline.stage_jobs import StageJob, StageResult, check_key, describe_artifact, store_artifact
 from posttrain.pipeline.stoppable import StoppableProgress
-from posttrain.pipeline.store import ArtifactStore
 from posttrain.pipeline.tracked_metric import (
     MetricTracker,
     build_tracker,
@@ -53,44 +43,13 @@ from posttrain.pipeline.tracked_metric import (
 from posttrain.pipeline.wiring import PREVIEW_ROWS, StageData, describe_rows, load_stage_data
 from posttrain.rollouts.pass_rate_log import PassRateLog
 from posttrain.rollouts.shares import ShareJournals
-from posttrain.stages import grpo, reward_model, sft
-from posttrain.stages.reward_diagnosis import Diagnosis
+from posttrain.stages import grpo, sft
+from posttrain.stages.preference import PreferenceConfig
+from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks, find_device
 from posttrain.training.policy import ScoredPolicy
-
-
-@dataclass(frozen=True, slots=True)
-class StageJob:
-    """One round of one stage with everything that surrounds it.
-
-    `compute_key` gives the key of what is there now, `overridden` the checks that were refused and let through, and
-    `is_audit_overridden` whether the stage goes on against an alarm of its audit.
-    """
-
-    recipe: Recipe
-    entry: StageEntry
-    key: str
-    parent: Artifact
-    folder: StageFolder
-    renderer: Renderer
-    ranks: Ranks
-    store: ArtifactStore
-    context: RunContext
-    compute_key: Callable[[], str]
-    allow_unsafe: bool = False
-    overridden: tuple[str, ...] = ()
-    is_audit_overridden: bool = False
-
-
-@dataclass(slots=True)
-class StageResult:
-    """What a stage gave: its artifacts by name, the tokens it saw, its ledger."""
-
-    artifacts: dict[str, Artifact]
-    tokens: int | None = None
-    ledger: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -118,8 +77,10 @@ def run_stage(job: StageJob) -> StageResult:
         return _run_sft(job, job.entry.config)
     if isinstance(job.entry.config, grpo.GrpoConfig):
         return _run_grpo(job, job.entry.config)
-    if isinstance(job.entry.config, reward_model.RewardModelConfig):
-        return _run_reward_model(job, job.entry.config)
+    if isinstance(job.entry.config, PreferenceConfig):
+        return run_preference(job, job.entry.config)
+    if isinstance(job.entry.config, RewardModelConfig):
+        return run_reward_model(job, job.entry.config)
     return _run_plugin(job)
 
 
@@ -143,7 +104,9 @@ def _run_sft(job: StageJob, config: sft.SftConfig) -> StageResult:
 
     def publish(weights: dict[str, torch.Tensor]) -> Artifact:
         facts = describe_artifact(job, config.identity(), ledger)
-        return _store(job, lambda folder: save_policy(policy, folder, facts, weights_dtype=config.dtype, state=weights))
+        return store_artifact(
+            job, lambda folder: save_policy(policy, folder, facts, weights_dtype=config.dtype, state=weights)
+        )
 
     measure = job.ranks.first(lambda: _build_measure(job, config, policy, scored))
     parts = sft.SftParts(scored, data.train, data.validation, job.ranks, device, publish, measure)
@@ -169,7 +132,7 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
     parent = Path(job.parent.folder)
     checks = build_stage_checks(job.recipe, config, job.renderer, parent, allow_unsafe=job.allow_unsafe)
     problems = job.ranks.first(lambda: read_stage_problems(job.recipe, config, checks))
-    _check_key(job)
+    check_key(job)
     ledger = problems.ledger.to_json()
     if job.ranks.is_writer:
         write_json(job.folder.ledger, ledger)
@@ -177,7 +140,9 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
 
     def publish(weights: dict[str, torch.Tensor]) -> Artifact:
         facts = describe_artifact(job, config.identity(), ledger)
-        return _store(job, lambda folder: save_policy(policy, folder, facts, weights_dtype=config.dtype, state=weights))
+        return store_artifact(
+            job, lambda folder: save_policy(policy, folder, facts, weights_dtype=config.dtype, state=weights)
+        )
 
     parts, notes = build_grpo_parts(setting, config, problems, policy, publish)
     parts.show = lambda groups: _show_first(job, groups)
@@ -193,32 +158,6 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
         if config.curriculum is not None:
             for folder in job.folder.list_rollouts():
                 PassRateLog(folder, len(problems.all), config.curriculum.decay).clear()
-    return StageResult(artifacts, parts.num_tokens, ledger)
-
-
-def _run_reward_model(job: StageJob, config: reward_model.RewardModelConfig) -> StageResult:
-    setting = RewardSetting(job.parent, job.entry.name, job.ranks, job.context.seed, find_device())
-    progress = job.context.progress
-    shown = StoppableProgress(progress, job.context.should_stop) if job.ranks.count == 1 else progress
-    context_tokens = read_context_tokens(setting.folder)
-    data = job.ranks.first(lambda: load_reward_data(job.recipe, config, job.renderer, context_tokens, shown))
-    _check_key(job)
-    ledger = {**data.train.ledger.to_json(), "decontamination": describe_decontamination(job.recipe)}
-    if job.ranks.is_writer:
-        write_json(job.folder.ledger, ledger)
-        write_json(job.folder.preview, describe_reward_rows(data.train.sources, job.renderer.tokenizer, PREVIEW_ROWS))
-    facts = describe_artifact(job, config.identity(), ledger)
-
-    def publish(tensors_of: Callable[[int], dict[str, torch.Tensor]], diagnosis: Diagnosis) -> Artifact:
-        return _store(job, lambda folder: save_members(setting, config, folder, facts, tensors_of, diagnosis))
-
-    parts, notes = build_reward_parts(setting, config, data, publish)
-    for note in notes:
-        progress.note(note)
-    artifacts = reward_model.run(config, {"policy": job.parent}, parts, job.context)
-    if job.ranks.is_writer:  # the artifact has taken their place
-        for folder in [job.folder, *(StageFolder(job.folder.member(number)) for number in range(config.members))]:
-            CheckpointStore(folder.checkpoints).clear()
     return StageResult(artifacts, parts.num_tokens, ledger)
 
 
@@ -307,23 +246,8 @@ def _load_rows(job: StageJob, config: sft.SftConfig, progress: Progress) -> Stag
     if TRUNCATION in job.overridden:
         config = config.model_copy(update={"max_affected_fraction": 1.0})
     data = load_stage_data(job.recipe, config, job.renderer, context_tokens, progress)
-    _check_key(job)
+    check_key(job)
     return data
-
-
-def _check_key(job: StageJob) -> None:
-    """Check that what was read is what the stage's key names.
-
-    Raises:
-        DataError: A source changed meanwhile.
-    """
-    if job.compute_key() != job.key:
-        raise DataError(
-            "a source changed after the stage was begun",
-            expected="the rows that the artifact will be named by",
-            cure="run the same command again when the data is whole",
-            place=f"{job.entry.name}: data",
-        )
 
 
 def _run_plugin(job: StageJob) -> StageResult:
@@ -332,7 +256,7 @@ def _run_plugin(job: StageJob) -> StageResult:
 
     def publish(trained: LoadedPolicy) -> Artifact:
         facts = describe_artifact(job, config.identity(), {})
-        return _store(job, lambda folder: save_policy(trained, folder, facts, weights_dtype="float32"))
+        return store_artifact(job, lambda folder: save_policy(trained, folder, facts, weights_dtype="float32"))
 
     parts = PluginParts(policy, job.renderer, job.ranks, find_device(), publish)
     plugin = job.entry.plugin
@@ -347,31 +271,6 @@ def _run_plugin(job: StageJob) -> StageResult:
             place=job.entry.place,
         )
     return StageResult(artifacts)
-
-
-def describe_artifact(job: StageJob, identity: dict[str, Any], ledger: dict[str, Any]) -> ArtifactFacts:
-    """Return what an artifact that comes of a stage says of itself: chat format, lineage, configuration, ledger."""
-    chat_format = job.renderer.format
-    return ArtifactFacts(
-        chat_template=chat_format.template,
-        template_hash=chat_format.hash,
-        stop_ids=chat_format.stop_ids,
-        chat=describe_chat(chat_format),
-        key=job.key,
-        parents=[job.parent.hash],
-        config=identity,
-        ledger=ledger,
-        overrides=job.overridden,
-    )
-
-
-def _store(job: StageJob, save: Callable[[Path], object]) -> Artifact:
-    """Save on the writing rank; every rank gets the artifact."""
-    artifact = job.store.add(job.key, save) if job.ranks.is_writer else None
-    artifact = job.ranks.broadcast_object(artifact)
-    if artifact is None:
-        raise TrainingError("the writing rank stored no artifact", cure="see the first rank's error")
-    return artifact
 
 
 def _describe_data(data: StageData) -> str:

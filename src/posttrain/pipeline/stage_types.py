@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from posttrain.core.config import Config
 from posttrain.stages.grpo import GrpoConfig
+from posttrain.stages.preference import PreferenceConfig
 from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.stages.sft import SftConfig
 
-BUILT_IN_STAGES: dict[str, type[Config]] = {"sft": SftConfig, "grpo": GrpoConfig, "reward_model": RewardModelConfig}
+BUILT_IN_STAGES: dict[str, type[Config]] = {
+    "sft": SftConfig,
+    "grpo": GrpoConfig,
+    "preference": PreferenceConfig,
+    "reward_model": RewardModelConfig,
+}
 """The configuration of every built-in stage, by the `type` of a recipe's stage."""

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.errors import DataError, RecipeError
 from posttrain.core.hashing import hash_file, hash_folder
-from posttrain.core.progress import SilentProgress
 from posttrain.core.protocols import Callback, Progress
-from posttrain.core.records import TokenRows
+from posttrain.core.records import RenderedSample, TokenRows
 from posttrain.core.run_folder import RunFolder
 from posttrain.data.sources import DataSource, fingerprint
 from posttrain.data.tokenized import TokenizedData, TokenizeSettings, load_token_rows
 from posttrain.lab.source import lab_rows
-from posttrain.models.loading import read_context_tokens
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
 from posttrain.pipeline.decontaminating import RowSearch, list_searched_tasks
 from posttrain.pipeline.plugins import Plugin, call_plugin, load_object
-from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.stages.sft import SftConfig
@@ -183,56 +180,20 @@ def _ignore(*arguments: Any) -> None:
     """A callback need not have both methods."""
 
 
-def preview_rows(recipe: Recipe, stage: str, count: int) -> list[dict[str, Any]]:
-    """Return some rows of a stage as they are trained on: `{row_id, tokens: [[text, id, source, trainable]]}`.
-
-    Rows that hold evaluation items are shown too: a few rows are not worth the search.
-
-    Raises:
-        RecipeError: The stage is a plug-in, whose data is known to itself alone.
-        DataError: The rows cannot be read.
-    """
-    config = recipe.find_stage(stage).config
-    if not isinstance(config, SftConfig):
-        raise RecipeError(
-            f"stage '{stage}' is a plug-in: what it does with its data is known to itself alone",
-            expected="a stage of a built-in type",
-            cure="choose another with --stage",
-            place=stage,
-        )
-    base = find_base(recipe)
-    few = config.model_copy(
-        update={
-            "data": [_limit(source, count) for source in config.data],
-            "validation": [],
-            "max_affected_fraction": 1.0,
-        }
-    )
-    shown = replace(recipe, head=recipe.head.model_copy(update={"decontaminate": None}))
-    with open_renderer(recipe, base) as renderer:
-        data = load_stage_data(shown, few, renderer, read_context_tokens(base), SilentProgress())
-        tokenizer: Any = renderer.tokenizer
-        return describe_rows(data.train.rows, tokenizer, count)
-
-
-def _limit(source: DataSource, count: int) -> DataSource:
-    return source.model_copy(update={"rows": min(count, source.rows or count)})
-
-
 def describe_rows(rows: Sequence[TokenRows], tokenizer: HuggingFaceTextTokenizer, count: int) -> list[dict[str, Any]]:
     """Return the first rows of each source in turn, token by token."""
     shown: list[dict[str, Any]] = []
     for index in range(max((len(part) for part in rows), default=0)):
         for part in rows:
             if index < len(part) and len(shown) < count:
-                shown.append({"row_id": part.row_ids[index], "tokens": _describe_tokens(part, index, tokenizer)})
+                shown.append({"row_id": part.row_ids[index], "tokens": describe_sample(part.row(index), tokenizer)})
         if len(shown) >= count:
             break
     return shown
 
 
-def _describe_tokens(rows: TokenRows, index: int, tokenizer: HuggingFaceTextTokenizer) -> list[list[Any]]:
-    sample = rows.row(index)
+def describe_sample(sample: RenderedSample, tokenizer: HuggingFaceTextTokenizer) -> list[list[Any]]:
+    """Return a sample as `[text, id, source, trainable]` for each token."""
     ids = sample.ids_T.tolist()
     sources, trainable = sample.sources_T.tolist(), sample.is_trainable_T.tolist()
     return [

@@ -91,19 +91,19 @@ def _diagnose_pairs(config: RewardModelConfig, rows: RewardRows, scores_MR: Floa
         "mean_margin": float(gaps_P.mean()),
         "accuracy_by_margin": _tabulate_margins(gaps_P),
     }
-    figures = {keys.REWARD_ACCURACY: report["accuracy"]["value"], keys.REWARD_MARGIN: report["mean_margin"]}
+    figures = {keys.REWARD_MODEL_ACCURACY: report["accuracy"]["value"], keys.REWARD_MODEL_MARGIN: report["mean_margin"]}
     if config.probability is not None:
         chances_P = np.concatenate([part.read_numbers(config.probability) for part in rows.data.sources])
         report |= compare_with_bayes(gaps_P, chances_P)
-        figures[keys.REWARD_NORMALISED_ACCURACY] = report["normalised_accuracy"]
+        figures[keys.REWARD_MODEL_NORMALISED_ACCURACY] = report["normalised_accuracy"]
     if len(pairs) > 1:
         report["calibration"] = calibration = _measure_reliability(gaps_P, seed)
-        figures[keys.REWARD_CALIBRATION_ERROR] = calibration["error"]["value"]
+        figures[keys.REWARD_MODEL_CALIBRATION_ERROR] = calibration["error"]["value"]
     bias = _measure_length(config, rows, gaps_P, lengths_P2)
     report["length"] = bias
     slope = None if "slope" not in bias else float(bias["slope"]["value"])
     if slope is not None:
-        figures |= {keys.REWARD_LENGTH_SLOPE: slope, keys.REWARD_LENGTH_CORRELATION: bias["correlation"]}
+        figures |= {keys.REWARD_MODEL_LENGTH_SLOPE: slope, keys.REWARD_MODEL_LENGTH_CORRELATION: bias["correlation"]}
     mean_length = float(lengths_P2.mean())
     meaning = Meaning(
         "pairwise", ("preference",), offsets, (1.0,), (0.0,), slope, None if slope is None else mean_length
@@ -211,7 +211,7 @@ def _diagnose_ratings(meaning: Meaning, rows: RewardRows, predicted_NK: Floats) 
             "explained": explained,
         }  # fmt: skip
         correlations.append(correlation)
-    figures = {keys.REWARD_CORRELATION: float(np.mean(correlations))} if correlations else {}
+    figures = {keys.REWARD_MODEL_CORRELATION: float(np.mean(correlations))} if correlations else {}
     return Diagnosis(meaning, figures, report)
 
 
@@ -228,8 +228,8 @@ def _diagnose_steps(meaning: Meaning, rows: RewardRows, log_odds_N: Floats, seed
         "accuracy": {"value": float(hits_N.mean()), "low": interval.low, "high": interval.high},
         "accuracy_by_label": by_label,
     }
-    figures = {keys.REWARD_ACCURACY: float(hits_N.mean())}
+    figures = {keys.REWARD_MODEL_ACCURACY: float(hits_N.mean())}
     if len(hits_N) > 1:
         report["calibration"] = calibration = _measure_reliability(log_odds_N, seed, labels_N)
-        figures[keys.REWARD_CALIBRATION_ERROR] = calibration["error"]["value"]
+        figures[keys.REWARD_MODEL_CALIBRATION_ERROR] = calibration["error"]["value"]
     return Diagnosis(meaning, figures, report)

@@ -194,7 +194,7 @@ def train_member(
             validate_every_steps=config.validate_every_steps,
             checkpoint_every_steps=config.checkpoint_every_steps,
             log_every_steps=config.log_every_steps,
-            hits_key=keys.REWARD_HITS,
+            hits_key=keys.REWARD_MODEL_HITS,
         ),
         LoopFunctions(
             batch_at=batch_at,
@@ -261,5 +261,5 @@ def compute_scores(
                 scores[torch.from_numpy(places).to(updater.device)] = found.logprobs_N.double()
     updater.policy.train()
     loss, hits = parts.ranks.sum(sums).tolist()
-    figures = {keys.VALIDATION_LOSS: loss, keys.REWARD_ACCURACY: hits / max(1, batch.num_trained)}
+    figures = {keys.VALIDATION_LOSS: loss, keys.REWARD_MODEL_ACCURACY: hits / max(1, batch.num_trained)}
     return parts.ranks.sum(scores).cpu().numpy(), figures

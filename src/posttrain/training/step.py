@@ -58,7 +58,8 @@ class Updater:
         objective: The token objective.
         max_grad_norm: Gradients are scaled down to this norm; None for no clipping.
         device: Where the policy computes.
-        observe: Told of the figures of every micro-batch, entropies among them; it must not wait for the device.
+        observe: Told of the figures of every micro-batch; it must not wait for the device.
+        with_entropy: Whether entropies are among what is observed.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class Updater:
         max_grad_norm: float | None,
         device: str = "cpu",
         observe: Callable[[MicroBatch, TokenScores], None] | None = None,
+        with_entropy: bool = True,
     ) -> None:
         self.observe = observe
+        self.with_entropy = observe is not None and with_entropy
         self.policy = policy
         self.optimizer = optimizer
         self.ranks = ranks
@@ -97,7 +100,7 @@ class Updater:
             # The number that the micro-batch has in the whole step: masks do not depend on how many ranks there are.
             number = index * self.ranks.count + self.ranks.rank
             with self.policy.seeded_dropout(*dropout_stream, number):
-                scores = self.policy(rows, self.objective, weights, with_entropy=self.observe is not None)
+                scores = self.policy(rows, self.objective, weights, with_entropy=self.with_entropy)
                 scores.loss.backward()
             if self.observe is not None:
                 self.observe(rows, scores)

@@ -7,12 +7,14 @@ right before it trains.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.protocols import Progress
+from posttrain.data.ledger import Ledger
 from posttrain.data.tokenizing import CONTAMINATED, NothingTrainedError
 from posttrain.data.truncation import TOO_LONG
 from posttrain.evaluation.harness_task import HarnessTask
@@ -21,6 +23,7 @@ from posttrain.models.loading import read_context_tokens
 from posttrain.pipeline.decontaminating import describe_decontamination, list_searched_tasks
 from posttrain.pipeline.grpo_wiring import build_stage_checks, read_stage_problems
 from posttrain.pipeline.plan import derive_stage_seed
+from posttrain.pipeline.preference_rows import load_stage_pairs
 from posttrain.pipeline.preflight import contamination, mask, rollouts, truncation
 from posttrain.pipeline.preflight.findings import Finding, build_refusal
 from posttrain.pipeline.preflight.memory import check_memory, find_trained_adapter
@@ -34,6 +37,7 @@ from posttrain.pipeline.rounds import Round
 from posttrain.pipeline.scorers import build_context
 from posttrain.pipeline.wiring import StageData, load_stage_data
 from posttrain.stages.grpo import GrpoConfig
+from posttrain.stages.preference import PreferenceConfig
 from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks
@@ -142,6 +146,9 @@ class Preflight:
             self._seen.add(name)
             checks = build_stage_checks(self.recipe, config, self.renderer, self.base, allow_unsafe=self.allow_unsafe)
             read_stage_problems(self.recipe, config, checks)
+        if isinstance(config, PreferenceConfig) and name not in self._seen:
+            self._seen.add(name)
+            self._check_pairs(stage, config)
         context_tokens = read_context_tokens(self.base)
         if isinstance(config, RewardModelConfig) and name not in self._seen:
             self._seen.add(name)
@@ -164,26 +171,50 @@ class Preflight:
             self._add_row_findings(stage, config, data, context_tokens)
         return data
 
-    def _describe_nothing(
-        self, label: str, error: NothingTrainedError, config: SftConfig, context_tokens: int | None
-    ) -> Finding:
-        if CONTAMINATED in error.ledger.dropped:
-            return contamination.describe_all_contaminated(label, error.found, error.ledger)
-        if TOO_LONG in error.ledger.dropped:
-            return truncation.describe_all_too_long(label, error.found, error.ledger, context_tokens)
-        return mask.describe_nothing_trained(label, error.found, error.ledger, config)
-
-    def _add_row_findings(self, stage: Round, config: SftConfig, data: StageData, context_tokens: int | None) -> None:
-        label, name, seed = stage.label, stage.entry.name, derive_stage_seed(self.recipe, stage)
+    def _check_pairs(self, stage: Round, config: PreferenceConfig) -> None:
+        """Check the pairs of a stage that compares them: lengths, and evaluation items among them."""
+        context_tokens = read_context_tokens(self.base)
+        lenient = config.model_copy(update={"max_affected_fraction": 1.0})
+        try:
+            data = load_stage_pairs(self.recipe, lenient, self.renderer, context_tokens, self.progress)
+        except NothingTrainedError as error:
+            self._add(self._describe_nothing(stage.label, error, config, context_tokens), stage.entry.name)
+            return
         ledgers = [*data.train.ledgers, *(data.validation.ledgers if data.validation else [])]
-        max_length = config.max_length or context_tokens
+        self._add_ledger_findings(stage, config, data.train.ledgers, ledgers, context_tokens)
+
+    def _add_ledger_findings(
+        self,
+        stage: Round,
+        config: SftConfig | PreferenceConfig,
+        trained: Sequence[Ledger],
+        ledgers: Sequence[Ledger],
+        context_tokens: int | None,
+    ) -> None:
+        label, name, max_length = stage.label, stage.entry.name, config.max_length or context_tokens
         found = truncation.check_truncation(
             label, config, ledgers, max_length=max_length, context_tokens=context_tokens
         )
         self._add(found, name)
         if list_searched_tasks(self.recipe):
             searched, settings = describe_decontamination(self.recipe), self.recipe.head.decontaminate
-            self._add(contamination.check_contamination(label, data.train.ledgers, settings, searched), name)
+            self._add(contamination.check_contamination(label, trained, settings, searched), name)
+
+    def _describe_nothing(
+        self, label: str, error: NothingTrainedError, config: SftConfig | PreferenceConfig, context_tokens: int | None
+    ) -> Finding:
+        if CONTAMINATED in error.ledger.dropped:
+            return contamination.describe_all_contaminated(label, error.found, error.ledger)
+        if TOO_LONG in error.ledger.dropped:
+            return truncation.describe_all_too_long(label, error.found, error.ledger, context_tokens)
+        if isinstance(config, PreferenceConfig):
+            raise error
+        return mask.describe_nothing_trained(label, error.found, error.ledger, config)
+
+    def _add_row_findings(self, stage: Round, config: SftConfig, data: StageData, context_tokens: int | None) -> None:
+        label, name, seed = stage.label, stage.entry.name, derive_stage_seed(self.recipe, stage)
+        ledgers = [*data.train.ledgers, *(data.validation.ledgers if data.validation else [])]
+        self._add_ledger_findings(stage, config, data.train.ledgers, ledgers, context_tokens)
         rows = mask.choose_rows(data.train.rows, mask.MAX_ROWS, seed, "mask")
         self._add(mask.check_mask(label, rows, data.train.ledger, config, self.renderer.format.stop_ids), name)
         shaped = config

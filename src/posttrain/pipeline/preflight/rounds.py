@@ -24,6 +24,7 @@ from posttrain.pipeline.rounds import Round
 from posttrain.pipeline.tracked_metric import find_tracked_metric
 from posttrain.pipeline.wiring import fingerprint_sources
 from posttrain.stages.grpo import GrpoConfig
+from posttrain.stages.preference import PreferenceConfig
 from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.stages.sft import SftConfig
 from posttrain.stages.training_keys import TrainingKeys
@@ -58,7 +59,7 @@ def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round], ranks: Ran
             tracked = find_tracked_metric(recipe, config)
             if tracked is not None:
                 selecting.add(tracked.task.name)
-        elif isinstance(config, RewardModelConfig):
+        elif isinstance(config, PreferenceConfig | RewardModelConfig):
             check_max_length(config, context_tokens)
             fingerprint_sources(recipe, [*config.data, *config.validation])
         elif isinstance(config, GrpoConfig):
@@ -100,7 +101,7 @@ def check_adapter_start(config: TrainingKeys, name: str, has_adapters: bool) -> 
     raise RefusedError(found, expected=expected, cure=cure, place=f"stages: {name}: adapter_start")
 
 
-def check_max_length(config: SftConfig | RewardModelConfig, context_tokens: int | None) -> None:
+def check_max_length(config: SftConfig | PreferenceConfig | RewardModelConfig, context_tokens: int | None) -> None:
     """Check that rows will fit the model.
 
     Raises:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 from posttrain.data.ledger import Ledger
 from posttrain.data.truncation import TooLongRows, find_too_long
 from posttrain.pipeline.preflight.findings import Finding
 from posttrain.pipeline.preflight.override_names import TRUNCATION
+from posttrain.stages.preference import PreferenceConfig
 from posttrain.stages.sft import SftConfig
 
 _LENGTH_STEP = 64
 
 
 def check_truncation(
-    stage: str, config: SftConfig, ledgers: Sequence[Ledger], *, max_length: int | None, context_tokens: int | None
+    stage: str,
+    config: SftConfig | PreferenceConfig,
+    ledgers: Sequence[Ledger],
+    *,
+    max_length: int | None,
+    context_tokens: int | None,
 ) -> Finding:
     """Return how many rows of a stage are too long, for the source of which most are.
 
@@ -48,8 +55,13 @@ def check_truncation(
     )
     expected = f"at most {config.max_affected_fraction:.1%} of the rows above max_length (max_affected_fraction)"
     raise_it = f"set max_length: {proposed}, or " if proposed is not None and proposed > (max_length or 0) else ""
-    cure = f"{raise_it}choose a truncation policy: drop, cut_oldest_turn or cut_completion"
+    cure = f"{raise_it}choose a truncation policy: {_list_policies(config)}"
     return Finding(stage, TRUNCATION, "refused", found, expected, cure, figures)
+
+
+def _list_policies(config: SftConfig | PreferenceConfig) -> str:
+    others = [policy for policy in get_args(type(config).model_fields["truncation"].annotation) if policy != "refuse"]
+    return ", ".join(others[:-1]) + f" or {others[-1]}"
 
 
 def propose_max_length(too_long: TooLongRows, context_tokens: int | None) -> int | None:

@@ -1,0 +1,111 @@
+"""A preference stage from its recipe to its artifact: the policy in training form, the run itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from posttrain.core.durable import write_json
+from posttrain.core.hashing import hash_json
+from posttrain.core.protocols import Progress
+from posttrain.core.records import Artifact
+from posttrain.core.run_folder import RunFolder
+from posttrain.models.artifacts import save_policy
+from posttrain.models.heads import find_backbone, find_head, is_sharing_exact
+from posttrain.models.loading import read_context_tokens
+from posttrain.pipeline.decontaminating import describe_decontamination
+from posttrain.pipeline.estimates import DTYPES
+from posttrain.pipeline.preference_rows import StagePairs, describe_pairs, load_stage_pairs
+from posttrain.pipeline.preflight.override_names import TRUNCATION
+from posttrain.pipeline.sft_wiring import fit_layers, load_trained_policy
+from posttrain.pipeline.stage_jobs import StageJob, StageResult, check_key, describe_artifact, store_artifact
+from posttrain.pipeline.stoppable import StoppableProgress
+from posttrain.pipeline.wiring import PREVIEW_ROWS
+from posttrain.stages import preference
+from posttrain.stages.preference import PreferenceConfig
+from posttrain.stages.reference_logprobs import ReferenceCache
+from posttrain.training.checkpoints import CheckpointStore
+from posttrain.training.distributed import find_device, find_layers, shard_policy
+from posttrain.training.policy import ScoredPolicy, enable_checkpointing
+
+
+def run_preference(job: StageJob, config: PreferenceConfig) -> StageResult:
+    """Run a preference stage and return what it made.
+
+    Raises:
+        PosttrainError: Whatever stops the stage; its checkpoints stay.
+    """
+    progress, device = job.context.progress, find_device()
+    # Left at any time if there is one process; with several, the others would wait for this one.
+    shown = StoppableProgress(progress, job.context.should_stop) if job.ranks.count == 1 else progress
+    data = job.ranks.first(lambda: _load_rows(job, config, shown))
+    ledger = {**data.train.ledger.to_json(), "decontamination": describe_decontamination(job.recipe)}
+    if job.ranks.is_writer:
+        write_json(job.folder.ledger, ledger)
+        write_json(job.folder.preview, describe_pairs(data.train, job.renderer.tokenizer, PREVIEW_ROWS))
+    policy = load_trained_policy(Path(job.parent.folder), config, job.entry.name, job.context.seed, job.ranks, device)
+
+    def publish(weights: dict[str, torch.Tensor]) -> Artifact:
+        facts = describe_artifact(job, config.identity(), ledger)
+        return store_artifact(
+            job, lambda folder: save_policy(policy, folder, facts, weights_dtype=config.dtype, state=weights)
+        )
+
+    is_sharing = config.share_prompts == "auto" and is_sharing_exact(policy.model)
+    layout, notes = fit_layers(policy.model, config)
+    if config.share_prompts == "auto" and not (is_sharing and layout == "packed"):
+        notes.append(
+            "each branch has a prompt of its own: sharing it is not exact in this architecture, or switched off"
+        )
+    if config.activation_checkpointing == "on":
+        enable_checkpointing(policy.model)
+    scored = ScoredPolicy(policy.model, find_backbone(policy.model), find_head, layout)
+    shard_policy(scored, find_layers(find_backbone(policy.model)), job.ranks, compute_dtype=DTYPES[config.dtype])
+    for note in (_describe_data(data), *notes):
+        progress.note(note)
+    parts = preference.PreferenceParts(
+        policy=scored,
+        train=data.train,
+        validation=data.validation,
+        is_sharing_exact=is_sharing,
+        references=_name_reference(job, config),
+        name=job.entry.name,
+        ranks=job.ranks,
+        device=device,
+        publish=publish,
+    )
+    artifacts = preference.run(config, {"policy": job.parent}, parts, job.context)
+    if job.ranks.is_writer:  # the artifact has taken their place
+        for folder in (job.folder.checkpoints, job.folder.best):
+            CheckpointStore(folder).clear()
+    return StageResult(artifacts, parts.num_tokens, ledger)
+
+
+def _name_reference(job: StageJob, config: PreferenceConfig) -> ReferenceCache:
+    """Return where the starting policy's log-probs are kept, and what names it: its weights, and how they are used."""
+    starts = {
+        "policy": job.parent.hash,
+        "adapter": None if config.adapter is None else hash_json(config.adapter.identity()),
+        "adapter_start": config.adapter_start,
+        "dtype": config.dtype,
+        "ranks": job.ranks.count,
+    }
+    return ReferenceCache(RunFolder(job.recipe.folder).cache / "references", starts)
+
+
+def _load_rows(job: StageJob, config: PreferenceConfig, progress: Progress) -> StagePairs:
+    """Return the stage's pairs, having checked that they are those that its key names."""
+    context_tokens = read_context_tokens(Path(job.parent.folder))
+    if TRUNCATION in job.overridden:
+        config = config.model_copy(update={"max_affected_fraction": 1.0})
+    data = load_stage_pairs(job.recipe, config, job.renderer, context_tokens, progress)
+    check_key(job)
+    return data
+
+
+def _describe_data(data: StagePairs) -> str:
+    ledger, total = data.train.ledger, data.train.num_tokenized
+    text = f"{ledger.rows_trained:,} of {ledger.rows_in:,} pairs, {ledger.tokens_trained:,} trained tokens"
+    reasons = "; ".join(f"{entry.rows:,} dropped: {reason}" for reason, entry in ledger.dropped.items())
+    return f"{text}; {total:,} pairs tokenized now" + (f"; {reasons}" if reasons else "")

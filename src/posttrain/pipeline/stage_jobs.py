@@ -1,0 +1,92 @@
+"""One round of one stage with everything that surrounds it, what it gives, and how what it makes is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.chat.rendering import Renderer
+from posttrain.core.errors import DataError, TrainingError
+from posttrain.core.protocols import RunContext
+from posttrain.core.records import Artifact
+from posttrain.core.run_folder import StageFolder
+from posttrain.models.manifest import ArtifactFacts
+from posttrain.pipeline.policies import describe_chat
+from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.stage_entries import StageEntry
+from posttrain.pipeline.store import ArtifactStore
+from posttrain.training.distributed import Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class StageJob:
+    """One round of one stage with everything that surrounds it.
+
+    `compute_key` gives the key of what is there now, `overridden` the checks that were refused and let through, and
+    `is_audit_overridden` whether the stage goes on against an alarm of its audit.
+    """
+
+    recipe: Recipe
+    entry: StageEntry
+    key: str
+    parent: Artifact
+    folder: StageFolder
+    renderer: Renderer
+    ranks: Ranks
+    store: ArtifactStore
+    context: RunContext
+    compute_key: Callable[[], str]
+    allow_unsafe: bool = False
+    overridden: tuple[str, ...] = ()
+    is_audit_overridden: bool = False
+
+
+@dataclass(slots=True)
+class StageResult:
+    """What a stage gave: its artifacts by name, the tokens it saw, its ledger."""
+
+    artifacts: dict[str, Artifact]
+    tokens: int | None = None
+    ledger: dict[str, Any] | None = None
+
+
+def check_key(job: StageJob) -> None:
+    """Check that what was read is what the stage's key names.
+
+    Raises:
+        DataError: A source changed meanwhile.
+    """
+    if job.compute_key() != job.key:
+        raise DataError(
+            "a source changed after the stage was begun",
+            expected="the rows that the artifact will be named by",
+            cure="run the same command again when the data is whole",
+            place=f"{job.entry.name}: data",
+        )
+
+
+def describe_artifact(job: StageJob, identity: dict[str, Any], ledger: dict[str, Any]) -> ArtifactFacts:
+    """Return what an artifact that comes of a stage says of itself: chat format, lineage, configuration, ledger."""
+    chat_format = job.renderer.format
+    return ArtifactFacts(
+        chat_template=chat_format.template,
+        template_hash=chat_format.hash,
+        stop_ids=chat_format.stop_ids,
+        chat=describe_chat(chat_format),
+        key=job.key,
+        parents=[job.parent.hash],
+        config=identity,
+        ledger=ledger,
+        overrides=job.overridden,
+    )
+
+
+def store_artifact(job: StageJob, save: Callable[[Path], object]) -> Artifact:
+    """Save on the writing rank; every rank gets the artifact."""
+    artifact = job.store.add(job.key, save) if job.ranks.is_writer else None
+    artifact = job.ranks.broadcast_object(artifact)
+    if artifact is None:
+        raise TrainingError("the writing rank stored no artifact", cure="see the first rank's error")
+    return artifact
