@@ -53,7 +53,7 @@ REWARD_LEAVES: dict[str, Leaf] = {
         "quality": _rm("quality", ["true_chosen", "true_rejected"], see_report),
         "probability": _rm("probability", "chance", see_report),
         "members": _rm("members", 2, see_facts),
-        "resample": _rm("resample", False, see_model, "rm_members"),
+        "resample": _rm("resample", True, see_model, "rm_members"),
         "epochs": _rm("epochs", 2.0, see_plan, "rm_epochs"),
         "steps": _rm("steps", 2, see_plan),
         "batch_size": _rm("batch_size", 4),

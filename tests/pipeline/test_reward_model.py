@@ -29,7 +29,7 @@ from tests.pipeline.reward_runs import (
     write_rows,
 )
 from tests.pipeline.test_ranks import finish
-from tests.pipeline.tiny_runs import StopInTraining, Workshop, sft
+from tests.pipeline.tiny_runs import StopInTraining, Workshop, sft, task
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_pairs_teach_what_tells_them_apart_and_the_policy_is_passed_on(workshop:
     "changes",
     [
         {},
-        {"members": 2},
+        {"members": 2, "resample": True},
         pytest.param({"adapter": {"rank": 2}, "margin": "margin", "centring": 0.01}, marks=pytest.mark.invariants),
         pytest.param({"rows": "steps", "learns": "process", "members": 2}, marks=pytest.mark.invariants),
     ],
@@ -171,6 +171,18 @@ def test_a_later_stage_is_rewarded_by_the_model_and_runs_again_when_that_changes
     assert other.record["stages"][1]["key"] != before
 
 
+def test_a_task_is_measured_by_a_reward_model_of_a_folder(workshop: Workshop) -> None:
+    shutil.copytree(find_artifact(workshop.run(rm(steps=2), into="made")), workshop.folder / "judge")
+    # of a random policy that never ends its turn by itself, a character that comes sooner or later ends it
+    judged = task(
+        scorer={"type": "learned", "model": "judge"}, stop=["e"], max_new_tokens=64, temperature=1.0, num_samples=4
+    )
+    run = workshop.run(sft(steps=1), evaluate=[judged], into="measured")
+    outcomes = [json.loads(line)["outcome"] for line in run.items("held_out", "base").read_text().splitlines()]
+    values = {outcome["value"] for outcome in outcomes if outcome["status"] == "scored"}
+    assert len(values) > 1 and all("preference" in outcome["parts"] for outcome in outcomes if outcome["parts"])
+
+
 def test_the_name_of_a_scorer_is_its_models_content(workshop: Workshop) -> None:
     folders = [find_artifact(workshop.run(rm(steps=1, centring=c), into=str(c))) for c in (None, 0.5)]
     first, other = (hash_scorer({"type": "learned", "model": str(folder)}, ScorerContext()) for folder in folders)
@@ -234,7 +246,7 @@ def test_bad_rows_go_to_the_ledger_with_their_reasons(workshop: Workshop) -> Non
         ({"learns": "process", "margin": "margin"}, "margin belongs to"),
         ({"epochs": 1}, "either epochs or steps"),
         ({"separator": "."}, "separator belongs to"),
-        ({"resample": False}, "resample belongs to members"),
+        ({"resample": True}, "resample belongs to members"),
         ({"validation": None, "validate_every_steps": 2}, "needs validation rows"),
         ({"gate": {"keep": [{"metric": "held_out", "margin": 0.1}]}}, "gate"),
     ],
@@ -251,9 +263,8 @@ def test_a_scorer_names_only_what_is_made_before_it(workshop: Workshop) -> None:
         workshop.read(rl, rm())
     with pytest.raises(RecipeError, match="is no stage of type reward_model before 'rl'"):
         workshop.read(sft(name="rm"), rl)
-    task = {"name": "held_out", "data": {"source": "held_out.jsonl"}, "scorer": {"type": "learned", "model": "rm"}}
     with pytest.raises(RecipeError, match="has made nothing when the base is measured"):
-        workshop.read(rm(), evaluate=[task])
+        workshop.read(rm(), evaluate=[task(scorer={"type": "learned", "model": "rm"})])
     with pytest.raises(RecipeError, match="no reward model"):
         build_scorer({"type": "learned", "model": "nowhere"}, ScorerContext())
 

@@ -1,8 +1,9 @@
 """The members of an ensemble, trained one after the other in one stage, each as if it were alone.
 
-A member has a folder of its own for checkpoints and a seed of its own for its head, its rows' order and its bootstrap
-sample. What one that is finished gave is written down, so that a stage that was stopped goes on with the next one and
-the finished ones' lines stay in the stage's metrics. A single member works in the stage's own folder.
+A member has a folder of its own for checkpoints and a seed of its own for its head, the order of its rows and, where
+asked for, its bootstrap sample. What one that is finished gave is written down, so that a stage that was stopped goes
+on with the next one and the finished ones' lines stay in the stage's metrics. A single member works in the stage's own
+folder.
 """
 
 from __future__ import annotations

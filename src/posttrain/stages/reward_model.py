@@ -70,7 +70,7 @@ class RewardModelConfig(TrainingKeys):
     probability: str | None = Field(None, min_length=1, description="the column of the label's true probability")
 
     members: int = Field(1, ge=1, le=32)
-    resample: bool = True
+    resample: bool = False
 
     epochs: float | None = Field(None, gt=0)
     steps: int | None = Field(None, ge=1)
@@ -96,7 +96,7 @@ class RewardModelConfig(TrainingKeys):
             raise ValueError("attributes: a column is named twice")
         if self.learns != "process" and self.separator != "\n":
             raise ValueError("separator belongs to learns: process")
-        if self.members == 1 and not self.resample:
+        if self.members == 1 and self.resample:
             raise ValueError("resample belongs to members: a single one sees the rows as they are")
         return self
 
