@@ -17,6 +17,8 @@ class Clock:
 
     def __init__(self) -> None:
         self.training_began = 0.0
+        self.reference_seconds = 0.0
+        self._reference_began: float | None = None
         self.step_ends: list[float] = []
         self.losses: list[float] = []
         self.first_step_seconds = 0.0
@@ -44,6 +46,8 @@ class Clock:
         del total, unit
         if title == "training":
             self.training_began = time.perf_counter()
+        if title == "reference log-probs":
+            self._reference_began = time.perf_counter()
 
     def note(self, text: str) -> None:
         """Called with plain lines for the user, one of which says how many rows were tokenized."""
@@ -54,7 +58,10 @@ class Clock:
         """Shows nothing."""
 
     def finish(self) -> None:
-        """Shows nothing."""
+        """Called when what was begun last is over."""
+        if self._reference_began is not None:
+            self.reference_seconds += time.perf_counter() - self._reference_began
+            self._reference_began = None
 
 
 clock = Clock()

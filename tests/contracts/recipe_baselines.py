@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.contracts.reward_baselines import REWARD_BASELINES
-from tests.pipeline.reward_runs import make_pairs, make_rated, make_stepwise, write_rows
+from tests.pipeline.preference_runs import dpo, make_pairs
+from tests.pipeline.reward_runs import write_reward_rows
 from tests.pipeline.tiny_runs import Workshop, make_base, make_rows, recipe_values, sft, task
 
 TEMPLATE = (
@@ -97,6 +98,12 @@ def rl(**changes: Any) -> dict[str, Any]:
     return recipe_values({**values, **changes})
 
 
+def pairs(**changes: Any) -> dict[str, Any]:
+    """A recipe of one stage that compares pairs."""
+    return recipe_values(dpo(**{"steps": 3, **changes}))
+
+
+VALIDATED = {"validation": [{"source": "held_pairs.jsonl"}], "validate_every_steps": 1}
 AUDIT = {
     "scorer": {
         "type": "weighted",
@@ -214,6 +221,20 @@ BASELINES: dict[str, dict[str, Any]] = {
     ),
     "rl_audited": rl(steps=6, problems_per_step=8, group_size=6, audit=AUDIT),
     "rl_saved": rl(callbacks=["own.py:Saves"], steps=4),
+    "pairs": pairs(),
+    "pairs_epochs": pairs(steps=None, epochs=1.0),
+    "pairs_seven": pairs(steps=7),
+    "pairs_linear": pairs(schedule="linear", steps=4),
+    "pairs_smoothed": pairs(label_smoothing=0.1),
+    "pairs_validated": pairs(**VALIDATED, learning_rate=5.0, steps=4),
+    "pairs_saved": pairs(callbacks=["own.py:Saves"], steps=4),
+    "pairs_long": pairs(
+        data=[{"source": "long_pairs.jsonl"}], max_length=50, truncation="drop", max_affected_fraction=1.0
+    ),
+    "pairs_soaring": pairs(learning_rate=0.3, steps=12, logps_drop=0.1),
+    "pairs_adapted": recipe_values(
+        stage(adapter=LORA, adapter_start="new"), dpo(adapter=LORA, adapter_start="continue")
+    ),
     "gated": gated({"keep": [KEEP], "floor": [{"metric": "held_out", "at_least": 0.9}]}),
     "improved": gated({"improve": [{"metric": "held_out"}], "ceiling": [{"metric": "held_out", "at_most": 0.9}]}),
     "undecided": gated({"keep": [{**KEEP, "margin": 0.001}]}, learning_rate=1e-6),
@@ -279,12 +300,11 @@ def make_workshop(folder: Path) -> Workshop:
         (folder / place).mkdir(exist_ok=True)
         text = HARNESS_TASK.format(name=name, file=folder / "choices.jsonl", more=more)
         (folder / place / f"{name}.yaml").write_text(text)
-    for name, make in (("pairs", make_pairs), ("rated", make_rated), ("steps", make_stepwise)):
-        write_rows(folder / f"{name}.jsonl", make(16))
-        write_rows(folder / f"{name}_held_out.jsonl", make(8, start=100))
-    rows_with_one_long = make_pairs(8)
-    rows_with_one_long[5]["chosen"] = "much too long " * 8
-    write_rows(folder / "long_pairs.jsonl", rows_with_one_long)
+    write_reward_rows(folder)
+    make_pairs(folder / "pairs.jsonl", 10)
+    make_pairs(folder / "held_pairs.jsonl", 5, start=40)
+    more = {"prompt": [*turns, {"role": "user", "content": "e" * 30}], "chosen": "f", "rejected": "g"}
+    make_pairs(folder / "long_pairs.jsonl", 6).open("a").write(json.dumps(more) + "\n")
     make_rows(folder / "bad.jsonl", 5).open("a").write("no json\n")
     make_rows(folder / "long.jsonl", 6).open("a").write(json.dumps({"prompt": "x " * 8, "completion": "y" * 50}) + "\n")
     return workshop

@@ -8,7 +8,7 @@ from tests.pipeline.reward_runs import rm
 from tests.pipeline.tiny_runs import recipe_values, sft
 
 _LORA = {"rank": 4}
-_DROPPING = {"data": [{"source": "long_pairs.jsonl"}], "max_length": 80, "truncation": "drop"}
+_DROPPING = {"data": [{"source": "judged_long.jsonl"}], "max_length": 80, "truncation": "drop"}
 _OWN = {"steps": 2, "validation": None}
 
 REWARD_BASELINES: dict[str, dict[str, Any]] = {

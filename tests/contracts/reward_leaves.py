@@ -41,8 +41,8 @@ REWARD_LEAVES: dict[str, Leaf] = {
     f"{RewardModelConfig.__name__}.{name}": leaf
     for name, leaf in {
         "learns": Leaf("rm_steps", "stages.0.learns", "pairwise", see_refusal),
-        "data": _rm("data", [{"source": "pairs_held_out.jsonl"}]),
-        "validation": _rm("validation", [{"source": "pairs.jsonl"}], see_lines),
+        "data": _rm("data", [{"source": "judged_pairs_held_out.jsonl"}]),
+        "validation": _rm("validation", [{"source": "judged_pairs.jsonl"}], see_lines),
         "max_length": _rm("max_length", None, see_ledger, "rm_long"),
         "truncation": Leaf("rm_long", "stages.0.truncation", "refuse", see_refusal),
         "max_affected_fraction": Leaf("rm_refusing", "stages.0.max_affected_fraction", 0.5, see_refusal),

@@ -51,10 +51,18 @@ def make_stepwise(count: int, start: int = 0) -> list[dict[str, Any]]:
 
 def make_reward_workshop(folder: Path, base: Path) -> Workshop:
     made = Workshop(folder, base)
-    for name, make in (("pairs", make_pairs), ("rated", make_rated), ("steps", make_stepwise)):
-        write_rows(made.folder / f"{name}.jsonl", make(24))
-        write_rows(made.folder / f"{name}_held_out.jsonl", make(12, start=100))
+    write_reward_rows(made.folder)
     return made
+
+
+def write_reward_rows(folder: Path) -> None:
+    """Files of pairs, ratings and steps, and pairs of which one is too long."""
+    for name, make in (("pairs", make_pairs), ("rated", make_rated), ("steps", make_stepwise)):
+        write_rows(folder / f"judged_{name}.jsonl", make(24))
+        write_rows(folder / f"judged_{name}_held_out.jsonl", make(12, start=100))
+    rows = make_pairs(8)
+    rows[5]["chosen"] = "much too long " * 8
+    write_rows(folder / "judged_long.jsonl", rows)
 
 
 def rm(rows: str = "pairs", **changes: Any) -> dict[str, Any]:
@@ -62,8 +70,8 @@ def rm(rows: str = "pairs", **changes: Any) -> dict[str, Any]:
     stage = {
         "name": "rm",
         "type": "reward_model",
-        "data": [{"source": f"{rows}.jsonl"}],
-        "validation": [{"source": f"{rows}_held_out.jsonl"}],
+        "data": [{"source": f"judged_{rows}.jsonl"}],
+        "validation": [{"source": f"judged_{rows}_held_out.jsonl"}],
         "steps": 6,
         "batch_size": 8,
         "learning_rate": 1e-2,

@@ -201,20 +201,20 @@ def test_the_name_of_a_scorer_is_its_models_content(workshop: Workshop) -> None:
 def test_rows_that_cannot_be_used_are_named(workshop: Workshop, changes: dict[str, Any], found: str) -> None:
     rows = make_pairs(6)
     rows[3]["margin"] = -1
-    write_rows(workshop.folder / "pairs.jsonl", rows)
-    write_rows(workshop.folder / "pairs_held_out.jsonl", rows)
+    write_rows(workshop.folder / "judged_pairs.jsonl", rows)
+    write_rows(workshop.folder / "judged_pairs_held_out.jsonl", rows)
     with pytest.raises(PosttrainError, match=found):
         workshop.run(rm(steps=1, **changes))
 
 
 def test_labels_that_are_all_the_same_are_refused(workshop: Workshop) -> None:
     steps = [{"prompt": f"{n}?", "completions": ["a", "b"], "labels": [True, True]} for n in range(4)]
-    write_rows(workshop.folder / "steps.jsonl", steps)
+    write_rows(workshop.folder / "judged_steps.jsonl", steps)
     with pytest.raises(DataError, match="all labels of steps are 1") as caught:
         workshop.run(rm("steps", learns="process", validation=None))
     assert "nothing can be learned" in caught.value.cure
     rated = [{"prompt": f"{n}?", "completion": "a b", "help": 2} for n in range(4)]
-    write_rows(workshop.folder / "rated.jsonl", rated)
+    write_rows(workshop.folder / "judged_rated.jsonl", rated)
     with pytest.raises(DataError, match="all ratings of 'help' are 2"):
         workshop.run(rm("rated", learns="regression", attributes=["help"], validation=None), into="rated")
 
@@ -227,8 +227,8 @@ def test_bad_rows_go_to_the_ledger_with_their_reasons(workshop: Workshop) -> Non
         {"prompt": "4?", "completions": ["a"], "labels": [True, False]},
         {"prompt": "5?", "chosen": "a", "rejected": "b"},
     ]
-    write_rows(workshop.folder / "steps.jsonl", rows)
-    source = {"source": "steps.jsonl", "max_bad_fraction": 1.0}
+    write_rows(workshop.folder / "judged_steps.jsonl", rows)
+    source = {"source": "judged_steps.jsonl", "max_bad_fraction": 1.0}
     run = workshop.run(rm("steps", learns="process", data=[source], validation=None, steps=1))
     ledger = json.loads(run.stage().ledger.read_text())
     assert {reason: entry["rows"] for reason, entry in ledger["dropped"].items()} == {

@@ -63,11 +63,11 @@ def describe_pairs(data: PairData, tokenizer: Any, count: int) -> list[dict[str,
     shown: list[dict[str, Any]] = []
     for index in range(max((len(rows) for rows in data.sources), default=0)):
         for rows in data.sources:
-            if index < len(rows) and len(shown) < count:
+            if index < len(rows) and len(shown) < 2 * count:
                 pair = rows[index]
                 for name, completion in (("chosen", pair.chosen), ("rejected", pair.rejected)):
                     tokens = describe_sample(pair.join(completion), tokenizer)
                     shown.append({"row_id": f"{pair.row_id} {name}", "tokens": tokens})
-        if len(shown) >= count:
+        if len(shown) >= 2 * count:
             break
     return shown

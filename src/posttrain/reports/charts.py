@@ -21,12 +21,20 @@ from posttrain.core.metrics import (
     KL,
     LEARNING_RATE,
     LEFT_OUT_FRACTION,
+    LOGPS_CHOSEN,
+    LOGPS_CHOSEN_CHANGE,
+    LOGPS_REJECTED,
+    LOGPS_REJECTED_CHANGE,
     LOSS,
     REWARD,
+    REWARD_ACCURACY,
+    REWARD_CHOSEN,
+    REWARD_REJECTED,
     STALE_FRACTION,
     TOKENS_BY_DIFFICULTY,
     TOKENS_PER_SECOND,
     VALIDATION_LOSS,
+    VALIDATION_REWARD_ACCURACY,
     WEIGHT_BY_DIFFICULTY,
     describe_metric,
 )
@@ -109,6 +117,12 @@ _SAMPLED = (
     _Plan("Effective sample size", ((EFFECTIVE_SAMPLE_SIZE, "share of tokens"),)),
     _Plan("Tokens of earlier policies", ((STALE_FRACTION, "share"),)),
 )
+_COMPARED = (
+    _Plan("Implicit rewards", ((REWARD_CHOSEN, "chosen"), (REWARD_REJECTED, "rejected"))),
+    _Plan("Pairs told apart", ((REWARD_ACCURACY, "training"), (VALIDATION_REWARD_ACCURACY, "validation"))),
+    _Plan("Log-probs by token", ((LOGPS_CHOSEN, "chosen"), (LOGPS_REJECTED, "rejected")), from_zero=False),
+    _Plan("Log-probs since the start", ((LOGPS_CHOSEN_CHANGE, "chosen"), (LOGPS_REJECTED_CHANGE, "rejected"))),
+)
 _TRAINED = (
     _Plan("Loss", ((LOSS, "training"), (VALIDATION_LOSS, "validation")), from_zero=False),
     _Plan("Learning rate", ((LEARNING_RATE, "learning rate"),)),
@@ -118,7 +132,7 @@ _TRAINED = (
 
 
 def build_charts(stage: int, lines: Sequence[Mapping[str, Any]]) -> tuple[list[Chart], list[Chart]]:
-    """Return the charts that every training has, those of sampling before them, and those of all other metrics.
+    """Return the charts of training, those of sampling and of pairs before them, and those of all other metrics.
 
     How problems are weighed is among the others where all weigh the same.
 
@@ -129,7 +143,7 @@ def build_charts(stage: int, lines: Sequence[Mapping[str, Any]]) -> tuple[list[C
     columns, num_bad = _collect(lines)
     primary: list[Chart] = []
     shown: set[str] = set()
-    for plan in (*_SAMPLED, *_TRAINED):
+    for plan in (*_SAMPLED, *_COMPARED, *_TRAINED):
         known = [(label, key) for key, label in plan.parts if columns.get(key)]
         if not known or _is_idle(plan, columns):
             continue

@@ -4,9 +4,9 @@
 
 `algorithm` names the choice of loss f, implicit reward h and terms beside them (`preference_family` has the list), and
 each choice is a key of its own; the formulas stand in `objectives.preference`. A step's loss is the mean over its
-pairs, so that it does not depend on how they are packed. Both completions of a pair lie behind one prompt in a packed row,
-which is run once. The reference is the policy that the stage starts from: its log-probs are computed before the first
-step and kept on disk, so that no second model is in memory.
+pairs, so that it does not depend on how they are packed. Both completions of a pair lie behind one prompt in a packed
+row, which is run once. The reference is the policy that the stage starts from: its log-probs are computed before the
+first step and kept on disk, so that no second model is in memory.
 
 Source: Rafailov et al. 2023, "Direct Preference Optimization" (arXiv 2305.18290); the members' own in
 `preference_family`.

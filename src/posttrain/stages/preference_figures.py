@@ -168,7 +168,7 @@ class FallAlarm:
         if self._why is None and max(changes) < -self.allowed:
             self._why = (
                 f"the log-probs of chosen completions fell by {-changes[0]:.3f} nats a token and those of rejected "
-                f"ones by {-changes[1]:.3f}, both by more than {self.allowed:g}: probability goes to what nobody compared"
+                f"ones by {-changes[1]:.3f}, both by more than {self.allowed:g}: others gain what they lose"
             )
             self.note(f"alarm: {self._why}")
         return {**figures, keys.LOGPS_ALARM: float(self._why is not None)}

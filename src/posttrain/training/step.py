@@ -47,7 +47,6 @@ class StepBatch:
     num_trained: int
 
 
-# many parameters: an updater is built once, of parts that have no other common home
 class Updater:
     """Takes optimizer steps.
 
@@ -62,6 +61,7 @@ class Updater:
         with_entropy: Whether entropies are among what is observed.
     """
 
+    # many parameters: an updater is built once, of parts that have no other common home
     def __init__(
         self,
         policy: ScoredPolicy,
