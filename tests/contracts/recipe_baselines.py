@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tests.contracts.reward_baselines import REWARD_BASELINES
 from tests.pipeline.preference_runs import dpo, make_pairs
+from tests.pipeline.reward_runs import write_reward_rows
 from tests.pipeline.tiny_runs import Workshop, make_base, make_rows, recipe_values, sft, task
 
 TEMPLATE = (
@@ -180,6 +182,7 @@ HOLDING = [
 """Questions that hold an item each: word for word, by n-grams, nearly, and by what several items share alone."""
 
 BASELINES: dict[str, dict[str, Any]] = {
+    **REWARD_BASELINES,
     "plain": recipe_values(stage()),
     "epochs": recipe_values(stage(steps=None, epochs=1.0)),
     "seven": recipe_values(stage(steps=7)),
@@ -335,6 +338,7 @@ def make_workshop(folder: Path) -> Workshop:
         (folder / place).mkdir(exist_ok=True)
         text = HARNESS_TASK.format(name=name, file=folder / "choices.jsonl", more=more)
         (folder / place / f"{name}.yaml").write_text(text)
+    write_reward_rows(folder)
     make_pairs(folder / "pairs.jsonl", 10)
     make_pairs(folder / "held_pairs.jsonl", 5, start=40)
     more = {"prompt": [*turns, {"role": "user", "content": "e" * 30}], "chosen": "f", "rejected": "g"}

@@ -12,6 +12,7 @@ from posttrain.stages.sampler_keys import VllmKeys
 from tests.contracts.kto_leaves import KTO_LEAVES, KTO_WITHOUT_EFFECT
 from tests.contracts.monitor_leaves import MONITOR_LEAVES
 from tests.contracts.recipe_baselines import AUDIT, BASELINES, KEEP, LORA, long_rows
+from tests.contracts.reward_leaves import REWARD_LEAVES, REWARD_WITHOUT_EFFECT
 from tests.contracts.trials import (
     Leaf,
     own,
@@ -37,6 +38,7 @@ from tests.pipeline.tiny_runs import task
 LEAVES: dict[str, Leaf] = {
     **MONITOR_LEAVES,
     **KTO_LEAVES,
+    **REWARD_LEAVES,
     "RecipeHead.name": Leaf("plain", "name", "other", see_folders),
     "RecipeHead.seed": Leaf("plain", "seed", 18, see_policy),
     "RecipeHead.folder": Leaf("plain", "folder", "elsewhere", see_folders),
@@ -281,6 +283,7 @@ _TOOLS = "random weights call nothing: tests/pipeline/test_tool_runs.py and test
 _ONE_TYPE = "says which monitor it is: within the class it has one value"
 WITHOUT_EFFECT: dict[str, str] = {
     **KTO_WITHOUT_EFFECT,
+    **REWARD_WITHOUT_EFFECT,
     **{f"{kind.__name__}.type": _ONE_TYPE for kind in MONITORS.values()},
     **{f"ProblemSource.{name}": "read as of any source: DataSource's is looked at" for name in DataSource.model_fields},
     "RecipeHead.model": "always there; what it holds is ModelSource's",

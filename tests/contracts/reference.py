@@ -63,4 +63,6 @@ def describe_default(field: FieldInfo) -> str:
         return "its defaults"
     if value is PydanticUndefined:
         raise TypeError("a default that cannot be read")
-    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+    if isinstance(value, str):
+        return f"`{value.encode('unicode_escape').decode()}`"
+    return f"`{json.dumps(value)}`"

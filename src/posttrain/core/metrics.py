@@ -89,6 +89,47 @@ DEVELOPMENT = declare(
 TOKENS_PER_SECOND = declare("time/tokens_per_second", "tokens/s", "last", "throughput, prompts included")
 STEP_SECONDS = declare("time/step_seconds", "s", "last", "wall-clock time of the step")
 PEAK_MEMORY = declare("time/peak_memory_bytes", "bytes", "maximum", "peak resident or device memory")
+REWARD_MODEL_HITS = declare(
+    "rewards/hits", "fraction", "token_mean", "training labels that the scores agree with", lower_is_better=False
+)
+REWARD_MODEL_ACCURACY = declare(
+    "validation/reward_accuracy", "fraction", "token_mean", "held-out labels that are got right", lower_is_better=False
+)
+REWARD_MODEL_NORMALISED_ACCURACY = declare(
+    "validation/reward_normalised_accuracy",
+    "fraction",
+    "token_mean",
+    "expected accuracy above a coin's, of what the best possible one has above it",
+    lower_is_better=False,
+)
+REWARD_MODEL_MARGIN = declare(
+    "validation/reward_margin", "score", "token_mean", "score of the chosen less that of the rejected, held out"
+)
+REWARD_MODEL_CALIBRATION_ERROR = declare(
+    "validation/reward_calibration_error",
+    "fraction",
+    "token_mean",
+    "gap between predicted probabilities and accuracy",
+    lower_is_better=True,
+)
+REWARD_MODEL_LENGTH_SLOPE = declare(
+    "validation/reward_length_slope", "score/token", "last", "score that one more token earns at equal quality"
+)
+REWARD_MODEL_LENGTH_CORRELATION = declare(
+    "validation/reward_length_correlation",
+    "correlation",
+    "last",
+    "partial correlation of score and length at equal quality",
+    bounds=(-1.0, 1.0),
+)
+REWARD_MODEL_CORRELATION = declare(
+    "validation/reward_correlation",
+    "correlation",
+    "last",
+    "correlation of predicted and given ratings, mean over attributes",
+    lower_is_better=False,
+    bounds=(-1.0, 1.0),
+)
 EXACT_MATCH = declare(
     "exact_match", "fraction", "token_mean", "held-out answers equal to the reference", lower_is_better=False
 )

@@ -6,6 +6,7 @@ runs/<name>/
   lock                held while a process works here
   stages/<NN-name>/   metrics.jsonl, audit.jsonl, checkpoints/, snapshots/, rollouts/ of one stage
   artifacts/<hash>/   finished artifacts
+  reward_models/<stage>.json  which artifact is a stage's reward model
   evaluations/<hash>/ what a policy answered: <task>-<hash>.jsonl, one JSON line an item; .json says how
   gates/<hash>.json   what gates decided on an artifact; gates/looks.jsonl counts every decision
   superseded/         what earlier configurations left in the folders above; it comes back with them
@@ -30,6 +31,8 @@ CHECKPOINT_MANIFEST = "manifest.json"
 ARTIFACT_MANIFEST = "manifest.json"
 MODEL_CARD = "README.md"
 """A model card's name, in a run's folder and in an exported one: the Hub shows the file of that name."""
+REWARD_REPORT = "validation.json"
+"""What validation rows say of a reward model, in its artifact."""
 TASK_HASH_LENGTH = 12
 """Characters of a task's hash that its files are named with."""
 
@@ -102,6 +105,10 @@ class RunFolder:
     def artifacts(self) -> Path:
         """The folder of finished artifacts, by hash."""
         return self.root / "artifacts"
+
+    def reward_model(self, stage: str) -> Path:
+        """Return the file that says which artifact is the reward model of a stage."""
+        return self.root / "reward_models" / f"{stage}.json"
 
     @property
     def stages(self) -> Path:
@@ -177,6 +184,15 @@ class StageFolder:
     def snapshot_steps(self) -> Path:
         """The steps of the snapshots that became artifacts and were removed."""
         return self.root / "snapshots.json"
+
+    def member(self, number: int) -> Path:
+        """Return the working folder of one member of an ensemble, from 0."""
+        return self.root / "members" / f"{number:02d}"
+
+    @property
+    def finished(self) -> Path:
+        """What a trained member of a reward model gave."""
+        return self.root / "finished.json"
 
     def repair(self, name: str) -> StageFolder:
         """Return the working folder of a repair that trains the stage again."""

@@ -22,3 +22,11 @@ def find_causal_model_class(configuration: Any) -> Any | None:
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
         return MODEL_FOR_CAUSAL_LM_MAPPING.get(type(configuration), None)
+
+
+def find_scoring_model_class(configuration: Any) -> Any | None:
+    """Return the model with a head of scores of a configuration (sequence classification), or None if there is none."""
+    with paused_collector():
+        from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+        return MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(configuration), None)

@@ -134,7 +134,7 @@ def is_packing_exact(model: nn.Module) -> bool:
     known = {"full_attention", "sliding_attention", None}
     if not set(getattr(config, "layer_types", None) or [None]) <= known:
         return False
-    vocabulary = find_head(model).weight.shape[0]
+    vocabulary = causal_lm.get_input_embeddings().weight.shape[0]
     ids = (torch.arange(sum(_PROBE_LENGTHS)) * 11 % vocabulary).to(next(model.parameters()).device)
     documents = ids.split(_PROBE_LENGTHS)
     backbone = find_backbone(model)
@@ -169,7 +169,8 @@ def is_sharing_exact(model: nn.Module) -> bool:
     if not is_packing_exact(model):
         return False
     prompt, *others = (torch.arange(count) * 11 + 3 for count in _PROBE_LENGTHS)
-    vocabulary, device = find_head(model).weight.shape[0], next(model.parameters()).device
+    vocabulary = find_causal_lm(model).get_input_embeddings().weight.shape[0]
+    device = next(model.parameters()).device
     rows = [(torch.cat([prompt, other]) % vocabulary).to(device) for other in others]
     shared_T = (torch.cat([prompt, *others]) % vocabulary).to(device)
     backbone, size = find_backbone(model), len(prompt)

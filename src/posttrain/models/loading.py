@@ -111,7 +111,7 @@ def load_model(folder: Path, *, dtype: str, attention: str = "sdpa", device: str
     Raises:
         ModelError: The folder does not pass its checks, or the attention is not available.
     """
-    return _build_model(check_model_folder(folder, with_tokenizer=False), dtype, attention, device)
+    return build_checked_model(check_model_folder(folder, with_tokenizer=False), dtype, attention, device)
 
 
 def load_tokenizer(folder: Path, *, num_embeddings: int | None = None) -> Any:
@@ -197,6 +197,13 @@ def load_policy(folder: Path, *, dtype: str, attention: str = "sdpa", device: st
     """
     check_links(folder)
     manifest = verify_artifact(folder) if (folder / ARTIFACT_MANIFEST).exists() else None
+    if manifest is not None and manifest.kind != "policy":
+        raise ModelError(
+            f"an artifact of the kind '{manifest.kind}'",
+            expected="a policy",
+            cure="name the policy that it was made from; a reward model is used by scorers (type: learned)",
+            place=str(folder),
+        )
     has_adapters = manifest is not None and bool(manifest.adapters)
     base_folder = folder / BASE_FOLDER if has_adapters else folder
     checked = check_model_folder(base_folder, with_tokenizer=not has_adapters)
@@ -208,7 +215,7 @@ def load_policy(folder: Path, *, dtype: str, attention: str = "sdpa", device: st
             cure="take the artifact from where it was made, or run the stage again",
             place=str(base_folder),
         )
-    model = _build_model(checked, dtype, attention, "cpu")
+    model = build_checked_model(checked, dtype, attention, "cpu")
     tokenizer = load_tokenizer(folder, num_embeddings=model.get_input_embeddings().weight.shape[0])
     if has_adapters and manifest is not None:
         for name in manifest.adapters:
@@ -251,7 +258,8 @@ def read_chat_template(tokenizer: Any, folder: Path) -> str | None:
     return template if template is None else str(template)
 
 
-def _build_model(checked: CheckedModel, dtype: str, attention: str, device: str) -> Any:
+def build_checked_model(checked: CheckedModel, dtype: str, attention: str, device: str) -> Any:
+    """Return the model of a folder that passed its checks, in evaluation mode; arguments and errors as `load_model`."""
     if dtype not in DTYPES:
         raise ModelError(f"dtype '{dtype}'", expected=", ".join(DTYPES), cure="choose one of these", place="dtype")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +67,15 @@ class CheckedModel:
     entries: dict[str, TensorEntry]
 
 
-def check_model_folder(folder: Path, *, with_tokenizer: bool = True) -> CheckedModel:
+def check_model_folder(
+    folder: Path, *, with_tokenizer: bool = True, find_class: Callable[[Any], Any | None] = find_causal_model_class
+) -> CheckedModel:
     """Check everything about a model folder that can be checked without loading it.
 
     Args:
         folder: A folder in Hugging Face format, or a snapshot inside a Hugging Face cache.
         with_tokenizer: Also check the tokenizer's files and that its ids fit the embedding.
+        find_class: Gives the model class of a configuration (`models.architectures`), None where there is none.
 
     Raises:
         ModelError: The first thing that is wrong, with its place and cure.
@@ -88,7 +91,7 @@ def check_model_folder(folder: Path, *, with_tokenizer: bool = True) -> CheckedM
         )
     entries = read_weight_entries(folder)
     _check_sizes(raw, len(entries), folder / CONFIG_FILE)
-    config, model_class, model = _build_on_meta(raw, folder / CONFIG_FILE)
+    config, model_class, model = _build_on_meta(raw, folder / CONFIG_FILE, find_class)
     kept = _check_tensors(model, entries, folder)
     _check_dtypes(kept, raw)
     if with_tokenizer:
@@ -202,7 +205,7 @@ def _check_sizes(raw: dict[str, Any], num_tensors: int, path: Path) -> None:
             )
 
 
-def _build_on_meta(raw: dict[str, Any], path: Path) -> tuple[Any, Any, Any]:
+def _build_on_meta(raw: dict[str, Any], path: Path, find_class: Callable[[Any], Any | None]) -> tuple[Any, Any, Any]:
     """Return (configuration, model class, model without memory) of an architecture that transformers has."""
     import torch
 
@@ -218,9 +221,10 @@ def _build_on_meta(raw: dict[str, Any], path: Path) -> tuple[Any, Any, Any]:
     try:
         with quiet_transformers():
             config = configuration_class.from_dict(copy.deepcopy(raw))
-            model_class = find_causal_model_class(config)
+            model_class = find_class(config)
             if model_class is None:
-                raise ValueError(f"'{model_type}' is no causal language model")
+                wanted = "causal language model" if find_class is find_causal_model_class else "model with scores"
+                raise ValueError(f"'{model_type}' is no {wanted}")
             with torch.device("meta"):
                 model = model_class._from_config(
                     copy.deepcopy(config), dtype=torch.float32, attn_implementation="eager"

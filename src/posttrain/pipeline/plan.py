@@ -34,11 +34,13 @@ from posttrain.pipeline.grpo_wiring import (
     hash_stage_scorer,
     read_stage_problems,
 )
+from posttrain.pipeline.named_models import list_reward_models
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.preference_rows import PairStageConfig, load_stage_pairs
 from posttrain.pipeline.preflight.rounds import check_rounds
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
+from posttrain.pipeline.reward_wiring import load_reward_data
 from posttrain.pipeline.rounds import Round, list_rounds
 from posttrain.pipeline.store import ArtifactStore
 from posttrain.pipeline.tracked_metric import describe_tracked_metric, find_tracked_metric
@@ -48,7 +50,8 @@ from posttrain.pipeline.wiring import (
     fingerprint_values,
     load_stage_data,
 )
-from posttrain.stages import grpo, kto, preference, sft
+from posttrain.stages import grpo, kto, preference, reward_model, sft
+from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.training.distributed import Ranks, find_device
 
 _ROWS_COUNTED = 1_000_000
@@ -113,7 +116,7 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
         tracked = find_tracked_metric(recipe, config)
         if tracked is not None:
             identity["tracked"] = describe_tracked_metric(recipe, tracked)
-    if isinstance(config, PairStageConfig):
+    if isinstance(config, PairStageConfig | RewardModelConfig):
         sources = fingerprint_sources(recipe, [*config.data, *config.validation])
         identity = {**identity, "data": len(config.data), "proportions": [s.proportion for s in config.data]}
         identity["validation"] = len(config.validation)
@@ -145,7 +148,9 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
     )
 
 
-def _identify_left_out(recipe: Recipe, config: sft.SftConfig | grpo.GrpoConfig | PairStageConfig) -> dict[str, Any]:
+def _identify_left_out(
+    recipe: Recipe, config: sft.SftConfig | grpo.GrpoConfig | PairStageConfig | RewardModelConfig
+) -> dict[str, Any]:
     """Return what of decontamination decides a stage's artifact: the rows left out, and that none were looked for."""
     if recipe.head.decontaminate is None:
         return {"decontaminate": OFF}
@@ -181,31 +186,41 @@ def build_plan(recipe: Recipe, *, progress: Progress | None = None) -> Plan:
     base_hash = hash_base(base)
     store = ArtifactStore(RunFolder(recipe.folder))
     outputs: dict[str, str | None] = {BASE: base_hash}
+    unmade: set[str] = set()
     stages = []
     with open_renderer(recipe, base) as renderer:
         rounds = list_rounds(recipe)
         check_rounds(recipe, base, rounds, Ranks())
         for stage in rounds:
             parent = outputs[stage.entry.parent] if stage.number == 1 else outputs[stage.entry.name]
-            key = compute_stage_key(recipe, stage, parent, renderer, base) if parent is not None else None
+            waits_for = unmade & list_reward_models(recipe, stage.entry)
+            is_known = parent is not None and not waits_for
+            key = compute_stage_key(recipe, stage, str(parent), renderer, base) if is_known else None
             found = store.find(key) if key is not None else None
             outputs[stage.entry.name] = found.hash if found is not None else None
+            if isinstance(stage.entry.config, RewardModelConfig):
+                outputs[stage.entry.name] = parent
+                unmade |= set() if found is not None else {stage.entry.name}
             planned = PlannedStage(stage.entry.name, stage.number, stage.entry.type, "run", "", key=key)
             if found is not None:
                 planned = replace(planned, status="cached", why=f"artifact {found.hash[:12]} has this key")
             else:
-                planned = replace(planned, why=_why_run(stage, key, store))
+                planned = replace(planned, why=_why_run(stage, key, store, waits_for))
             if isinstance(stage.entry.config, sft.SftConfig):
                 planned = _plan_sft(recipe, stage, planned, base, renderer, shown)
             elif isinstance(stage.entry.config, grpo.GrpoConfig):
                 planned = _plan_grpo(recipe, stage.entry.config, planned)
+            elif isinstance(stage.entry.config, RewardModelConfig):
+                planned = _plan_reward_model(recipe, stage, planned, base, renderer, shown)
             elif isinstance(stage.entry.config, PairStageConfig):
                 planned = _plan_preference(recipe, stage, planned, base, renderer, shown)
             stages.append(planned)
     return Plan(recipe.hash, recipe.identity_hash(), base_hash, stages)
 
 
-def _why_run(stage: Round, key: str | None, store: ArtifactStore) -> str:
+def _why_run(stage: Round, key: str | None, store: ArtifactStore, waits_for: set[str]) -> str:
+    if waits_for:
+        return f"'{min(waits_for)}' runs before it"
     if key is None:
         return f"'{stage.entry.parent if stage.number == 1 else stage.entry.name}' runs before it"
     return store.describe_loss(key) or "no artifact has its key yet"
@@ -243,6 +258,29 @@ def _plan_grpo(recipe: Recipe, config: grpo.GrpoConfig, planned: PlannedStage) -
     ]
     seconds = 0.0 if planned.status == "cached" else None
     return replace(planned, steps=updates, learning_rates=rates, seconds=seconds)
+
+
+# many parameters: those of _plan_sft
+def _plan_reward_model(
+    recipe: Recipe, stage: Round, planned: PlannedStage, base: Path, renderer: Renderer, progress: Progress
+) -> PlannedStage:
+    """Return the steps, learning rates and tokens of all members."""
+    config = stage.entry.config
+    assert isinstance(config, RewardModelConfig)
+    data = load_reward_data(recipe, config, renderer, read_context_tokens(base), progress).train
+    order = RowOrder(
+        [len(rows) for rows in data.sources], [source.proportion for source in config.data],
+        derive_stage_seed(recipe, stage), config.batch_size,
+    )  # fmt: skip
+    steps = reward_model.count_steps(config, order.steps_per_epoch)
+    tokens = count_tokens(order, [rows.part_lengths_RK.sum(axis=1) for rows in data.sources], steps)
+    return replace(
+        planned,
+        steps=steps * config.members,
+        tokens=tokens * config.members,
+        learning_rates=[config.compute_learning_rate(step, steps) for step in (0, steps // 2, steps - 1)],
+        seconds=0.0 if planned.status == "cached" else None,
+    )
 
 
 # many parameters: those of _plan_sft

@@ -12,7 +12,9 @@ from posttrain.models.loading import read_context_tokens
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.preference_rows import PairStageConfig, describe_pairs, load_stage_pairs
 from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.reward_wiring import describe_reward_rows, load_reward_data
 from posttrain.pipeline.wiring import describe_rows, load_stage_data
+from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.stages.sft import SftConfig
 
 
@@ -26,7 +28,7 @@ def preview_rows(recipe: Recipe, stage: str, count: int) -> list[dict[str, Any]]
         DataError: The rows cannot be read.
     """
     config = recipe.find_stage(stage).config
-    if not isinstance(config, SftConfig | PairStageConfig):
+    if not isinstance(config, SftConfig | PairStageConfig | RewardModelConfig):
         raise RecipeError(
             f"stage '{stage}' is a plug-in, whose data is known to itself alone, or trains on what it samples",
             expected="a stage that is trained on rows",
@@ -47,6 +49,10 @@ def preview_rows(recipe: Recipe, stage: str, count: int) -> list[dict[str, Any]]
             config = config.model_copy(update={**few, "keep": "last", "validate_every_steps": None})
             pairs = load_stage_pairs(shown, config, renderer, context_tokens, SilentProgress())
             return describe_pairs(pairs.train, tokenizer, count)
+        if isinstance(config, RewardModelConfig):
+            config = config.model_copy(update=few)
+            rows = load_reward_data(shown, config, renderer, context_tokens, SilentProgress()).train
+            return describe_reward_rows(rows, tokenizer, count)
         data = load_stage_data(shown, config.model_copy(update=few), renderer, context_tokens, SilentProgress())
         return describe_rows(data.train.rows, tokenizer, count)
 

@@ -22,6 +22,7 @@ from posttrain.evaluation.task import EvaluationTask, GenerationTask
 from posttrain.pipeline.gate_checks import check_gates
 from posttrain.pipeline.harness_suites import check_includes
 from posttrain.pipeline.monitor_checks import check_monitors, list_monitors
+from posttrain.pipeline.named_models import REWARD_MODEL, check_named_models, list_scorers
 from posttrain.pipeline.overrides import apply_overrides, parse_override
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe_checks import (
@@ -192,6 +193,9 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, folder: Path | Non
         named = Path.cwd() / (head.folder or f"runs/{head.name}")
         folder = roots.resolve(str(named), place=positions.describe(("folder",)))
     scorers = _find_scorers(head, stages, roots, positions)
+    check_named_models(stages, head.evaluate, positions)
+    makers = tuple(entry.name for entry in stages if entry.type == REWARD_MODEL)
+    roots = replace(roots, run=Path.cwd() / folder, reward_stages=makers)
     return Recipe(path, text, tuple(overrides), roots, head, stages, Path.cwd() / folder, scorers)
 
 
@@ -205,23 +209,12 @@ def _find_scorers(
             found |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
             found |= find_tool_plugins(task.environment, roots, describe_tools(positions, ("evaluate", index)))
     for index, entry in enumerate(stages):
-        for path, scorer in _list_scorers(entry.config):
+        for path, scorer in list_scorers(entry.config):
             found |= find_scorer_plugins(scorer, roots, positions.describe(("stages", index, *path)))
         environment = getattr(entry.config, "environment", None)
         if isinstance(environment, EnvironmentSettings):
             found |= find_tool_plugins(environment, roots, describe_tools(positions, ("stages", index)))
     return found
-
-
-def _list_scorers(config: Any) -> Iterator[tuple[tuple[str | int, ...], str | dict[str, Any]]]:
-    """Yield the scorers that a stage's configuration names, with their places in it."""
-    sources = getattr(config, "data", None)
-    holders: list[tuple[tuple[str | int, ...], Any]] = [((), config), (("audit",), getattr(config, "audit", None))]
-    holders += [(("data", place), source) for place, source in enumerate(sources if isinstance(sources, list) else ())]
-    for path, holder in holders:
-        scorer = getattr(holder, "scorer", None)
-        if isinstance(scorer, str | dict):
-            yield (*path, "scorer"), scorer
 
 
 def _admit_typed_paths(roots: Roots, overrides: Sequence[str]) -> Roots:

@@ -29,12 +29,15 @@ class Roots:
     Made by `declare_roots`, read by the recipe and by wiring. `base` is the recipe's folder, which
     relative paths start from. Example: for `/home/ann/project/recipes/demo.yaml` started in
     `/home/ann/project`, `../data/x.jsonl` is `/home/ann/project/data/x.jsonl` and is allowed;
-    `../../x.jsonl` is not.
+    `../../x.jsonl` is not. `run` is the recipe's run folder, `reward_stages` the stages that make a reward
+    model there, which a scorer may name in a path's place.
     """
 
     base: Path
     folders: tuple[Path, ...]
     data: Path | None = None
+    run: Path | None = None
+    reward_stages: tuple[str, ...] = ()
 
     def resolve(self, reference: str, *, place: str) -> Path:
         """Return the absolute path, links followed, that a path in a recipe stands for.

@@ -27,6 +27,7 @@ from posttrain.pipeline.gatekeeper import Verdict
 from posttrain.pipeline.loggers import FanOut, LoggedStage, build_metrics_sink, check_loggers
 from posttrain.pipeline.measure import Measurer, read_measure_settings
 from posttrain.pipeline.monitoring import RunMonitors
+from posttrain.pipeline.named_models import name_stage_model
 from posttrain.pipeline.plan import compute_stage_key, derive_stage_seed, hash_base
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.preflight.checks import Preflight
@@ -215,6 +216,9 @@ class _Run:
             artifact = self._train(stage, entry, key, parent, folder)
             status = "finished"
         self.record.add_artifact(artifact, [parent.hash], stage.label)
+        if artifact.kind == "reward_model":
+            self._pass_on(stage, entry, artifact, parent, status)
+            return
         # Rows that a gate asks a part of first are asked by it, and all of them once it has let the policy through.
         self._measure(artifact, stage.label, without=find_partial_tasks(stage.entry.gate))
         verdict = self._ask_gate(stage, key, artifact, parent)
@@ -228,6 +232,15 @@ class _Run:
         if verdict is not None and verdict.decision == "hold":
             raise refuse_hold(stage, verdict)
         self.outputs[stage.entry.name] = passed_on
+
+    # many parameters: what a round made beside the policy that it was given
+    def _pass_on(self, stage: Round, entry: dict[str, Any], made: Artifact, policy: Artifact, status: str) -> None:
+        """Have later stages find a reward model by its stage's name, and go on with the policy as it came."""
+        _on_writer(self.ranks, lambda: name_stage_model(self.folder, stage.entry.name, made))
+        self._measure(policy, stage.label)
+        entry |= {"outputs": {"policy": policy.hash, "reward_model": made.hash}, "status": status}
+        self._write()
+        self.outputs[stage.entry.name] = policy
 
     def _compute_key(self, stage: Round, parent: Artifact) -> str:
         return compute_stage_key(self.recipe, stage, parent.hash, self.renderer, self.base)
@@ -256,7 +269,7 @@ class _Run:
             stack.callback(lambda: self.monitors.note_audit(stage, folder))
             result = run_stage(self._build_job(stage, key, parent, folder, sink))
         entry |= {"tokens": result.tokens, "ledger": result.ledger}
-        return result.artifacts["policy"]
+        return result.artifacts.get("reward_model") or result.artifacts["policy"]
 
     # many parameters: a job is what surrounds one round
     def _build_job(self, stage: Round, key: str, parent: Artifact, folder: StageFolder, sink: MetricsSink) -> StageJob:

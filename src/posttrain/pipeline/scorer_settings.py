@@ -245,6 +245,21 @@ class LabSettings(Config):
     world_seed: int = Field(WORLD_SEED, ge=0)
 
 
+class LearnedSettings(Config):
+    """A reward model: of a stage before this one, by its name, or of a folder."""
+
+    type: Literal["learned"] = "learned"
+    model: str = Field(min_length=1)
+    weights: dict[str, float] = Field(default_factory=dict)
+    aggregation: Literal["mean", "worst_case", "mean_minus_variance"] = "mean"
+    variance_weight: float = Field(1.0, ge=0)
+    step_aggregation: Literal["min", "product", "last"] = "min"
+    length_penalty: Literal["fitted"] | None = None
+    failed_value: float = -4.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    micro_batch_tokens: int = Field(8192, ge=1)
+
+
 class FunctionSettings(Config):
     """The user's own function or scorer, as `file.py:name` or an entry point; its reference alone will do.
 
@@ -264,7 +279,7 @@ SCORERS: dict[str, type[Config]] = {
         ProofSettings, InstructionsSettings, StructureSettings, ToolCallsSettings, RefusalsSettings,
         PersonalDataSettings, LengthSettings, OverlongSettings, CosineLengthSettings, LanguageSettings,
         RepetitionSettings, WeightedSettings, PressureSettings, LabSettings,
-        FunctionSettings,
+        LearnedSettings, FunctionSettings,
     )
 }  # fmt: skip
 """The keys of every built-in scorer, by its type."""

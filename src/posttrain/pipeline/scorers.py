@@ -12,9 +12,11 @@ from posttrain.core.config import Config
 from posttrain.core.errors import RecipeError
 from posttrain.core.hashing import hash_file
 from posttrain.core.protocols import Scorer
+from posttrain.core.run_folder import RunFolder
 from posttrain.lab.gold import LabScorer
 from posttrain.lab.world import build_world
 from posttrain.pipeline import scorer_settings as settings
+from posttrain.pipeline.named_models import find_stage_model
 from posttrain.pipeline.plugins import Plugin, call_plugin, load_object
 from posttrain.pipeline.roots import Roots
 from posttrain.sandbox.programs import ProgramLimits
@@ -27,6 +29,7 @@ from posttrain.scorers.facts import ClaimFacts, ShortAnswerFacts
 from posttrain.scorers.functions import FunctionScorer, GuardedScorer
 from posttrain.scorers.instructions import InstructionFollowing
 from posttrain.scorers.knowledge_base import build_knowledge_base, load_knowledge_base
+from posttrain.scorers.learned import LearnedScorer, LearnedUse, OpenedModel
 from posttrain.scorers.math import MathScorer
 from posttrain.scorers.personal_data import PersonalData
 from posttrain.scorers.pressure import PressureScorer
@@ -48,6 +51,10 @@ def _locate_here(reference: str) -> Path:
     return Path(reference)
 
 
+def _locate_model_here(reference: str) -> Path | None:
+    return Path(reference)
+
+
 @dataclass(frozen=True, slots=True)
 class ScorerContext:
     """What scorers are built with beside their settings.
@@ -57,12 +64,14 @@ class ScorerContext:
         plugins: The user's own scorers, by reference.
         allow_unsafe: Whether programs may run without a sandbox where none passes its self-check.
         place: What errors name.
+        locate_model: Gives the folder that a reward model's name stands for, None where it has yet to be made.
     """
 
     locate: Callable[[str], Path] = _locate_here
     plugins: Mapping[str, Plugin] = field(default_factory=dict)
     allow_unsafe: bool = False
     place: str = "scorer"
+    locate_model: Callable[[str], Path | None] = _locate_model_here
 
 
 def build_context(roots: Roots, plugins: Mapping[str, Plugin], *, allow_unsafe: bool = False) -> ScorerContext:
@@ -71,7 +80,12 @@ def build_context(roots: Roots, plugins: Mapping[str, Plugin], *, allow_unsafe: 
     def locate(reference: str) -> Path:
         return roots.resolve(reference, place=reference)
 
-    return ScorerContext(locate, plugins, allow_unsafe, place="evaluate: scorer")
+    def locate_model(reference: str) -> Path | None:
+        if roots.run is not None and reference in roots.reward_stages:
+            return find_stage_model(RunFolder(roots.run), reference)
+        return locate(reference)
+
+    return ScorerContext(locate, plugins, allow_unsafe, "evaluate: scorer", locate_model)
 
 
 def build_scorer(value: ScorerValue, context: ScorerContext) -> Scorer:
@@ -113,12 +127,54 @@ def hash_scorer(value: ScorerValue, context: ScorerContext) -> list[Any]:
         for part in parts
     ]
     bases = [getattr(part, "knowledge_base", None) for part in parts]
-    return [own, [hash_file(context.locate(base)) for base in bases if base]]
+    models = [context.locate_model(part.model) for part in parts if isinstance(part, settings.LearnedSettings)]
+    named = [[None if folder is None else _name_model(folder, context) for folder in models]] if models else []
+    return [own, [hash_file(context.locate(base)) for base in bases if base], *named]
 
 
 def name_scorer(value: ScorerValue) -> str:
     """Return how a scorer is called in tables: its type, or the reference of a user's own."""
     return value if isinstance(value, str) else str(value.get("type"))
+
+
+def _build_learned(chosen: settings.LearnedSettings, context: ScorerContext) -> Scorer:
+    def open_model() -> OpenedModel:
+        folder = context.locate_model(chosen.model)
+        if folder is None or not folder.is_dir():
+            raise _no_model(chosen.model, context.place)
+        from posttrain.pipeline.reward_models import open_for_scoring  # brings torch and transformers
+
+        return open_for_scoring(folder, chosen)
+
+    folder = context.locate_model(chosen.model)
+    if folder is not None and not folder.is_dir():
+        raise _no_model(chosen.model, context.place)
+    use = LearnedUse(
+        weights=dict(chosen.weights),
+        aggregation=chosen.aggregation,
+        variance_weight=chosen.variance_weight,
+        step_aggregation=chosen.step_aggregation,
+        length_penalty=chosen.length_penalty,
+        failed_value=chosen.failed_value,
+    )
+    return LearnedScorer(open_model, use)
+
+
+def _name_model(folder: Path, context: ScorerContext) -> str:
+    from posttrain.models.reward_models import name_reward_model  # brings torch and transformers
+
+    if not folder.is_dir():
+        raise _no_model(str(folder), context.place)
+    return name_reward_model(folder)
+
+
+def _no_model(reference: str, place: str) -> RecipeError:
+    return RecipeError(
+        f"there is no reward model '{reference}'",
+        expected="the name of an earlier stage of type reward_model, or the folder of a reward model",
+        cure="check the name; relative paths start at the recipe's folder",
+        place=place,
+    )
 
 
 def _build_function(chosen: settings.FunctionSettings, context: ScorerContext) -> Scorer:
@@ -297,5 +353,6 @@ _BUILDERS: dict[type[Config], Callable[[Any, ScorerContext], Scorer]] = {
     settings.WeightedSettings: _build_weighted,
     settings.PressureSettings: lambda chosen, context: PressureScorer(build_scorer(chosen.scorer, context)),
     settings.LabSettings: _build_lab,
+    settings.LearnedSettings: _build_learned,
     settings.FunctionSettings: _build_function,
 }

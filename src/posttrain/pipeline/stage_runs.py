@@ -30,6 +30,7 @@ from posttrain.pipeline.kto_wiring import run_kto
 from posttrain.pipeline.plugins import call_plugin
 from posttrain.pipeline.preference_wiring import run_preference
 from posttrain.pipeline.preflight.override_names import TRUNCATION
+from posttrain.pipeline.reward_wiring import run_reward_model
 from posttrain.pipeline.rollout_preview import describe_rollouts
 from posttrain.pipeline.sft_wiring import build_scored_policy, load_trained_policy
 from posttrain.pipeline.stage_jobs import StageJob, StageResult, check_key, describe_artifact, store_artifact
@@ -46,6 +47,7 @@ from posttrain.rollouts.shares import ShareJournals
 from posttrain.stages import grpo, sft
 from posttrain.stages.kto import KtoConfig
 from posttrain.stages.preference import PreferenceConfig
+from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks, find_device
@@ -81,6 +83,8 @@ def run_stage(job: StageJob) -> StageResult:
         return run_preference(job, job.entry.config)
     if isinstance(job.entry.config, KtoConfig):
         return run_kto(job, job.entry.config)
+    if isinstance(job.entry.config, RewardModelConfig):
+        return run_reward_model(job, job.entry.config)
     return _run_plugin(job)
 
 

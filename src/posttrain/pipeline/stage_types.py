@@ -6,6 +6,7 @@ from posttrain.core.config import Config
 from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.kto import KtoConfig
 from posttrain.stages.preference import PreferenceConfig
+from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.stages.sft import SftConfig
 
 BUILT_IN_STAGES: dict[str, type[Config]] = {
@@ -13,5 +14,6 @@ BUILT_IN_STAGES: dict[str, type[Config]] = {
     "grpo": GrpoConfig,
     "preference": PreferenceConfig,
     "kto": KtoConfig,
+    "reward_model": RewardModelConfig,
 }
 """The configuration of every built-in stage, by the `type` of a recipe's stage."""

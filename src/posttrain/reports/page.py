@@ -26,6 +26,7 @@ from posttrain.reports.monitors import build_monitors
 from posttrain.reports.numbers import format_compact, format_count, format_figure, format_seconds
 from posttrain.reports.raw_values import list_of, mapping_of, number_of, text_of
 from posttrain.reports.rendering import render_page
+from posttrain.reports.reward_models import RewardView, build_reward
 from posttrain.reports.run_files import RunFiles, StageFiles, load_run
 from posttrain.reports.samples import build_samples
 from posttrain.reports.tables import (
@@ -53,6 +54,7 @@ class StageView:
     sources: list[str]
     gate: GateView
     wiring: list[tuple[str, str, str]]
+    reward: RewardView | None
 
 
 def build_report(run_folder: Path) -> Path:
@@ -141,6 +143,7 @@ def _build_stage(stage: StageFiles, gate: GateView) -> StageView:
         sources=find_sources(token_rows),
         gate=gate,
         wiring=_list_wiring(entry),
+        reward=build_reward(stage.reward),
     )
 
 

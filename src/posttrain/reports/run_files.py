@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.core.errors import StorageError
-from posttrain.core.run_folder import RunFolder, StageFolder
+from posttrain.core.run_folder import REWARD_REPORT, RunFolder, StageFolder
 from posttrain.reports.item_tables import ItemTable, iterate_lines, read_item_table, say_left_out
 from posttrain.reports.raw_values import list_of, mapping_of, number_of, parse_object, text_of
 from posttrain.reports.visible_text import cut_text
@@ -39,7 +39,8 @@ class StageFiles:
     """What one stage left behind.
 
     Made by `load_run`, read by the report. `entry` is the stage's part of run.json (empty while the
-    stage has not been written there), `points` the lines of metrics.jsonl, `rows` those of rows.json.
+    stage has not been written there), `points` the lines of metrics.jsonl, `rows` those of rows.json, `reward` what
+    validation rows say of the reward model that it made.
 
     Example: folder `01-sft` with 30 logged steps has `index=0`, `name="sft"` and 30 points.
     """
@@ -50,6 +51,7 @@ class StageFiles:
     points: list[dict[str, Any]] = field(default_factory=list)
     ledger: dict[str, Any] | None = None
     rows: list[Any] = field(default_factory=list)
+    reward: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,13 @@ class _Reader:
             points=self._read_lines(files.metrics),
             ledger=_mapping_or_none(ledger) or _mapping_or_none(entry.get("ledger")),
             rows=list_of(rows),
+            reward=self._read_reward(entry),
         )
+
+    def _read_reward(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        named = mapping_of(entry.get("outputs")).get("reward_model")
+        artifact = "" if named is None else _read_name(named, _HASH)
+        return mapping_of(self._read_json(self.files.artifacts / artifact / REWARD_REPORT)) if artifact else {}
 
     def read_all_items(self, run: Mapping[str, Any]) -> dict[str, dict[str, ItemTable]]:
         """Return the tables of all evaluated items, by what was measured and by task; each file is read once."""

@@ -31,7 +31,8 @@ class LoopSettings:
 
     `keep_best` keeps the best weights instead of the last ones: those with the lowest value of the figure `best_by`
     among what validation gives, or with the highest where `is_higher_better`; of equals the first. `snapshot_steps`
-    are those after which the weights are kept beside the checkpoints, whatever becomes of them.
+    are those after which the weights are kept beside the checkpoints, whatever becomes of them. `hits_key` is what the
+    share of hits among what is trained on is called.
     """
 
     num_steps: int
@@ -42,6 +43,7 @@ class LoopSettings:
     best_by: str = keys.VALIDATION_LOSS
     is_higher_better: bool = False
     snapshot_steps: tuple[int, ...] = ()
+    hits_key: str = keys.ACCURACY
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,7 @@ class TrainingLoop:
                 state.step,
                 {
                     keys.LOSS: state.window_loss / trained,
-                    keys.ACCURACY: state.window_hits / trained,
+                    self.settings.hits_key: state.window_hits / trained,
                     keys.GRAD_NORM: report.grad_norm,
                     keys.LEARNING_RATE: learning_rate,
                     keys.NUM_TOKENS: state.num_tokens,

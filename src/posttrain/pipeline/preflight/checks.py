@@ -32,10 +32,12 @@ from posttrain.pipeline.preflight.step_zero import check_step_zero
 from posttrain.pipeline.preflight.tasks import check_harness_task, check_task
 from posttrain.pipeline.preflight.waiting import RunProgress, WaitingStage
 from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.reward_wiring import load_reward_data
 from posttrain.pipeline.rounds import Round
 from posttrain.pipeline.scorers import build_context
 from posttrain.pipeline.wiring import StageData, load_stage_data
 from posttrain.stages.grpo import GrpoConfig
+from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks
 
@@ -146,9 +148,12 @@ class Preflight:
         if isinstance(config, PairStageConfig) and name not in self._seen:
             self._seen.add(name)
             self._check_pairs(stage, config)
+        context_tokens = read_context_tokens(self.base)
+        if isinstance(config, RewardModelConfig) and name not in self._seen:
+            self._seen.add(name)
+            load_reward_data(self.recipe, config, self.renderer, context_tokens, self.progress)
         if not isinstance(config, SftConfig):
             return None
-        context_tokens = read_context_tokens(self.base)
         # All rows are looked at, however many are too long: that is for the check of truncation to judge.
         lenient = config.model_copy(update={"max_affected_fraction": 1.0})
         is_new = name not in self._seen

@@ -26,6 +26,7 @@ from posttrain.pipeline.wiring import fingerprint_sources
 from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.kto import KtoConfig
 from posttrain.stages.preference import PreferenceConfig
+from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.stages.sft import SftConfig
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.distributed import Ranks
@@ -59,7 +60,7 @@ def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round], ranks: Ran
             tracked = find_tracked_metric(recipe, config)
             if tracked is not None:
                 selecting.add(tracked.task.name)
-        elif isinstance(config, PreferenceConfig | KtoConfig):
+        elif isinstance(config, PreferenceConfig | KtoConfig | RewardModelConfig):
             check_max_length(config, context_tokens)
             fingerprint_sources(recipe, [*config.data, *config.validation])
         elif isinstance(config, GrpoConfig):
@@ -67,6 +68,9 @@ def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round], ranks: Ran
             check_stage_sampler(config, ranks, recipe.roots)
         if has_adapters is not None:
             check_adapter_start(config, name, has_adapters)
+        if isinstance(config, RewardModelConfig):
+            adapters[name] = has_adapters  # the policy is passed on as it came
+            continue
         goes_on = has_adapters and config.adapter_start == "continue"
         adapters[name] = config.adapter is not None or bool(goes_on)
     for task in recipe.evaluate:
@@ -98,7 +102,9 @@ def check_adapter_start(config: TrainingKeys, name: str, has_adapters: bool) -> 
     raise RefusedError(found, expected=expected, cure=cure, place=f"stages: {name}: adapter_start")
 
 
-def check_max_length(config: SftConfig | PreferenceConfig | KtoConfig, context_tokens: int | None) -> None:
+def check_max_length(
+    config: SftConfig | PreferenceConfig | KtoConfig | RewardModelConfig, context_tokens: int | None
+) -> None:
     """Check that rows will fit the model.
 
     Raises:

@@ -10,11 +10,13 @@ from typing import Any
 from posttrain.chat.rendering import Renderer
 from posttrain.core.records import Artifact
 from posttrain.core.run_folder import RunFolder
+from posttrain.pipeline.named_models import list_reward_models
 from posttrain.pipeline.plan import compute_stage_key
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.rounds import Round
 from posttrain.pipeline.store import ArtifactStore, read_folder_key
+from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.training.checkpoints import CheckpointStore
 
 
@@ -62,11 +64,14 @@ def find_progress(
     store = ArtifactStore(folder)
     known: dict[str, Artifact | None] = {BASE: base}
     progress = RunProgress([], [], set())
+    unmade: set[str] = set()
     for stage, entry in zip(rounds, entries, strict=True):
         name = stage.entry.name
         parent = known[stage.entry.parent if stage.number == 1 else name]
-        if parent is None:
-            known[name] = None
+        is_reward_model = isinstance(stage.entry.config, RewardModelConfig)
+        if parent is None or unmade & list_reward_models(recipe, stage.entry):
+            known[name] = parent if is_reward_model else None
+            unmade |= {name} if is_reward_model else set()
             progress.waiting.append(WaitingStage(stage, None))
             continue
         key = compute_stage_key(recipe, stage, parent.hash, renderer, Path(base.folder))
@@ -75,6 +80,12 @@ def find_progress(
             progress.unchanged.add(stage.label)
         if known[name] is not None:
             progress.made.append(stage.label)
+        if is_reward_model:
+            unmade |= set() if known[name] is not None else {name}
+            is_made, known[name] = known[name] is not None, parent
+        else:
+            is_made = known[name] is not None
+        if is_made:
             continue
         own = folder.stage(stage.index, name, stage.number)
         is_resumed = read_folder_key(own.root) == key and not CheckpointStore(own.checkpoints).is_empty

@@ -1,0 +1,79 @@
+"""A reward model opened for a scorer: its weights loaded, its chat format at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from posttrain.chat.rendering import Renderer, build_chat_format
+from posttrain.chat.templates import DEFAULT_DATE, PLAIN_TEMPLATE, TemplateProgram, build_template_renderer
+from posttrain.core.records import Problem
+from posttrain.kernels.readings import Ids
+from posttrain.models.reward_models import LoadedRewardModel, load_reward_model
+from posttrain.models.reward_scoring import RewardScoring
+from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
+from posttrain.pipeline.scorer_settings import LearnedSettings
+from posttrain.scorers.learned import OpenedModel
+from posttrain.training.distributed import find_device
+
+
+def open_for_scoring(folder: Path, settings: LearnedSettings) -> OpenedModel:
+    """Return a reward model that is ready to score, loaded now.
+
+    Raises:
+        ModelError: The folder holds no reward model.
+    """
+    model = load_reward_model(folder, dtype=settings.dtype, device=find_device())
+    tokenizer = HuggingFaceTextTokenizer(model.tokenizer)
+    facts = model.facts
+    return OpenedModel(
+        scoring=RewardScoring(model, settings.micro_batch_tokens),
+        outputs=facts.outputs,
+        encode=_build_encoder(model, tokenizer),
+        decode=tokenizer.decode,
+        length_slope=facts.length_slope,
+        mean_length=facts.mean_length,
+        separator=facts.separator,
+    )
+
+
+def _build_encoder(
+    model: LoadedRewardModel, tokenizer: HuggingFaceTextTokenizer
+) -> Callable[[Sequence[tuple[Problem, str]]], list[tuple[Ids, Ids]]]:
+    """Return what renders a problem and a text as its answer by the chat format that the model was trained with."""
+
+    def encode(items: Sequence[tuple[Problem, str]]) -> list[tuple[Ids, Ids]]:
+        with _open_renderer(model, tokenizer) as renderer:
+            stop = renderer.format.stop_ids[0]
+            prompts = renderer.render_prompts([(problem.messages, problem.tools) for problem, _ in items])
+            answers = [tokenizer.encode_with_offsets(text, specials_as_text=True)[0] for _, text in items]
+        found = [np.array([*ids, stop], dtype=np.int32) for ids in answers]
+        return list(zip(prompts, found, strict=True))
+
+    return encode
+
+
+@contextmanager
+def _open_renderer(model: LoadedRewardModel, tokenizer: HuggingFaceTextTokenizer) -> Iterator[Renderer]:
+    chat = model.manifest.chat if model.manifest is not None else {}
+    program = TemplateProgram(
+        model.chat_template or PLAIN_TEMPLATE,
+        {**tokenizer.template_tokens, **chat.get("template_arguments", {})},
+        chat.get("date", DEFAULT_DATE),
+    )
+    template_renderer = build_template_renderer(program)
+    eos = model.tokenizer.eos_token_id
+    try:
+        chat_format = build_chat_format(
+            program,
+            template_renderer,
+            tokenizer,
+            eos_ids=[] if eos is None else [eos],
+            generation_eos_ids=model.manifest.stop_ids if model.manifest is not None else [],
+        )
+        yield Renderer(tokenizer, chat_format, template_renderer)
+    finally:
+        template_renderer.close()

@@ -1,0 +1,284 @@
+"""Reward-model stages as runs: what they learn, that a stop changes nothing, what later stages make of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from posttrain.core.errors import DataError, PosttrainError, RecipeError, TerminatedError
+from posttrain.core.records import Completion, Problem
+from posttrain.models.reward_models import load_reward_model
+from posttrain.pipeline.plan import build_plan
+from posttrain.pipeline.scorers import ScorerContext, build_scorer, hash_scorer
+from tests.pipeline.reward_runs import (
+    BAD,
+    GOOD,
+    find_artifact,
+    make_pairs,
+    make_reward_workshop,
+    read_facts,
+    read_report,
+    rm,
+    write_rows,
+)
+from tests.pipeline.test_ranks import finish
+from tests.pipeline.tiny_runs import StopInTraining, Workshop, sft, task
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, tiny_base: Path) -> Workshop:
+    return make_reward_workshop(tmp_path, tiny_base)
+
+
+def score(folder: Path, *texts: str, **settings: Any) -> list[float]:
+    """Completions as text alone, so that the model's own chat format writes them."""
+    scorer = build_scorer({"type": "learned", "model": str(folder), **settings}, ScorerContext())
+    none = np.zeros(0, np.int32)
+    problem = Problem("p", [{"role": "user", "content": "ant 3?"}])
+    items = [(problem, Completion("p", n, none, none, text, "stop", "", 0)) for n, text in enumerate(texts)]
+    return [outcome.value for outcome in scorer.score(items)]
+
+
+def test_pairs_teach_what_tells_them_apart_and_the_policy_is_passed_on(workshop: Workshop) -> None:
+    run = workshop.run(rm(steps=16, quality=["true_chosen", "true_rejected"], probability="chance"))
+    [entry] = run.record["stages"]
+    assert entry["outputs"]["policy"] == entry["inputs"]["policy"] != entry["outputs"]["reward_model"]
+    report, lines = read_report(run), run.lines()
+    assert lines[0]["validation/loss"] == pytest.approx(np.log(2), abs=0.5)
+    assert report["rows_are"] == "validation" and report["accuracy"]["value"] > 0.9
+    assert report["best_accuracy"] == pytest.approx(0.9)
+    assert report["normalised_accuracy"] == pytest.approx((report["expected_accuracy"] - 0.5) / 0.4)
+    assert report["length"]["at_equal"] == "quality" and len(report["accuracy_by_margin"]) == 5
+    assert lines[-1]["validation/reward_accuracy"] == report["accuracy"]["value"]
+    good, bad = score(find_artifact(run), f"cow {GOOD}", f"cow {BAD}")
+    assert good > bad
+    facts = read_facts(run)
+    assert facts["length_slope"] == report["length"]["slope"]["value"]
+    # the offset puts the mean score of the validation rows at 0
+    assert abs(good + bad) < abs(good - bad) * 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"members": 2, "resample": True},
+        pytest.param({"adapter": {"rank": 2}, "margin": "margin", "centring": 0.01}, marks=pytest.mark.invariants),
+        pytest.param({"rows": "steps", "learns": "process", "members": 2}, marks=pytest.mark.invariants),
+    ],
+    ids=str,
+)
+def test_a_stage_that_is_stopped_anywhere_ends_as_one_that_was_not(workshop: Workshop, changes: dict[str, Any]) -> None:
+    whole = workshop.run(rm(**changes), into="whole")
+    total = 6 * changes.get("members", 1)
+    for after in range(1, total, 4):
+        stop = StopInTraining(after)
+        with pytest.raises(TerminatedError):
+            workshop.run(rm(**changes), into=f"stopped-{after}", progress=stop, should_stop=stop)
+        again = workshop.run(rm(**changes), into=f"stopped-{after}")
+        assert find_artifact(again).name == find_artifact(whole).name
+        assert again.lines() == whole.lines()
+
+
+def test_an_artifact_that_is_lost_is_made_again_bit_for_bit(workshop: Workshop) -> None:
+    first = workshop.run(rm(members=2, steps=2))
+    lines = first.lines()
+    shutil.rmtree(first.folder.artifacts)
+    again = workshop.run(rm(members=2, steps=2))
+    assert find_artifact(again).is_dir() and find_artifact(again).name == find_artifact(first).name
+    assert again.lines() == lines
+
+
+def test_members_differ_and_are_aggregated(workshop: Workshop) -> None:
+    run = workshop.run(rm(members=3, steps=8))
+    folder = find_artifact(run)
+    assert len(load_reward_model(folder).members) == 3
+    report = read_report(run)
+    assert len(report["member_accuracy"]) == 3
+    [mean], [worst], [cautious] = (
+        score(folder, f"cow {GOOD}", aggregation=how) for how in ("mean", "worst_case", "mean_minus_variance")
+    )
+    assert worst < mean and cautious < mean
+    steps = [line["step"] for line in run.lines()]
+    assert steps == sorted(steps) and steps[-1] == 24
+
+
+def test_an_adapter_is_merged_and_scores_as_it_did_in_training(workshop: Workshop) -> None:
+    run = workshop.run(rm(adapter={"rank": 4}, steps=12))
+    facts, report = read_facts(run), read_report(run)
+    rows = make_pairs(12, start=100)
+    folder = find_artifact(run)
+    scorer = build_scorer({"type": "learned", "model": str(folder)}, ScorerContext())
+    none, values = np.zeros(0, np.int32), []
+    for row in rows:
+        problem = Problem("p", [{"role": "user", "content": row["prompt"]}])
+        items = [(problem, Completion("p", 0, none, none, row[side], "stop", "", 0)) for side in ("chosen", "rejected")]
+        values.append([outcome.value for outcome in scorer.score(items)])
+    gaps = np.array(values)
+    assert np.mean(gaps[:, 0] - gaps[:, 1]) == pytest.approx(report["mean_margin"], abs=1e-4)
+    assert gaps.mean() == pytest.approx(0.0, abs=1e-4)  # the offsets are the mean of these rows
+    assert facts["offsets"] != [[0.0]]
+
+
+def test_ratings_come_back_in_their_own_units(workshop: Workshop) -> None:
+    run = workshop.run(rm("rated", learns="regression", attributes=["help", "harm"], steps=40))
+    report = read_report(run)
+    assert report["attributes"]["help"]["correlation"] > 0.9 and report["attributes"]["harm"]["rows"] == 4
+    folder = find_artifact(run)
+    good, bad = score(folder, f"cow {GOOD}", f"cow {BAD}", weights={"help": 1.0})
+    assert 1 < good - bad < 5 and -1 < bad < good < 6
+    with pytest.raises(PosttrainError, match="weights of taste"):
+        score(folder, "cow", weights={"taste": 1.0})
+
+
+def test_labelled_steps_teach_which_step_is_wrong(workshop: Workshop) -> None:
+    run = workshop.run(rm("steps", learns="process", steps=80, log_every_steps=20, checkpoint_every_steps=80))
+    assert read_report(run)["accuracy"]["low"] > 0.7
+    folder = find_artifact(run)
+    right, wrong_first, wrong_last = f"cow {GOOD}\nbee {GOOD}", f"cow {BAD}\nbee {GOOD}", f"cow {GOOD}\nbee {BAD}"
+    least = score(folder, right, wrong_first, wrong_last)
+    assert least[0] > 0.5 > max(least[1:]) and min(least) >= 0
+    last = score(folder, right, wrong_first, wrong_last, step_aggregation="last")
+    assert min(last[:2]) > 0.5 > last[2]
+    product = score(folder, right, wrong_first, wrong_last, step_aggregation="product")
+    assert all(a <= b for a, b in zip(product, least, strict=True))
+
+
+def test_a_later_stage_is_rewarded_by_the_model_and_runs_again_when_that_changes(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workshop.folder)
+    rl = {
+        "name": "rl", "type": "grpo", "data": [{"source": "rows.jsonl"}], "steps": 2, "problems_per_step": 2,
+        "group_size": 4, "max_new_tokens": 6, "learning_rate": 1e-3, "dtype": "float32",
+        "scorer": {"type": "learned", "model": "rm", "failed_value": -1.0},
+    }  # fmt: skip
+    planned = build_plan(workshop.read(rm(), rl))
+    assert [stage.why for stage in planned.stages] == ["no artifact has its key yet", "'rm' runs before it"]
+    run = workshop.run(rm(), rl, override=["length_caps"])
+    assert run.record["status"] == "finished"
+    assert run.record["stages"][1]["inputs"]["policy"] == run.record["stages"][0]["inputs"]["policy"]
+    assert all(stage.status == "cached" for stage in build_plan(workshop.read(rm(), rl)).stages)
+    before = run.record["stages"][1]["key"]
+    other = workshop.run(rm(centring=0.05), rl, override=["length_caps"])
+    assert other.record["stages"][1]["key"] != before
+
+
+def test_a_task_is_measured_by_a_reward_model_of_a_folder(workshop: Workshop) -> None:
+    shutil.copytree(find_artifact(workshop.run(rm(steps=2), into="made")), workshop.folder / "judge")
+    # of a random policy that never ends its turn by itself, a character that comes sooner or later ends it
+    judged = task(
+        scorer={"type": "learned", "model": "judge"}, stop=["e"], max_new_tokens=64, temperature=1.0, num_samples=4
+    )
+    run = workshop.run(sft(steps=1), evaluate=[judged], into="measured")
+    outcomes = [json.loads(line)["outcome"] for line in run.items("held_out", "base").read_text().splitlines()]
+    values = {outcome["value"] for outcome in outcomes if outcome["status"] == "scored"}
+    assert len(values) > 1 and all("preference" in outcome["parts"] for outcome in outcomes if outcome["parts"])
+
+
+def test_the_name_of_a_scorer_is_its_models_content(workshop: Workshop) -> None:
+    folders = [find_artifact(workshop.run(rm(steps=1, centring=c), into=str(c))) for c in (None, 0.5)]
+    first, other = (hash_scorer({"type": "learned", "model": str(folder)}, ScorerContext()) for folder in folders)
+    assert first[1:] != other[1:]
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"margin": "margin"}, "margin of -1"),
+        ({"margin": "level"}, "column 'level' is None"),
+        ({"probability": "margin"}, "probabilities from"),
+        ({"max_length": 4}, "have more than 4 tokens"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_named(workshop: Workshop, changes: dict[str, Any], found: str) -> None:
+    rows = make_pairs(6)
+    rows[3]["margin"] = -1
+    write_rows(workshop.folder / "judged_pairs.jsonl", rows)
+    write_rows(workshop.folder / "judged_pairs_held_out.jsonl", rows)
+    with pytest.raises(PosttrainError, match=found):
+        workshop.run(rm(steps=1, **changes))
+
+
+def test_labels_that_are_all_the_same_are_refused(workshop: Workshop) -> None:
+    steps = [{"prompt": f"{n}?", "completions": ["a", "b"], "labels": [True, True]} for n in range(4)]
+    write_rows(workshop.folder / "judged_steps.jsonl", steps)
+    with pytest.raises(DataError, match="all labels of steps are 1") as caught:
+        workshop.run(rm("steps", learns="process", validation=None))
+    assert "nothing can be learned" in caught.value.cure
+    rated = [{"prompt": f"{n}?", "completion": "a b", "help": 2} for n in range(4)]
+    write_rows(workshop.folder / "judged_rated.jsonl", rated)
+    with pytest.raises(DataError, match="all ratings of 'help' are 2"):
+        workshop.run(rm("rated", learns="regression", attributes=["help"], validation=None), into="rated")
+
+
+def test_bad_rows_go_to_the_ledger_with_their_reasons(workshop: Workshop) -> None:
+    rows = [
+        {"prompt": "1?", "completions": ["a", "b"], "labels": [True, False]},
+        {"prompt": "2?", "completions": ["a\nb", "c"], "labels": [True, False]},
+        {"prompt": "3?", "completions": ["a", " "], "labels": [True, False]},
+        {"prompt": "4?", "completions": ["a"], "labels": [True, False]},
+        {"prompt": "5?", "chosen": "a", "rejected": "b"},
+    ]
+    write_rows(workshop.folder / "judged_steps.jsonl", rows)
+    source = {"source": "judged_steps.jsonl", "max_bad_fraction": 1.0}
+    run = workshop.run(rm("steps", learns="process", data=[source], validation=None, steps=1))
+    ledger = json.loads(run.stage().ledger.read_text())
+    assert {reason: entry["rows"] for reason, entry in ledger["dropped"].items()} == {
+        "steps run together": 2,
+        "labels do not match": 1,
+        "nothing to judge": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"learns": "regression"}, "attributes"),
+        ({"attributes": ["help"]}, "attributes"),
+        ({"learns": "process", "margin": "margin"}, "margin belongs to"),
+        ({"epochs": 1}, "either epochs or steps"),
+        ({"separator": "."}, "separator belongs to"),
+        ({"resample": True}, "resample belongs to members"),
+        ({"validation": None, "validate_every_steps": 2}, "needs validation rows"),
+        ({"gate": {"keep": [{"metric": "held_out", "margin": 0.1}]}}, "gate"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(workshop: Workshop, changes: dict[str, Any], found: str) -> None:
+    with pytest.raises(RecipeError, match=found):
+        workshop.read(rm(**changes))
+
+
+def test_a_scorer_names_only_what_is_made_before_it(workshop: Workshop) -> None:
+    rl = {"name": "rl", "type": "grpo", "data": [{"source": "rows.jsonl"}], "steps": 1,
+          "scorer": {"type": "learned", "model": "rm"}}  # fmt: skip
+    with pytest.raises(RecipeError, match="is no stage of type reward_model before 'rl'"):
+        workshop.read(rl, rm())
+    with pytest.raises(RecipeError, match="is no stage of type reward_model before 'rl'"):
+        workshop.read(sft(name="rm"), rl)
+    with pytest.raises(RecipeError, match="has made nothing when the base is measured"):
+        workshop.read(rm(), evaluate=[task(scorer={"type": "learned", "model": "rm"})])
+    with pytest.raises(RecipeError, match="no reward model"):
+        build_scorer({"type": "learned", "model": "nowhere"}, ScorerContext())
+
+
+@pytest.mark.invariants
+def test_two_ranks_make_the_reward_model_that_one_does(workshop: Workshop) -> None:
+    stage = rm(members=2, steps=3, batch_size=3, validate_every_steps=1)
+    alone = workshop.run(stage, into="alone")
+    together = finish(workshop.write(stage), "together")
+    assert read_report(together)["accuracy"] == read_report(alone)["accuracy"]
+    assert read_report(together)["mean_margin"] == pytest.approx(read_report(alone)["mean_margin"], abs=1e-3)
+    for first, second in zip(alone.lines(), together.lines(), strict=True):
+        assert first == pytest.approx(second, rel=1e-3, abs=1e-4)
+    for path in find_artifact(alone).rglob("*.safetensors"):
+        others = load_file(find_artifact(together) / path.relative_to(find_artifact(alone)))
+        for name, tensor in load_file(path).items():
+            assert torch.allclose(tensor, others[name], atol=1e-3), name
