@@ -54,25 +54,29 @@ class Chosen:
         return self.completion.selection
 
 
-def choose_place(by: By, outcomes: Sequence[Outcome], texts: Sequence[str]) -> int | None:
-    """Return the place of the candidate that a rule takes, the first of equals; None where none has a verdict.
+def compute_worths(by: By, outcomes: Sequence[Outcome], texts: Sequence[str]) -> list[float | None]:
+    """Return what a rule holds each candidate to be worth: its value, 1 or 0, or the share of votes for its answer.
 
     Args:
         by: The rule.
-        outcomes: What the scorer says of each candidate.
+        outcomes: What the scorer says of each candidate; without a verdict it is worth None.
         texts: What each says, which votes where the scorer names no answer.
     """
-    judged = [place for place, outcome in enumerate(outcomes) if outcome.is_counted]
-    if not judged:
-        return None
     if by == "score":
-        return max(judged, key=lambda place: (outcomes[place].value, -place))
+        return [outcome.value if outcome.is_counted else None for outcome in outcomes]
     if by == "verifier":
-        return next((place for place in judged if outcomes[place].value >= RIGHT), judged[0])
-    votes = {place: read_vote(outcomes[place], texts[place]) for place in judged}
-    counts = Counter(answer for answer in votes.values() if answer is not None)
-    most = max(counts.values(), default=0)
-    return next((place for place, answer in votes.items() if answer is not None and counts[answer] == most), judged[0])
+        return [float(outcome.value >= RIGHT) if outcome.is_counted else None for outcome in outcomes]
+    votes = [read_vote(outcome, text) for outcome, text in zip(outcomes, texts, strict=True)]
+    counts = Counter(vote for vote in votes if vote is not None)
+    shares = [0.0 if vote is None else counts[vote] / len(votes) for vote in votes]
+    return [share if outcome.is_counted else None for share, outcome in zip(shares, outcomes, strict=True)]
+
+
+def choose_place(by: By, outcomes: Sequence[Outcome], texts: Sequence[str]) -> int | None:
+    """Return the place of the candidate that a rule takes, the first of those worth most; None without a verdict."""
+    worths = compute_worths(by, outcomes, texts)
+    judged = [(worth, -place) for place, worth in enumerate(worths) if worth is not None]
+    return -max(judged)[1] if judged else None
 
 
 class BestOfNSampler:
