@@ -79,6 +79,21 @@ def choose_place(by: By, outcomes: Sequence[Outcome], texts: Sequence[str]) -> i
     return -max(judged)[1] if judged else None
 
 
+def check_candidates(n: int, settings: SamplingSettings) -> None:
+    """Refuse to draw several candidates greedily.
+
+    Raises:
+        RecipeError: n is above 1 and the temperature 0.
+    """
+    if settings.temperature == 0 and n > 1:
+        raise RecipeError(
+            f"the best of {n} at temperature 0, where all candidates are the same",
+            expected="candidates that differ",
+            cure="set a temperature such as 1.0, or draw one",
+            place="temperature",
+        )
+
+
 class BestOfNSampler:
     """Draws from another sampler, n for one, and gives what a scorer chooses (`core.sampling.Sampler`).
 
@@ -128,13 +143,7 @@ class BestOfNSampler:
         Raises:
             RecipeError: More than one candidate is to be drawn greedily.
         """
-        if settings.temperature == 0 and self.n > 1:
-            raise RecipeError(
-                f"the best of {self.n} at temperature 0, where all candidates are the same",
-                expected="candidates that differ",
-                cure="set a temperature such as 1.0, or draw one",
-                place="temperature",
-            )
+        check_candidates(self.n, settings)
         drawing = replace(settings, num_samples=self.n * settings.num_samples)
         waiting: dict[tuple[int, int], list[Completion]] = {}
         ready: list[tuple[int, list[Completion]]] = []
