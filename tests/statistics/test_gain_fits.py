@@ -41,12 +41,19 @@ def test_a_turn_beyond_them_is_told_apart() -> None:
     """alpha 1, beta 0.2: turns at d = 2.5, where nothing was measured."""
     found = fit_best_of_n(*_make(1.0, 0.2, 0.3), NAMES, _generator, num_resamples=300)
     assert not found.is_turn_shown
-    assert "not within what was measured (up to d = 1.78)" in found.describe()
+    assert "is beyond what was measured (up to d = 1.78)" in found.describe()
 
 
 def test_a_straight_line_turns_nowhere() -> None:
     found = fit_best_of_n(*_make(1.0, 0.0, 0.3), NAMES, _generator, num_resamples=300)
-    assert found.describe().startswith("no turn is shown") or "not within" in found.describe()
+    assert found.describe() == "no turn is shown: a bend of 0 or below lies within the limits"
+    assert not found.is_turn_shown
+
+
+def test_a_fall_from_the_start_is_no_turn() -> None:
+    """alpha 0, beta 0.3: the least squares turn somewhere near 0, before anything was measured."""
+    found = fit_best_of_n(*_make(0.0, 0.3, 0.3), NAMES, _generator, num_resamples=300)
+    assert found.describe() == "falls: no rise before it is shown"
     assert not found.is_turn_shown
 
 

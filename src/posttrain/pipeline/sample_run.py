@@ -19,6 +19,7 @@ from posttrain.core.sampling import SamplingSettings
 from posttrain.core.seeds import derive_seed
 from posttrain.data.examples import load_examples
 from posttrain.data.sources import DataSource
+from posttrain.evaluation.runner import choose_problems
 from posttrain.lab.source import lab_rows
 from posttrain.pipeline.completion_file import CompletionFile
 from posttrain.pipeline.stoppable import check_stop
@@ -102,6 +103,15 @@ def read_problems(
             "no prompt", expected="--prompt TEXT or --prompts FILE", cure="give at least one", place="command line"
         )
     return [_put_system(problem, system) for problem in problems]
+
+
+def choose_prompts(problems: Sequence[Problem], count: int | None) -> list[Problem]:
+    """Return a random choice of so many problems, by their content, the same every time; None: all of them.
+
+    Raises:
+        DataError: Two problems share an id.
+    """
+    return list(choose_problems("prompts", "", problems, count).problems)
 
 
 def _put_system(problem: Problem, system: str | None) -> Problem:

@@ -32,8 +32,9 @@ _MOST_MISFIT = 0.15
 class GainCurve:
     """A fitted curve that the data bear out.
 
-    `is_turn_shown` says whether the turn, upper limit included, lies within the distances that were measured, and at
-    least 97.5 % of the resamples turn; any other turn is extrapolated.
+    `furthest` is the largest distance that was measured. `is_turn_shown` says whether the curve is shown to rise at
+    first and to bend (both limits above 0, at least 97.5 % of the resamples turn), and the turn, upper limit included,
+    lies within what was measured; any other turn is extrapolated.
     """
 
     fitted: BootstrappedFit
@@ -43,12 +44,14 @@ class GainCurve:
     def describe(self) -> str:
         """Return what the curve says of a turn, in a sentence."""
         turn = self.fitted.turn
-        if turn is None or self.fitted.beta.low <= 0:
+        if self.fitted.beta.low <= 0:
             return "no turn is shown: a bend of 0 or below lies within the limits"
+        if turn is None or self.fitted.alpha.low <= 0:
+            return "falls: no rise before it is shown"
         limits = f"d = {turn.value:.2f} ({turn.low:.2f} to {turn.high:.2f})"
         if self.is_turn_shown:
             return f"turns at {limits}"
-        return f"bends; its turn, {limits}, is not within what was measured (up to d = {self.furthest:.2f})"
+        return f"bends; its turn, {limits}, is beyond what was measured (up to d = {self.furthest:.2f})"
 
 
 def fit_best_of_n(
@@ -104,8 +107,8 @@ def fit_best_of_n(
             "read the points themselves: they follow another form",
         )
     furthest, turn = float(distances.max()), fitted.turn
-    is_shown = turn is not None and fitted.beta.low > 0 and turn.high <= furthest and fitted.turning_fraction >= 0.975
-    return GainCurve(fitted, furthest, is_shown)
+    is_turning = min(fitted.alpha.low, fitted.beta.low) > 0 and fitted.turning_fraction >= 0.975
+    return GainCurve(fitted, furthest, is_turning and turn is not None and turn.high <= furthest)
 
 
 def _refuse(found: str, expected: str, cure: str) -> DataError:

@@ -79,6 +79,9 @@ def estimate_majority_kl(
     shares_A = np.array([num_silent, *counts.values()]) / len(answers_N)
     found = []
     for k in ks:
+        if k == 1:
+            found.append(0.0)
+            continue
         votes_DA = generator.multinomial(k, shares_A, size=num_draws).astype(np.float64)
         # Silent samples are taken where there is nothing else: half a vote, where they have any.
         votes_DA[:, 0] = np.minimum(votes_DA[:, 0], 0.5)
