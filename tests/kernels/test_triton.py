@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
 
 import pytest
 import torch
 
 from posttrain.kernels import token_logprobs
-from posttrain.kernels.token_logprobs import Head, TokenScores, score_tokens
 from tests.kernels.layer_checks import (
     DTYPES,
     SHAPES,
@@ -21,8 +19,8 @@ from tests.kernels.layer_checks import (
     check_needed_gradients,
     check_norm,
     compare,
-    make,
 )
+from tests.kernels.score_checks import score_rows
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if IS_INTERPRETED else "cuda"
@@ -60,41 +58,16 @@ def test_a_gated_unit_and_its_gradients_are_those_of_torch(dtype: torch.dtype, s
     check_gated_unit(load_layers(dtype), dtype, shape, device=DEVICE)
 
 
-def clipped(logprobs: torch.Tensor, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    return -torch.minimum((logprobs + 3.0).exp(), torch.full_like(logprobs, 1.2)) * constants["advantages"]
-
-
-def score(dtype: torch.dtype, vocabulary: int, scale: float, *, with_entropy: bool) -> list[torch.Tensor]:
-    N, H = 45, 24
-    hidden = make(N, H, dtype=dtype, seed=1, device=DEVICE)
-    weight = make(vocabulary, H, dtype=dtype, seed=2, device=DEVICE)
-    generator = torch.Generator().manual_seed(3)
-    targets = torch.randint(vocabulary, (N,), generator=generator).to(DEVICE)
-    targets[0] = (hidden[0] @ weight.T).argmax()
-    constants = {"advantages": torch.randn(N, generator=generator).to(DEVICE)}
-    weights = torch.rand(N, generator=generator).to(DEVICE)
-    scores: TokenScores = score_tokens(
-        hidden, Head(weight, scale=scale), targets, weights, clipped, constants, with_entropy=with_entropy
-    )
-    scores.loss.backward()
-    figures = [scores.loss, scores.logprobs_N, scores.is_argmax_N.float(), hidden.grad, weight.grad]
-    return [*figures, scores.entropies_N] if scores.entropies_N is not None else figures
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("vocabulary", [7, 1000, 20_000])
 @pytest.mark.parametrize(("scale", "with_entropy"), [(1.0, False), (0.5, True)])
 def test_scores_and_gradients_are_those_of_torch(
     dtype: torch.dtype, vocabulary: int, scale: float, with_entropy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = score_in_torch(dtype, vocabulary, scale, with_entropy, monkeypatch)
-    monkeypatch.setattr(token_logprobs, "_score_chunk", token_logprobs._score_chunk_on_gpu)
-    compare(score(dtype, vocabulary, scale, with_entropy=with_entropy), expected, dtype)
+    from posttrain.kernels.triton_scores import TritonScores
 
+    def score(kernels: TritonScores | None) -> list[torch.Tensor]:
+        monkeypatch.setattr(token_logprobs, "find_score_kernels", lambda *given: kernels)
+        return score_rows(dtype, vocabulary, scale, device=DEVICE, with_entropy=with_entropy)
 
-def score_in_torch(
-    dtype: torch.dtype, vocabulary: int, scale: float, with_entropy: bool, monkeypatch: pytest.MonkeyPatch
-) -> list[torch.Tensor]:
-    with monkeypatch.context() as patch:
-        patch.setattr(token_logprobs, "has_triton", lambda: False)
-        return score(dtype, vocabulary, scale, with_entropy=with_entropy)
+    compare(score(TritonScores()), score(None), dtype)

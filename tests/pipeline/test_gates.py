@@ -60,6 +60,19 @@ def run(workshop: Workshop, *stages: dict[str, Any], override: tuple[str, ...] =
     return workshop.run(*stages, evaluate=tasks(), override=("step_zero", *override), **changes)
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """The folder of a workshop in whose run the first stage is trained and measured."""
+    made = Workshop(tmp_path_factory.mktemp("begun") / "workshop", tiny_base)
+    run(made, learn())
+    return made.folder
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, begun: Path) -> Workshop:
+    return Workshop(tmp_path, None, begun=begun)
+
+
 def gate_of(done: Finished, index: int = -1) -> dict[str, Any]:
     found: dict[str, Any] = done.record["stages"][index]["gate"]
     return found
@@ -140,7 +153,7 @@ def test_a_gate_that_cannot_decide_holds_the_run_and_says_how_many_items_would_d
     assert "--override gate:second" in str(caught.value.cure)
     done = workshop.finished()
     assert done.record["status"] == "refused"
-    assert [entry["status"] for entry in done.record["stages"]] == ["finished", "finished", "pending"]
+    assert [entry["status"] for entry in done.record["stages"]] == ["cached", "finished", "pending"]
     assert gate_of(done, 1)["decision"] == "hold" and gate_of(done, 1)["promoted"] is None
 
 

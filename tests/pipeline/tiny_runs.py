@@ -143,11 +143,15 @@ class StopInTraining(Notes):
 
 
 class Workshop:
-    """A folder with a base model and rows, in which recipes are written and run."""
+    """A folder with a base model and rows, in which recipes are written and run; or a copy of another workshop's."""
 
-    def __init__(self, folder: Path, base: Path) -> None:
+    def __init__(self, folder: Path, base: Path | None, *, begun: Path | None = None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        if begun is not None:
+            shutil.copytree(begun, folder, dirs_exist_ok=True)
+            return
+        assert base is not None
         shutil.copytree(base, folder / "base")
         make_rows(folder / "rows.jsonl", 10)
         make_rows(folder / "held_out.jsonl", 5, start=40)

@@ -32,6 +32,7 @@ from posttrain.evaluation.task import PerplexityTask
 from posttrain.evaluation.weighing import WEIGHED_AT_ONCE, Ids, Weigher, check_policy, render_replies, split_sample
 from posttrain.statistics.clusters import encode_clusters, sum_by_cluster
 from posttrain.statistics.pairing import cluster_name
+from posttrain.statistics.resamples import draw_resamples
 
 DOCUMENT = "text"
 """The column of a problem that is a document: it has no messages."""
@@ -163,12 +164,11 @@ def summarise_texts(task_name: str, items: Sequence[ItemResult], parts: Sequence
 
 def _draw(sums: Mapping[str, Any], generator: np.random.Generator) -> dict[str, Any]:
     """Return the sums of each part over the sources of every resample, the same sources for all parts."""
-    drawn = {part: np.empty(_RESAMPLES) for part in sums}
-    for number in range(_RESAMPLES):  # one at a time: all indices at once would not fit for many texts
-        chosen = generator.integers(len(sums["nats"]), size=len(sums["nats"]))
+    drawn: dict[str, list[Any]] = {part: [] for part in sums}
+    for chosen_RS in draw_resamples(len(sums["nats"]), generator, _RESAMPLES):
         for part, values in sums.items():
-            drawn[part][number] = values[chosen].sum()
-    return drawn
+            drawn[part].append(values[chosen_RS].sum(axis=1))
+    return {part: np.concatenate(blocks) for part, blocks in drawn.items()}
 
 
 def read_sums(items: Iterable[ItemResult], part: str) -> list[float]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from posttrain.core.native_library import has_triton
+from posttrain.kernels.score_kernels import ScoreKernels, find_score_kernels
 from posttrain.kernels.truncation import find_largest_tokens
 
 TokenObjective = Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]
@@ -37,13 +37,15 @@ class Head:
     """How the last hidden state becomes logits.
 
     logits = scale * (hidden @ weight.T + bias), then softcap * tanh(logits / softcap) if `softcap`.
-    Made by `models/heads.py`, read here. `weight` is [V, H], `bias` [V] or None.
+    Made by `models/heads.py`, read here. `weight` is [V, H], `bias` [V] or None. `kernels` score its logits on a CPU
+    where no cap is set; None is torch.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+    kernels: ScoreKernels | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,12 +313,16 @@ def _score_chunk(
     needs_grad: bool,
     with_entropy: bool,
 ) -> None:
-    """Fill `figures` [4, C] and, if a gradient is needed, overwrite the logits with it; tile by tile on a CPU."""
+    """Fill `figures` [4, C] and, if a gradient is needed, overwrite the logits with it; in torch tile by tile."""
     C, V = logits_CV.shape
-    if logits_CV.device.type == "cuda" and head.softcap is None and has_triton():
-        _score_chunk_on_gpu(
-            logits_CV, targets_C, weights_C, objective, constants, head, figures, needs_grad, with_entropy
-        )
+    kernels = find_score_kernels(logits_CV, head.kernels) if head.softcap is None else None
+    if kernels is not None:
+        totals_C = kernels.read_chunk(logits_CV, targets_C, figures, head.scale, with_entropy=with_entropy)
+        if needs_grad:
+            figures[3], slopes = _differentiate(objective, figures[0], constants)
+            kernels.write_gradient(logits_CV, targets_C, slopes * weights_C, totals_C, head.scale)
+        else:
+            figures[3] = objective(figures[0], constants)
         return
     tile_rows = max(1, _TILE_ELEMENTS // V) if logits_CV.device.type == "cpu" else C
     buffer = logits_CV.new_empty((min(tile_rows, C), V), dtype=torch.float32)
@@ -350,29 +356,6 @@ def _score_chunk(
         if head.scale != 1.0:
             values.mul_(head.scale)
         logits_CV[rows] = values.to(logits_CV.dtype)
-
-
-# many parameters: one chunk of each of score_tokens' own
-def _score_chunk_on_gpu(
-    logits_CV: torch.Tensor,
-    targets_C: torch.Tensor,
-    weights_C: torch.Tensor,
-    objective: TokenObjective,
-    constants: Mapping[str, torch.Tensor],
-    head: Head,
-    figures: torch.Tensor,
-    needs_grad: bool,
-    with_entropy: bool,
-) -> None:
-    """Do as `_score_chunk` does, without an fp32 copy of the logits."""
-    from posttrain.kernels.triton_scores import read_chunk, write_gradient
-
-    totals_C = read_chunk(logits_CV, targets_C, figures, head.scale, with_entropy=with_entropy)
-    if not needs_grad:
-        figures[3] = objective(figures[0], constants)
-        return
-    figures[3], slopes = _differentiate(objective, figures[0], constants)
-    write_gradient(logits_CV, targets_C, slopes * weights_C, totals_C, head.scale)
 
 
 def _differentiate(

@@ -57,37 +57,39 @@ def _write(logits, targets, slopes, totals, V, scale, BLOCK: tl.constexpr):
     tl.store(places, result.to(logits.dtype.element_ty), mask=is_real)
 
 
-def read_chunk(
-    logits_CV: torch.Tensor, targets_C: torch.Tensor, figures: torch.Tensor, scale: float, *, with_entropy: bool
-) -> torch.Tensor:
-    """Fill the log-probs, whether the target is the argmax, and entropies; return the log-sum-exp, fp32 [C].
+class TritonScores:
+    """The kernels of a chunk's logits on a GPU (`kernels.score_kernels.ScoreKernels`)."""
 
-    Args:
-        logits_CV: Raw logits, contiguous; `scale` times them are the logits.
-        targets_C: int64.
-        figures: fp32 [>= 3, C] with rows of stride 1, to be filled; the third only with `with_entropy`.
-        scale: The head's.
-        with_entropy: Whether to compute entropies.
-    """
-    C, V = logits_CV.shape
-    totals_C = logits_CV.new_empty(C, dtype=torch.float32)
-    _read[(C,)](
-        logits_CV, targets_C, figures[0], figures[1], figures[2], totals_C, V, scale, with_entropy, _BLOCK, num_warps=16
-    )
-    return totals_C
+    def takes(self, logits_CV: torch.Tensor) -> bool:
+        """Return whether the kernels can read logits."""
+        return logits_CV.is_contiguous()
 
+    def read_chunk(
+        self,
+        logits_CV: torch.Tensor,
+        targets_C: torch.Tensor,
+        figures: torch.Tensor,
+        scale: float,
+        *,
+        with_entropy: bool,
+    ) -> torch.Tensor:
+        """Fill the log-probs, whether the target is the argmax, and entropies; return the log-sum-exp, fp32 [C]."""
+        C, V = logits_CV.shape
+        totals_C = logits_CV.new_empty(C, dtype=torch.float32)
+        _read[(C,)](
+            logits_CV, targets_C, figures[0], figures[1], figures[2], totals_C, V, scale, with_entropy, _BLOCK,
+            num_warps=16,
+        )  # fmt: skip
+        return totals_C
 
-def write_gradient(
-    logits_CV: torch.Tensor, targets_C: torch.Tensor, slopes_C: torch.Tensor, totals_C: torch.Tensor, scale: float
-) -> None:
-    """Overwrite logits with slopes times the derivative of the targets' log-probs by the raw logits.
-
-    Args:
-        logits_CV: As `read_chunk` was given them.
-        targets_C: int64.
-        slopes_C: Derivative of the loss by each log-prob, fp32.
-        totals_C: What `read_chunk` returned.
-        scale: The head's.
-    """
-    C, V = logits_CV.shape
-    _write[(C, triton.cdiv(V, _BLOCK))](logits_CV, targets_C, slopes_C, totals_C, V, scale, _BLOCK, num_warps=8)
+    def write_gradient(
+        self,
+        logits_CV: torch.Tensor,
+        targets_C: torch.Tensor,
+        slopes_C: torch.Tensor,
+        totals_C: torch.Tensor,
+        scale: float,
+    ) -> None:
+        """Overwrite logits with slopes times the derivative of the targets' log-probs by the raw logits."""
+        C, V = logits_CV.shape
+        _write[(C, triton.cdiv(V, _BLOCK))](logits_CV, targets_C, slopes_C, totals_C, V, scale, _BLOCK, num_warps=8)

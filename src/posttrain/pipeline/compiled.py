@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from posttrain.core.native_library import NativeUnavailableError, has_triton, load_library
-from posttrain.kernels import native_decoding, native_drawing, native_layers
+from posttrain.kernels import native_decoding, native_drawing, native_layers, native_scores
 from posttrain.kernels.layers import LayerKernels
+from posttrain.kernels.score_kernels import ScoreKernels
 from posttrain.models.heads import find_head
 from posttrain.models.lean_decoding import LeanDecoder, build_lean_decoder
 from posttrain.models.native_decoding import NativeDecoder, find_head_shape
@@ -64,22 +65,38 @@ class _Kernels:
         library = self.load(native_layers, {"BF16": 1} if self._dtype == torch.bfloat16 else {})
         return None if library is None else native_layers.NativeLayers(library, self._dtype)
 
+    def build_scores(self) -> native_scores.NativeScores | None:
+        library = self.load(native_scores, {"BF16": 1} if self._dtype == torch.bfloat16 else {})
+        return None if library is None else native_scores.NativeScores(library, self._dtype)
+
     def build_decoder(self, lean: LeanDecoder) -> NativeDecoder | None:
         shape = find_head_shape(lean)
         library = self.load(native_decoding, shape.defines(self._dtype)) if shape.supports(self._dtype) else None
         return None if library is None else NativeDecoder(lean, native_decoding.NativeDecoding(library, shape))
 
 
-def build_training_kernels(weight: torch.Tensor) -> tuple[LayerKernels | None, str]:
-    """Return the kernels that layers of a weight's dtype and device are trained with, or None and the reason if any."""
+@dataclass(frozen=True, slots=True)
+class TrainingKernels:
+    """What layers and heads of a weight's dtype and device are trained with; `why_not` says why not, if there is none.
+
+    On a GPU the head's are found by themselves (`kernels.score_kernels`).
+    """
+
+    layers: LayerKernels | None
+    scores: ScoreKernels | None
+    why_not: str
+
+
+def build_training_kernels(weight: torch.Tensor) -> TrainingKernels:
+    """Return the kernels that a weight's dtype and device are trained with."""
     if weight.device.type == "cuda":
         if not has_triton():
-            return None, "Triton is not installed"
+            return TrainingKernels(None, None, "Triton is not installed")
         from posttrain.kernels.triton_layers import TritonLayers
 
-        return TritonLayers(weight.dtype), ""
+        return TrainingKernels(TritonLayers(weight.dtype), None, "")
     kernels = _Kernels(weight)
-    return kernels.build_layers(), kernels.why_not
+    return TrainingKernels(kernels.build_layers(), kernels.build_scores(), kernels.why_not)
 
 
 def choose_decode(causal_lm: Any, backbone: Any, shapes: Sequence[LayerShape]) -> ChosenDecode:

@@ -23,7 +23,6 @@ from posttrain.kernels.token_logprobs import Head
 from posttrain.models.heads import (
     choose_layout,
     find_backbone,
-    find_head,
     is_sharing_exact,
 )
 from posttrain.models.loaded_policy import LoadedPolicy
@@ -253,23 +252,24 @@ def load_started_policy(setting: GrpoSetting, config: GrpoConfig) -> LoadedPolic
 
 def _build_scored_policy(policy: LoadedPolicy, config: GrpoConfig, ranks: Ranks) -> tuple[ScoredPolicy, list[str]]:
     model = policy.model
-    layout, notes = fit_layers(model, config)
+    fitted = fit_layers(model, config)
     if config.activation_checkpointing == "on":
         enable_checkpointing(model)
-    scored = ScoredPolicy(model, find_backbone(model), _heat_head(model, config.temperature), layout)
+    read_head = _heat_head(model, fitted.read_head, config.temperature)
+    scored = ScoredPolicy(model, find_backbone(model), read_head, fitted.layout)
     shard_policy(scored, find_layers(find_backbone(model)), ranks, compute_dtype=DTYPES[config.dtype])
-    return scored, notes
+    return scored, fitted.notes
 
 
-def _heat_head(model: Any, temperature: float) -> Callable[[Any], Head]:
+def _heat_head(model: Any, read_head: Callable[[Any], Head], temperature: float) -> Callable[[Any], Head]:
     """Return what reads the head at the temperature that completions are drawn at.
 
     Raises:
         ModelError: The head caps its logits, before the temperature divides them.
     """
     if temperature == 1.0:
-        return find_head
-    if find_head(model).softcap is not None:
+        return read_head
+    if read_head(model).softcap is not None:
         raise ModelError(
             f"temperature {temperature} for a model that caps its logits",
             expected="temperature 1 for such a model",
@@ -278,7 +278,7 @@ def _heat_head(model: Any, temperature: float) -> Callable[[Any], Head]:
         )
 
     def read(model: Any) -> Head:
-        head = find_head(model)
+        head = read_head(model)
         return replace(head, scale=head.scale / temperature)
 
     return read

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from posttrain.core.durable import read_json, write_json
@@ -123,7 +124,7 @@ class RunRecord:
                 "plan_hash": self.plan_hash,
                 "seed": self.seed,
                 "status": self.status,
-                "versions": list_versions(),
+                "versions": dict(list_versions()),
                 "machine": {**describe_machine(), "cpus": os.cpu_count(), "system": platform.platform()}
                 | ({} if self.sandbox is None else {"sandbox": self.sandbox}),
                 "stages": self.stages,
@@ -137,7 +138,8 @@ class RunRecord:
         )
 
 
-def list_versions() -> dict[str, str | None]:
+@cache
+def list_versions() -> Mapping[str, str | None]:
     """Return the versions of this project and of the libraries that decide results."""
     from importlib.metadata import PackageNotFoundError, version
 

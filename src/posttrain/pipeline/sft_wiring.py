@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from posttrain.core.errors import RefusedError
 from posttrain.core.seeds import derive_seed
 from posttrain.kernels.layouts import Layout
+from posttrain.kernels.score_kernels import ScoreKernels
+from posttrain.kernels.token_logprobs import Head
 from posttrain.models.adapters import continue_adapter, prepare_policy
 from posttrain.models.fusing import fuse_layers
 from posttrain.models.heads import check_head, choose_layout, find_backbone, find_head
@@ -49,8 +52,21 @@ def load_trained_policy(
     return policy
 
 
-def fit_layers(model: Any, config: TrainingKeys) -> tuple[Layout, list[str]]:
-    """Put compiled layers into a model that is to be trained; return how its rows are laid out, and notes.
+@dataclass(frozen=True, slots=True)
+class FittedModel:
+    """How a model is trained: how its rows are laid out, what scores its head's logits, and notes for the user."""
+
+    layout: Layout
+    scores: ScoreKernels | None
+    notes: list[str]
+
+    def read_head(self, model: Any) -> Head:
+        """Return the model's head as it is now, with what scores its logits."""
+        return replace(find_head(model), kernels=self.scores)
+
+
+def fit_layers(model: Any, config: TrainingKeys) -> FittedModel:
+    """Put compiled layers into a model that is to be trained, and return how it is trained.
 
     Raises:
         ModelError: The model's head is not what its logits say.
@@ -58,10 +74,10 @@ def fit_layers(model: Any, config: TrainingKeys) -> tuple[Layout, list[str]]:
     """
     notes: list[str] = []
     check_head(model)
-    native, why_not = build_training_kernels(next(model.parameters()))
-    if why_not:
-        notes.append(f"training without compiled kernels, a fifth slower: {why_not}")
-    fuse_layers(model, native)
+    kernels = build_training_kernels(next(model.parameters()))
+    if kernels.why_not:
+        notes.append(f"training without compiled kernels, a fifth slower: {kernels.why_not}")
+    fuse_layers(model, kernels.layers)
     layout = choose_layout(model, may_pack=config.packing != "off")
     if config.packing == "on" and layout != "packed":
         raise RefusedError(
@@ -70,7 +86,7 @@ def fit_layers(model: Any, config: TrainingKeys) -> tuple[Layout, list[str]]:
             cure="set packing: auto or off; rows are then padded",
             place="packing",
         )
-    return layout, notes
+    return FittedModel(layout, kernels.scores, notes)
 
 
 def build_scored_policy(
@@ -83,8 +99,9 @@ def build_scored_policy(
         RefusedError: `packing: on` for a model in which packed rows are not isolated.
     """
     model = policy.model
-    layout, notes = fit_layers(model, config)
-    if config.packing == "auto" and layout != "packed":
+    fitted = fit_layers(model, config)
+    notes = fitted.notes
+    if config.packing == "auto" and fitted.layout != "packed":
         notes.append("rows are padded: packing is not exact in this architecture")
     should_checkpoint = config.activation_checkpointing == "on"
     if config.activation_checkpointing == "auto":
@@ -93,7 +110,7 @@ def build_scored_policy(
             notes.append("activation checkpointing is on: without it a step would not fit into memory")
     if should_checkpoint:
         enable_checkpointing(model)
-    scored = ScoredPolicy(model, find_backbone(model), find_head, layout)
+    scored = ScoredPolicy(model, find_backbone(model), fitted.read_head, fitted.layout)
     layers = find_layers(find_backbone(model))
     shard_policy(scored, layers, ranks, compute_dtype=DTYPES[config.dtype])
     return scored, notes

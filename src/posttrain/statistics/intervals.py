@@ -27,6 +27,7 @@ from posttrain.statistics.clusters import (
     read_values,
     sum_by_cluster,
 )
+from posttrain.statistics.resamples import draw_resamples
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,8 @@ def bootstrap_interval(
     """
     values = read_values(values_N)
     _normal_quantile(level)
-    # One resample at a time: N x num_resamples indices at once would not fit for large N.
-    means = np.array([values[generator.integers(values.size, size=values.size)].mean() for _ in range(num_resamples)])
+    blocks = draw_resamples(values.size, generator, num_resamples)
+    means = np.concatenate([values[chosen_RN].mean(axis=1) for chosen_RN in blocks])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))
 

@@ -8,6 +8,7 @@ from posttrain.core.errors import DataError
 from posttrain.statistics.clusters import Codes, Floats, sum_by_cluster
 from posttrain.statistics.intervals import Interval
 from posttrain.statistics.paired import PairedTest
+from posttrain.statistics.resamples import draw_resamples
 
 
 # many parameters: two ratios, their sources, and how these are drawn
@@ -46,11 +47,11 @@ def compare_ratios(
             expected="items of at least two sources",
             cure="evaluate items of more sources",
         )
-    drawn = np.empty(num_resamples)
-    for index in range(num_resamples):
-        chosen = generator.integers(size, size=size)
-        ratios = [above[chosen].sum() / below[chosen].sum() for above, below in sums]
-        drawn[index] = ratios[1] - ratios[0]
+    blocks = []
+    for chosen_RS in draw_resamples(size, generator, num_resamples):
+        ratios = [above[chosen_RS].sum(axis=1) / below[chosen_RS].sum(axis=1) for above, below in sums]
+        blocks.append(ratios[1] - ratios[0])
+    drawn = np.concatenate(blocks)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     value = [above.sum() / below.sum() for above, below in sums]
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
