@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posttrain.core.errors import DataError, RecipeError, RefusedError, TerminatedError
+from posttrain.core.errors import DataError, RecipeError, RefusedError, StorageError, TerminatedError
 from posttrain.core.progress import SilentProgress
 from posttrain.core.records import Completion, Outcome, Problem
 from posttrain.core.sampling import SamplingSettings
@@ -130,9 +130,9 @@ def test_a_study_that_was_stopped_goes_on_and_judges_nothing_twice(talker: Talke
 
 def test_another_scorer_judges_anew_what_was_drawn_once(talker: Talker, tmp_path: Path) -> None:
     first = study(talker, tmp_path)
-    drawn = (tmp_path / "completions.jsonl").stat().st_mtime_ns
+    drawn = (tmp_path / "completions.jsonl").read_bytes()
     other = study(talker, tmp_path, gold=name(length_of, "length"))
-    assert (tmp_path / "completions.jsonl").stat().st_mtime_ns == drawn
+    assert (tmp_path / "completions.jsonl").read_bytes() == drawn
     assert other.ways[0].points[0].value != first.ways[0].points[0].value
 
 
@@ -152,7 +152,7 @@ def test_what_a_scorer_does_not_apply_to_is_left_out_and_said(talker: Talker, tm
     assert found.num_problems == 24 - num_left_out
     assert found.notes[0] == f"left out: {num_left_out} problems that a scorer does not apply to"
     with pytest.raises(DataError, match="no problem of 24 that every scorer judges"):
-        study(talker, tmp_path, gold=name(lambda text: Outcome("not_applicable", 0.0)))
+        study(talker, tmp_path, gold=name(lambda text: Outcome("not_applicable", 0.0), "never"))
 
 
 def _draw(talker: Talker, out: Path) -> Path:
@@ -169,12 +169,22 @@ def test_answers_that_nobody_agrees_on_have_no_vote(talker: Talker, tmp_path: Pa
 
 
 def test_ways_of_one_name_and_greedy_answers_are_refused(talker: Talker, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="two ways of choosing are called 'oracle'"):
+    with pytest.raises(RecipeError, match="two ways of choosing are called 'oracle'"):
         study(talker, tmp_path, choosers={"oracle": name(length_of)})
     greedy = Drawing(ask().problems, SamplingSettings(30, num_samples=1), 1)
     assert study(talker, tmp_path / "one", greedy).num_samples == 1
     with pytest.raises(RecipeError, match="temperature 0"):
         SamplingSettings(30, num_samples=2)
+
+
+def test_a_line_that_is_no_completion_is_named(talker: Talker, tmp_path: Path) -> None:
+    path = _draw(talker, tmp_path) / "completions.jsonl"
+    first, *others = path.read_text().splitlines()
+    values = json.loads(first)
+    del values["ids"]
+    path.write_text("\n".join([json.dumps(values), *others]) + "\n")
+    with pytest.raises(StorageError, match="not a completion of these prompts"):
+        study(talker, tmp_path)
 
 
 def test_a_choice_of_prompts_is_part_of_a_larger_one() -> None:

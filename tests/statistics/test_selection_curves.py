@@ -56,6 +56,16 @@ def test_limits_of_a_gain_draw_the_problems_that_limits_of_a_value_draw() -> Non
     assert (second.gain, second.gain_low, second.gain_high) == pytest.approx((5 / 24, 1 / 12, 1 / 3))
 
 
+def test_what_is_right_on_every_problem_is_not_certain() -> None:
+    """The best of two by gold itself is right on 20 of 20: Clopper and Pearson's lower limit is 0.025^(1/20)."""
+    gold = [[0.0, 1.0]] * 20
+    curve = trace_curve(Choosing("oracle", gold), {"gold": gold}, (1, 2), _generator)
+    first, second = summarise_curve(curve, "gold", [str(place) for place in range(20)], _generator)
+    assert (second.value, second.high) == (1, 1) and second.low == pytest.approx(0.8316, abs=1e-4)
+    assert (first.value, first.low, first.high) == (0.5, 0.5, 0.5)
+    assert (second.gain, second.gain_low) == (0.5, 0.5)
+
+
 def test_problems_of_one_source_have_no_limits() -> None:
     curve = trace_curve(Choosing("proxy", PROXY), {"gold": GOLD}, (1, 2), _generator)
     assert summarise_curve(curve, "gold", ["x", "x"], _generator)[1].low is None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.core.durable import write_json
-from posttrain.core.errors import DataError, RefusedError
+from posttrain.core.errors import DataError, RecipeError, RefusedError, StorageError
 from posttrain.core.hashing import hash_file, hash_json
 from posttrain.core.protocols import Progress
 from posttrain.core.records import MAX_HARNESS_FAULT_FRACTION, Completion, Outcome, Problem
@@ -61,7 +61,7 @@ class StudyRequest:
         names = [RANDOM, ORACLE, MAJORITY, *self.choosers, *self.verifiers]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise DataError(
+            raise RecipeError(
                 f"two ways of choosing are called '{twice[0]}'",
                 expected=f"a name of its own for each, other than {RANDOM}, {ORACLE} and {MAJORITY}",
                 cure="name it: --by reward=learned",
@@ -135,16 +135,23 @@ def _read_completions(path: Path, problems: Sequence[Problem]) -> Iterator[tuple
     """Yield what `write_completions` wrote, with the problems that it was drawn for."""
     known = {problem.problem_id: problem for problem in problems}
     with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            values = json.loads(line)
-            ids, none = np.array(values["ids"], np.int32), np.zeros(0, np.int32)
-            yield (
-                known[values["problem_id"]],
-                Completion(
-                    values["problem_id"], values["sample_index"], none, ids, values["text"], values["finish_reason"],
-                    values["policy_hash"], values["seed"],
-                ),
-            )  # fmt: skip
+        for number, line in enumerate(lines, start=1):
+            try:
+                values = json.loads(line)
+                problem = known[values["problem_id"]]
+                ids, none = np.array(values["ids"], np.int32), np.zeros(0, np.int32)
+                drawn = Completion(
+                    values["problem_id"], values["sample_index"], none, ids, str(values["text"]),
+                    values["finish_reason"], values["policy_hash"], values["seed"],
+                )  # fmt: skip
+            except (KeyError, TypeError, ValueError) as error:
+                raise StorageError(
+                    f"not a completion of these prompts: {error!r}",
+                    expected="a line as it was drawn",
+                    cure="remove the folder and run the same command again: everything is drawn anew",
+                    place=f"{path}:{number}",
+                ) from None
+            yield problem, drawn
 
 
 def _gather(

@@ -2,7 +2,8 @@
 
 One drawing gives every n up to N: for each problem the unbiased estimate over all subsets of n (`best_of_n.weigh_best`,
 `majority.weigh_majority`), and over problems the mean with cluster bootstrap limits. All points of a study draw the
-same problems again, so that their limits move together.
+same problems again, so that their limits move together. Where each problem's estimate is 0 or 1 (of n = N, right or
+wrong) the limits are Korn and Graubard's: a bootstrap of equal values would have none.
 
 Shape letters: P problems, N samples of a problem, K values of n.
 """
@@ -17,7 +18,7 @@ import numpy as np
 from posttrain.core.errors import DataError
 from posttrain.statistics.best_of_n import estimate_best_kl, find_repeated, weigh_best
 from posttrain.statistics.clusters import Codes, Floats, encode_clusters
-from posttrain.statistics.intervals import Interval, cluster_bootstrap_interval
+from posttrain.statistics.intervals import Interval, cluster_bootstrap_interval, korn_graubard_interval
 from posttrain.statistics.majority import estimate_majority_kl, weigh_majority
 
 
@@ -156,15 +157,25 @@ def summarise_curve(
     points = []
     for place, n in enumerate(curve.ns):
         values, gains = curve.values_PK[judge][:, place], curve.gains_PK(judge)[:, place]
-        value, gain = (_limit(column, codes, build_generator(), num_resamples) for column in (values, gains))
+        value = _limit(values, codes, build_generator(), num_resamples, is_value=True)
+        gain = _limit(gains, codes, build_generator(), num_resamples)
         points.append(CurvePoint(n, float(curve.mean_kls_K[place]), *value, *gain))
     return points
 
 
 def _limit(
-    values_P: Floats, codes_P: Codes, generator: np.random.Generator, num_resamples: int
+    values_P: Floats,
+    codes_P: Codes,
+    generator: np.random.Generator,
+    num_resamples: int,
+    *,
+    is_value: bool = False,
 ) -> tuple[float, float | None, float | None]:
     if int(codes_P.max()) == 0:
         return float(values_P.mean()), None, None
-    found: Interval = cluster_bootstrap_interval(values_P, codes_P, generator, num_resamples=num_resamples)
+    found: Interval
+    if is_value and np.isin(values_P, (0.0, 1.0)).all():
+        found = korn_graubard_interval(values_P, codes_P)
+    else:
+        found = cluster_bootstrap_interval(values_P, codes_P, generator, num_resamples=num_resamples)
     return found.value, found.low, found.high
