@@ -98,6 +98,9 @@ def sample(  # long: its signature lists every option
     max_rows: MaxRowsOption = None,
     cache_gb: CacheOption = None,
     split: Annotated[str, typer.Option("--split", help="Which part of --prompts, where it has parts.")] = "train",
+    rows: Annotated[
+        int | None, typer.Option("--rows", min=1, help="A random choice of so many prompts, the same every time.")
+    ] = None,
     best_of: Annotated[
         int | None,
         typer.Option("--best-of", metavar="N", min=1, help="Draw N and write the one that --scorer chooses."),
@@ -133,10 +136,14 @@ def sample(  # long: its signature lists every option
             logprobs, json_schema, regex,
         )
     )  # fmt: skip
-    from posttrain.pipeline.sample_run import Drawing, read_problems  # heavy: bad settings are refused before
+    from posttrain.pipeline.sample_run import (
+        Drawing,
+        choose_prompts,
+        read_problems,
+    )  # heavy: bad settings are refused before
     from posttrain.pipeline.talking import ModelChoice, open_talker
 
-    problems = read_problems(prompt or (), prompts, system=system, is_raw=raw, split=split)
+    problems = choose_prompts(read_problems(prompt or (), prompts, system=system, is_raw=raw, split=split), rows)
     drawing = Drawing(problems, settings, seed)
     request: ChoosingRequest | None = None
     if best_of is not None and scorer is not None:
