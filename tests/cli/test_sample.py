@@ -181,3 +181,47 @@ def test_the_page_about_sampling_lists_every_option(capsys: pytest.CaptureFixtur
     chat = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", run_here(capsys, "chat", "--help").out, re.MULTILINE))
     tools = (DOCS / "cli.md").read_text(encoding="utf-8")
     assert {option for option in chat - options if f"`{option}" not in tools} <= {"--help"}
+
+
+def test_the_best_of_several_is_written_as_rows_and_as_pairs(
+    capsys: pytest.CaptureFixture[str], base: Path, tmp_path: Path
+) -> None:
+    stops = [part for sign in "aeiou 0123" for part in ("--stop", sign)]
+    command = (
+        "sample", base, "--prompt", "ant?", "--prompt", "bee?", "--max-new-tokens", "60", *stops, "--best-of", "6",
+        "--scorer", "{type: length, low: 0, high: 0, slope: 99}", "--out", tmp_path / "rows.jsonl",
+    )  # fmt: skip
+    found = run_here(capsys, *command)
+    assert found.code == 0
+    assert re.search(r"rows: \S+rows\.jsonl \(2; 12 candidates were drawn now\)\nby score: chosen", found.out)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["prompt"][0]["content"] for row in rows] == ["ant?", "bee?"]
+    again = json.loads(run_here(capsys, *command, "--json").out)
+    assert (again["rows"], again["drawn"]) == (2, 0)
+    pairs = run_here(capsys, *command[:-1], tmp_path / "pairs.jsonl", "--rejected", "worst")
+    assert pairs.code == 0
+    for line in (tmp_path / "pairs.jsonl").read_text().splitlines():
+        pair = json.loads(line)
+        assert pair["score_chosen"] > pair["score_rejected"]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--scorer", "math"), "--scorer says how to choose, which is done with --best-of N alone"),
+        (("--rejected", "worst"), "--rejected says how to choose"),
+        (("--best-of", "4"), "--best-of needs --scorer"),
+        (("--best-of", "4", "--scorer", "math"), "name their file with --out"),
+        (("--best-of", "4", "--scorer", "maths", "--out", "x.jsonl"), "no scorer is called 'maths'"),
+        (("--best-of", "1", "--scorer", "math", "--rejected", "worst", "--out", "x.jsonl"), "pairs from 1 answer"),
+        (("--best-of", "2", "--scorer", "math", "--greedy", "--out", "x.jsonl"), "the best of 2 at temperature 0"),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused(
+    capsys: pytest.CaptureFixture[str], base: Path, options: tuple[str, ...], why: str,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    found = run_here(capsys, "sample", base, "--prompt", "x", *options)
+    assert found.code == 2 and why in found.err
+    assert list(tmp_path.iterdir()) == []

@@ -215,6 +215,10 @@ BASELINES: dict[str, dict[str, Any]] = {
     "long": long_rows(),
     "template": recipe_values(stage(), chat={"template": "own.jinja"}),
     "sampled": recipe_values(stage(steps=1), evaluate=[task(temperature=1.0, num_samples=3, max_new_tokens=9)]),
+    "selected": recipe_values(
+        stage(steps=1),
+        evaluate=[task(temperature=2.0, max_new_tokens=9, select={"n": 2, "scorer": "own.py:length"})],
+    ),
     "published": recipe_values(stage(steps=1), evaluate=[task(data={"source": "published.jsonl"}, max_new_tokens=40)]),
     "shown": recipe_values(
         stage(steps=1),

@@ -11,6 +11,7 @@ import typer
 from posttrain import __version__
 from posttrain.cli import (
     behaviours,
+    best_of,
     chat,
     compare,
     contamination,
@@ -80,6 +81,7 @@ data_verbs.command("behaviours", epilog=behaviours.EXAMPLE)(behaviours.behaviour
 data_verbs.command("curate", epilog=curate.EXAMPLE)(curate.curate)
 app.add_typer(data_verbs, name="data")
 app.command("sample", epilog=sample.EXAMPLE)(sample.sample)
+app.command("best-of", epilog=best_of.EXAMPLE)(best_of.best_of)
 app.command("chat", epilog=chat.EXAMPLE)(chat.chat)
 app.command("eval", epilog=eval.EXAMPLE)(eval.eval_)
 app.command("compare", epilog=compare.EXAMPLE)(compare.compare)

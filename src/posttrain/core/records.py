@@ -156,6 +156,22 @@ class TopLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """How a completion was chosen among several of its problem.
+
+    Made by `samplers/best_of_n.py`, read by evaluation. `by` names the rule; `scores` are what was said of each
+    candidate, in the order of their samples, None where there is no verdict (the harness failed, or nothing applies).
+    `place` is the chosen one's; None where no candidate has a verdict, so that the first stands for all.
+
+    Example: the second of three by a reward: `Selection("score", (0.2, 0.7, None), place=1)`.
+    """
+
+    by: str
+    scores: tuple[float | None, ...]
+    place: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """Tokens a sampler drew for one problem, exactly as it saw and drew them.
 
@@ -164,7 +180,9 @@ class Completion:
     the full distribution at temperature 1, `drawing_logprobs` under the one that was drawn from (penalty,
     constraint, temperature, truncation; 0 where greedy). An endpoint that speaks text alone leaves the arrays
     empty and the log-probs None. `transcript` is empty but where a completion that ended a rollout of several turns is
-    judged: the messages between the problem's and this text, calls and what tools replied.
+    judged: the messages between the problem's and this text, calls and what tools replied. `selection` is there where
+    it was chosen among several: then `sampler_logprobs` are still those of the policy that drew all of them, and
+    `drawing_logprobs` are None, since nobody knows the chosen one's own.
 
     Example: prompt ids `[5, 9]`, drawn ids `[7, 3]` with 3 a stop token: `finish_reason="stop"`,
     `text` is the decoding of `[7]`, `sampler_logprobs` has two entries.
@@ -182,6 +200,7 @@ class Completion:
     drawing_logprobs: npt.NDArray[np.float32] | None = None
     top_logprobs: TopLogprobs | None = None
     transcript: tuple[Message, ...] = ()
+    selection: Selection | None = None
 
 
 MAX_HARNESS_FAULT_FRACTION = 0.01

@@ -19,7 +19,14 @@ from posttrain.core.protocols import Scorer
 from posttrain.core.records import Completion, ItemResult, Outcome, Problem
 from posttrain.core.sampling import Sampler
 from posttrain.core.seeds import derive_seed
-from posttrain.evaluation.figures import DRAWN_NATS, DRAWN_TOKENS, STOPPED, summarise_items
+from posttrain.evaluation.figures import (
+    CHOSEN_SCORE,
+    DRAWN_NATS,
+    DRAWN_TOKENS,
+    MEAN_SCORE,
+    STOPPED,
+    summarise_items,
+)
 from posttrain.evaluation.task import GenerationTask
 from posttrain.rollouts.attempts import Attempt, draw_attempts
 from posttrain.rollouts.environments import Environment
@@ -98,9 +105,18 @@ def draw_items(
     parts = ("evaluation", task_hash) if seed == 0 else ("evaluation", task_hash, seed)
     seeds = [derive_seed(*parts, problem.problem_id, 0) for problem in problems]
     drawn = draw_attempts(problems, seeds, sampler, task.sampling, environment)
-    attempts = ((problems[index], attempt) for index, attempt in drawn)
+    attempts = ((problems[index], _refuse_unjudged(attempt)) for index, attempt in drawn)
     while batch := list(itertools.islice(attempts, _SCORED_AT_ONCE)):
         yield score_attempts(batch, scorer, task_hash)
+
+
+def _refuse_unjudged(attempt: Attempt) -> Attempt:
+    """Return an attempt, with the harness's failure as its verdict where nobody could choose it."""
+    selection = attempt.last.selection
+    if selection is None or selection.place is not None:
+        return attempt
+    why = f"no verdict on any of {len(selection.scores)} candidates: nothing could be chosen"
+    return replace(attempt, verdict=Outcome("errored", 0.0, why=why, fault="harness"))
 
 
 def score_batch(batch: Sequence[tuple[Problem, Completion]], scorer: Scorer, task_hash: str) -> list[ItemResult]:
@@ -123,8 +139,13 @@ def _record(problem: Problem, attempt: Attempt, outcome: Outcome, task_hash: str
     last = attempt.last
     has_ended = last.finish_reason == "stop" and attempt.verdict is None
     parts = {**outcome.parts, STOPPED: float(has_ended), DRAWN_TOKENS: float(attempt.num_drawn)}
+    selection = last.selection
+    if selection is not None and selection.place is not None:
+        known = [score for score in selection.scores if score is not None]
+        parts |= {CHOSEN_SCORE: selection.scores[selection.place] or 0.0, MEAN_SCORE: float(np.mean(known))}
     logprobs = [one.sampler_logprobs for one in attempt.completions if one.sampler_logprobs is not None]
-    if len(logprobs) == len(attempt.completions) and attempt.num_drawn:
+    # Of what was chosen the log-likelihood tells nothing of how it came to be.
+    if selection is None and len(logprobs) == len(attempt.completions) and attempt.num_drawn:
         parts[DRAWN_NATS] = -sum(float(values.sum(dtype=np.float64)) for values in logprobs)
     return ItemResult(
         item_id=problem.problem_id,

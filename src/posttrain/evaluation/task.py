@@ -27,6 +27,7 @@ from posttrain.data.sources import DataSource
 from posttrain.evaluation.harness_task import HARNESS, HarnessTask
 from posttrain.evaluation.suites.registry import find_benchmark
 from posttrain.rollouts.environments import EnvironmentSettings
+from posttrain.samplers.best_of_n import By
 
 GENERATION, CHOICE, PERPLEXITY = "generation", "choice", "perplexity"
 DEVELOPMENT = "development"
@@ -92,13 +93,32 @@ class _AskedTask(_Task):
         return self
 
 
+class SelectSettings(Config):
+    """Each answer is chosen among `n` that are drawn (`samplers.best_of_n`).
+
+    `scorer` is who chooses, written as a task's own; a vote needs none, and reads the answers that the task's scorer
+    finds.
+    """
+
+    n: int = Field(ge=2, le=4096)
+    by: By = "score"
+    scorer: str | dict[str, Any] | None = optional_field()
+
+    @model_validator(mode="after")
+    def _check_scorer(self) -> SelectSettings:
+        if self.scorer is None and self.by != "majority":
+            raise ValueError(f"'by: {self.by}' without a scorer that says it: add scorer, or choose by majority")
+        return self
+
+
 class GenerationTask(_AskedTask):
     """Completions are drawn and judged.
 
     `scorer` is a name, or a mapping with `type` and that type's keys. `temperature` 0 is greedy. `max_new_tokens`
     counts the stop token; what does not stop by then is truncated and counts as a failure. `pass_at`, `cons_at`
     and `best_at` ask for pass@k, the majority's score of the first k samples, and the expected best score of k.
-    `environment` has tools reply to calls; `max_new_tokens` then bounds all turns together.
+    `environment` has tools reply to calls; `max_new_tokens` then bounds all turns together. `select` draws several for
+    each and measures the one that is chosen.
     """
 
     type: Literal["generation"] = "generation"
@@ -110,6 +130,7 @@ class GenerationTask(_AskedTask):
     min_p: float | None = Field(None, gt=0, lt=1)
     stop: list[str] = Field(default_factory=list)
     environment: EnvironmentSettings | None = optional_field()
+    select: SelectSettings | None = optional_field()
     num_samples: int = Field(1, ge=1, le=100_000)
     pass_at: list[int] = display_field(default_factory=list)
     cons_at: list[int] = display_field(default_factory=list)
@@ -128,6 +149,10 @@ class GenerationTask(_AskedTask):
                 "a stop string ends a turn before its stop token" if self.stop else "'form: text' writes no template"
             )
             raise ValueError(f"{found}, behind which tools reply: leave it out, or 'environment'")
+        if self.select is not None and (self.temperature == 0 or self.environment is not None):
+            found = "at temperature 0 chooses among equals" if self.temperature == 0 else "chooses turns, not attempts"
+            cure = "set a temperature" if self.temperature == 0 else "leave 'environment' out"
+            raise ValueError(f"'select' {found}: {cure}, or leave 'select' out")
         if any(not text for text in self.stop):
             raise ValueError("a stop string has at least one character")
         for name in ("pass_at", "cons_at", "best_at"):
@@ -135,6 +160,12 @@ class GenerationTask(_AskedTask):
             if any(not 1 <= k <= self.num_samples for k in wanted) or len(set(wanted)) < len(wanted):
                 raise ValueError(f"'{name}' holds each k once, from 1 to num_samples ({self.num_samples})")
         return self
+
+    @property
+    def scorers(self) -> dict[tuple[str, ...], str | dict[str, Any]]:
+        """The scorers of the task, by the keys that lead to each: its own, and who chooses where that is another."""
+        chooser = None if self.select is None else self.select.scorer
+        return {("scorer",): self.scorer, **({} if chooser is None else {("select", "scorer"): chooser})}
 
     @property
     def sampling(self) -> SamplingSettings:

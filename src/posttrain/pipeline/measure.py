@@ -50,7 +50,8 @@ from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.sampling import build_sampler
-from posttrain.pipeline.scorers import ScorerContext, build_context, build_scorer, find_tier, hash_scorer
+from posttrain.pipeline.scorers import ScorerContext, ScorerValue, build_context, build_scorer, find_tier, hash_scorer
+from posttrain.pipeline.selecting import hash_chooser, wrap_sampler
 from posttrain.pipeline.store import WorkingFolders
 from posttrain.pipeline.task_rows import read_task_problems
 from posttrain.pipeline.tools import build_task_environment, hash_environment
@@ -275,8 +276,7 @@ class Measurer:
         metrics = run_task(chosen, answerer, folder.items(*paths), self.progress)
         if isinstance(answerer, HarnessAnswers):  # which metrics it has is known once documents were judged
             write_json(folder.card(*paths), card | {"parts": answerer.name_parts(metrics)})
-        if isinstance(answerer, Generation):
-            self.sandbox = find_tier(answerer.scorer) or self.sandbox
+        self.sandbox = next(filter(None, map(find_tier, self._scorers.values())), self.sandbox)
         described = {"task_hash": prepared.hash, "template": card["template"], "settings": card["settings"]}
         return Measured(
             task.name,
@@ -299,17 +299,20 @@ class Measurer:
             open_policy = partial(policy.open_harness, task)
             return HarnessAnswers(task, prepared.loaded, policy.hash, open_policy, items_path, self.seed)
         if isinstance(task, GenerationTask):
-            open_sampler = partial(policy.open_sampler, task.form)
             environment = build_task_environment(task, self.renderer, self.settings.scorer_context, policy.folder)
-            return Generation(task, policy.hash, open_sampler, self._find_scorer(task), self.seed, environment)
+            scorer, open_sampler = self._find_scorer(task.scorer), partial(self._open_sampler, policy, task)
+            return Generation(task, policy.hash, open_sampler, scorer, self.seed, environment)
         if isinstance(task, ChoiceTask):
             return MultipleChoice(task, policy.hash, policy.open_weigher)
         return Perplexity(task, policy.hash, policy.open_weigher)
 
-    def _find_scorer(self, task: GenerationTask) -> Scorer:
-        key = hash_json(task.scorer)
+    def _open_sampler(self, policy: OpenPolicy, task: GenerationTask) -> Sampler:
+        return wrap_sampler(policy.open_sampler(task.form), task, self._find_scorer)
+
+    def _find_scorer(self, value: ScorerValue) -> Scorer:
+        key = hash_json(value)
         if key not in self._scorers:
-            self._scorers[key] = build_scorer(task.scorer, self.settings.scorer_context)
+            self._scorers[key] = build_scorer(value, self.settings.scorer_context)
         return self._scorers[key]
 
     def _name_template(self, task: EvaluationTask) -> str:
@@ -317,12 +320,12 @@ class Measurer:
         return name_template("chat" if isinstance(task, PerplexityTask) else task.form, self.renderer)
 
     def _hash_parts(self, task: EvaluationTask) -> list[Any]:
-        """Return what names the scorer, and the environment where there is one."""
+        """Return what names the scorer, and the environment and who chooses where there are such."""
         if not isinstance(task, GenerationTask):
             return [None]
         context, environment = self.settings.scorer_context, task.environment
         own = [] if environment is None else [hash_environment(environment, context)]
-        return [hash_scorer(task.scorer, context), *own]
+        return [hash_scorer(task.scorer, context), *own, *hash_chooser(task, context)]
 
     def _describe(self, policy: OpenPolicy, prepared: PreparedTask, answerer: Answerer, rows: Rows) -> dict[str, Any]:
         """Return the card that lies beside the items: what was measured, and how.

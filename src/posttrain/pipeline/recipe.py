@@ -206,7 +206,8 @@ def _find_scorers(
     found: dict[str, Plugin] = {}
     for index, task in enumerate(head.evaluate):
         if isinstance(task, GenerationTask):
-            found |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
+            for keys, scorer in task.scorers.items():
+                found |= find_scorer_plugins(scorer, roots, positions.describe(("evaluate", index, *keys)))
             found |= find_tool_plugins(task.environment, roots, describe_tools(positions, ("evaluate", index)))
     for index, entry in enumerate(stages):
         for path, scorer in list_scorers(entry.config):

@@ -19,6 +19,7 @@ from posttrain.core.sampling import SamplingSettings
 from posttrain.core.seeds import derive_seed
 from posttrain.data.examples import load_examples
 from posttrain.data.sources import DataSource
+from posttrain.evaluation.runner import choose_problems
 from posttrain.lab.source import lab_rows
 from posttrain.pipeline.completion_file import CompletionFile
 from posttrain.pipeline.stoppable import check_stop
@@ -58,7 +59,15 @@ class SampleSummary:
     seconds: float
 
 
-def read_problems(prompts: Sequence[str], source: str | None, *, system: str | None, is_raw: bool) -> list[Problem]:
+# many parameters: what is asked, in which words, and of which rows
+def read_problems(
+    prompts: Sequence[str],
+    source: str | None,
+    *,
+    system: str | None,
+    is_raw: bool,
+    split: str = "train",
+) -> list[Problem]:
     """Return texts and a file's rows as problems, in this order.
 
     Args:
@@ -66,6 +75,7 @@ def read_problems(prompts: Sequence[str], source: str | None, *, system: str | N
         source: Rows with a prompt: a file, from the current folder, a Hub id, or `lab:<set>`.
         system: Instructions put before every prompt that has none of its own.
         is_raw: Prompts are plain text, which have no place for instructions.
+        split: Which part of the rows, where their source has parts.
 
     Raises:
         RecipeError: There is no prompt, or instructions stand beside plain text.
@@ -83,7 +93,9 @@ def read_problems(prompts: Sequence[str], source: str | None, *, system: str | N
     ]
     if source is not None:
         examples, _ = load_examples(
-            [parse_config(DataSource, {"source": source}, place="--prompts")], root=Path.cwd(), row_source=lab_rows
+            [parse_config(DataSource, {"source": source, "split": split}, place="--prompts")],
+            root=Path.cwd(),
+            row_source=lab_rows,
         )
         problems += [build_problem(example) for example in examples]
     if not problems:
@@ -91,6 +103,15 @@ def read_problems(prompts: Sequence[str], source: str | None, *, system: str | N
             "no prompt", expected="--prompt TEXT or --prompts FILE", cure="give at least one", place="command line"
         )
     return [_put_system(problem, system) for problem in problems]
+
+
+def choose_prompts(problems: Sequence[Problem], count: int | None) -> list[Problem]:
+    """Return a random choice of so many problems, by their content, the same every time; None: all of them.
+
+    Raises:
+        DataError: Two problems share an id.
+    """
+    return list(choose_problems("prompts", "", problems, count).problems)
 
 
 def _put_system(problem: Problem, system: str | None) -> Problem:
@@ -147,7 +168,7 @@ def write_completions(
     with CompletionFile(out, identify_drawing(talker, drawing)) as file:
         samples = range(drawing.settings.num_samples)
         missing = [problem for problem in drawing.problems if any((problem.problem_id, i) not in file for i in samples)]
-        speed = _Speed(progress, should_stop)
+        speed = DrawingSpeed(progress, should_stop)
         progress.start("sample", drawing.num_completions, unit="completion")
         talker.watch(speed.count)
         try:
@@ -167,7 +188,7 @@ def write_completions(
     return SampleSummary(str(out), talker.policy_hash, drawing.num_completions, drawn, speed.tokens, seconds)
 
 
-class _Speed:
+class DrawingSpeed:
     """Counts tokens while they are drawn, shows how many a second, and looks whether a stop was asked for."""
 
     def __init__(self, progress: Progress, should_stop: Callable[[], bool]) -> None:

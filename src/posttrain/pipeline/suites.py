@@ -232,7 +232,8 @@ def read_suite(name: str) -> Suite:
     scorers: dict[str, Plugin] = {}
     for index, task in enumerate(head.evaluate):
         if isinstance(task, GenerationTask):
-            scorers |= find_scorer_plugins(task.scorer, roots, positions.describe(("evaluate", index, "scorer")))
+            for keys, scorer in task.scorers.items():
+                scorers |= find_scorer_plugins(scorer, roots, positions.describe(("evaluate", index, *keys)))
             scorers |= find_tool_plugins(task.environment, roots, describe_tools(positions, ("evaluate", index)))
     check_monitors(head.monitors, head.evaluate, positions)
     return Suite(head.name, head.version, tuple(head.evaluate), roots, scorers, tuple(head.monitors))

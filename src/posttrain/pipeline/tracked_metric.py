@@ -38,6 +38,7 @@ from posttrain.pipeline.development_rows import read_development_problems
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.sampling import build_sampler, find_context_tokens
 from posttrain.pipeline.scorers import build_context, build_scorer, hash_scorer
+from posttrain.pipeline.selecting import hash_chooser, wrap_sampler
 from posttrain.pipeline.tools import build_environment, hash_environment
 from posttrain.pipeline.wiring import fingerprint_sources
 from posttrain.rollouts.environments import Environment
@@ -83,9 +84,10 @@ def describe_tracked_metric(recipe: Recipe, tracked: TrackedMetric) -> list[Any]
         DataError: The development rows cannot be read.
     """
     drawing = {key: value for key, value in tracked.task.identity().items() if key not in tracked.task.BESIDE}
-    scorer = hash_scorer(tracked.task.scorer, build_context(recipe.roots, recipe.scorers))
+    context = build_context(recipe.roots, recipe.scorers)
+    scorer = [*hash_scorer(tracked.task.scorer, context), *hash_chooser(tracked.task, context)]
     if tracked.task.environment is not None:
-        scorer.append(hash_environment(tracked.task.environment, build_context(recipe.roots, recipe.scorers)))
+        scorer.append(hash_environment(tracked.task.environment, context))
     shots = [] if tracked.task.shots_from is None else [tracked.task.shots_from]
     return [drawing, scorer, tracked.part, fingerprint_sources(recipe, [tracked.source, *shots])]
 
@@ -224,7 +226,8 @@ def build_tracker(
         progress.note(note)
     context = build_context(recipe.roots, recipe.scorers, allow_unsafe=allow_unsafe)
     scorer = build_scorer(tracked.task.scorer, context)
-    tracker = MetricTracker(tracked, problems, policy, sampler, scorer, progress)
+    chosen = wrap_sampler(sampler, tracked.task, lambda value: build_scorer(value, context))
+    tracker = MetricTracker(tracked, problems, policy, chosen, scorer, progress)
     if tracked.task.environment is not None:
         tracker.environment = build_environment(
             tracked.task.environment, renderer, context, context_tokens=find_context_tokens(policy.model)

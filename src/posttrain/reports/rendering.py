@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from posttrain.reports.visible_text import show_hidden
 
-STYLES = ("report.css", "matrix.css", "monitors.css")
+STYLES = ("report.css", "matrix.css", "monitors.css", "selection.css")
 _STATUS_KINDS = {
     "finished": "good",
     "done": "good",

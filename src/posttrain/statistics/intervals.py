@@ -175,10 +175,8 @@ def cluster_bootstrap_interval(
     _normal_quantile(level)
     check_several(codes)
     sums, sizes = sum_by_cluster(values, codes), np.bincount(codes).astype(np.float64)
-    means = np.empty(num_resamples)
-    for index in range(num_resamples):
-        chosen = generator.integers(sums.size, size=sums.size)
-        means[index] = sums[chosen].sum() / sizes[chosen].sum()
+    blocks = draw_resamples(sums.size, generator, num_resamples)
+    means = np.concatenate([sums[chosen].sum(axis=1) / sizes[chosen].sum(axis=1) for chosen in blocks])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))
 

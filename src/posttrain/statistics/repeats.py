@@ -98,21 +98,24 @@ def _fold_all(outcomes: Sequence[Outcome], method: str, k: int) -> Outcome:
     return Outcome("scored", compute_pass_at_k(len(outcomes), num_right, k), why=f"{num_right} of {len(outcomes)}")
 
 
+def read_vote(outcome: Outcome, text: str) -> str | None:
+    """Return what a sample votes for: its `answer`, its text where its scorer looks for none, None where not read."""
+    if outcome.status != "scored":
+        return None
+    return outcome.answer if outcome.answer is not None else text.strip()
+
+
 def vote(outcomes: Sequence[Outcome], texts: Sequence[str]) -> Outcome:
     """Return the outcome of the answer that most samples gave; ties share the score, as a fair draw would on average.
 
-    A sample votes with its `answer`, or with its text where its scorer looks for none. What could not be read does not
-    vote; where nothing could, the first failure stands.
+    What could not be read does not vote (`read_vote`); where nothing could, the first failure stands.
 
     Args:
         outcomes: At least one, all of one problem.
         texts: The completion of each.
     """
-    votes = [
-        (outcome.answer if outcome.answer is not None else text.strip(), outcome.value)
-        for outcome, text in zip(outcomes, texts, strict=True)
-        if outcome.status == "scored"
-    ]
+    read = [(read_vote(outcome, text), outcome.value) for outcome, text in zip(outcomes, texts, strict=True)]
+    votes = [(answer, value) for answer, value in read if answer is not None]
     if not votes:
         return replace(outcomes[0], parts={})
     counts = Counter(answer for answer, _ in votes)

@@ -21,6 +21,7 @@ from posttrain.pipeline.preflight.references import MAX_ROWS, load_references
 from posttrain.pipeline.preflight.scorer import check_scorer
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.scorers import ScorerContext, build_scorer, hash_scorer
+from posttrain.pipeline.selecting import hash_chooser
 from posttrain.pipeline.wiring import fingerprint_sources
 
 VERSION = 1
@@ -50,7 +51,7 @@ def check_task(
     references = load_references(
         recipe, task.data, renderer, MAX_ROWS, recipe.seed, task.name, benchmark=task.benchmark
     )
-    scorer = build_scorer(task.scorer, context)
+    scorer, *_ = (build_scorer(value, context) for value in task.scorers.values())
     findings = [
         check_length_caps(place, task, references, context_tokens),
         check_scorer(place, scorer, references, renderer.format.stop_ids[0]),
@@ -85,7 +86,7 @@ def _find_kept(
             "version": VERSION,
             "task": task.identity(),
             "rows": fingerprint_sources(recipe, [task.data]),
-            "scorer": hash_scorer(task.scorer, context),
+            "scorer": [*hash_scorer(task.scorer, context), *hash_chooser(task, context)],
             "chat": renderer.format.hash,
             "tokenizer": tokenizer.content_hash,
             "context_tokens": context_tokens,
