@@ -9,7 +9,8 @@ import torch
 
 from posttrain.kernels import native_scores
 from posttrain.kernels.native_scores import NativeScores
-from tests.kernels.layer_checks import DTYPES, compare
+from posttrain.kernels.token_logprobs import Head, compute_row_logprobs
+from tests.kernels.layer_checks import DTYPES, compare, make
 from tests.kernels.native import load_or_skip
 from tests.kernels.score_checks import score_rows
 
@@ -74,3 +75,15 @@ def test_logits_that_the_kernels_cannot_read_go_through_torch() -> None:
     assert not native.takes(logits.T)
     assert not native.takes(logits.double())
     assert not native.takes(logits.to("meta"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_of_rows_are_those_of_torch(dtype: torch.dtype, temperature: float) -> None:
+    hidden, weight = (make(*shape, dtype=dtype, seed=seed).detach() for seed, shape in ((1, (70, 24)), (2, (900, 24))))
+    targets = torch.arange(70) * 7
+    found, expected = (
+        compute_row_logprobs(hidden, Head(weight, scale=0.5, kernels=kernels), targets, temperature=temperature)
+        for kernels in (load(dtype), None)
+    )
+    compare([found.logprobs_N], [expected.logprobs_N], dtype)

@@ -271,6 +271,13 @@ def _fill_row_logprobs(
 ) -> None:
     """Fill one chunk's rows of the result, on a CPU tile by tile."""
     C, V = logits_CV.shape
+    is_compiled = head.softcap is None and result.top_ids_NK is None
+    kernels = find_score_kernels(logits_CV, head.kernels) if is_compiled else None
+    if kernels is not None:
+        figures = logits_CV.new_empty((3, C), dtype=torch.float32)
+        kernels.read_chunk(logits_CV, targets_C, figures, head.scale / temperature, with_entropy=False)
+        result.logprobs_N[rows] = figures[0]
+        return
     # Whole blocks, among which the most probable tokens are found; what is behind the vocabulary is never one.
     width = -(-V // _BLOCK_TOKENS) * _BLOCK_TOKENS if result.top_ids_NK is not None else V
     tile_rows = min(C, max(1, _TILE_ELEMENTS // width)) if logits_CV.device.type == "cpu" else C

@@ -10,7 +10,7 @@ from posttrain.core.durable import write_json
 from posttrain.core.records import Artifact
 from posttrain.data.unpaired import read_labels
 from posttrain.models.artifacts import save_policy
-from posttrain.models.heads import find_backbone, find_head
+from posttrain.models.heads import find_backbone
 from posttrain.models.loading import read_context_tokens
 from posttrain.pipeline.decontaminating import describe_decontamination
 from posttrain.pipeline.estimates import DTYPES
@@ -51,12 +51,12 @@ def run_kto(job: StageJob, config: KtoConfig) -> StageResult:
             job, lambda folder: save_policy(policy, folder, facts, weights_dtype=config.dtype, state=weights)
         )
 
-    layout, notes = fit_layers(policy.model, config)
+    fitted = fit_layers(policy.model, config)
     if config.activation_checkpointing == "on":
         enable_checkpointing(policy.model)
-    scored = ScoredPolicy(policy.model, find_backbone(policy.model), find_head, layout)
+    scored = ScoredPolicy(policy.model, find_backbone(policy.model), fitted.read_head, fitted.layout)
     shard_policy(scored, find_layers(find_backbone(policy.model)), job.ranks, compute_dtype=DTYPES[config.dtype])
-    for note in (describe_data(data), *notes):
+    for note in (describe_data(data), *fitted.notes):
         progress.note(note)
     parts = kto.KtoParts(
         policy=scored,

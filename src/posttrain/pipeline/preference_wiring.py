@@ -12,7 +12,7 @@ from posttrain.core.protocols import Progress
 from posttrain.core.records import Artifact
 from posttrain.core.run_folder import RunFolder
 from posttrain.models.artifacts import save_policy
-from posttrain.models.heads import find_backbone, find_head, is_sharing_exact
+from posttrain.models.heads import find_backbone, is_sharing_exact
 from posttrain.models.loading import read_context_tokens
 from posttrain.pipeline.decontaminating import describe_decontamination
 from posttrain.pipeline.estimates import DTYPES
@@ -53,12 +53,13 @@ def run_preference(job: StageJob, config: PreferenceConfig) -> StageResult:
         )
 
     is_sharing = config.share_prompts == "auto" and is_sharing_exact(policy.model)
-    layout, notes = fit_layers(policy.model, config)
-    if config.share_prompts == "auto" and not (is_sharing and layout == "packed"):
+    fitted = fit_layers(policy.model, config)
+    notes = fitted.notes
+    if config.share_prompts == "auto" and not (is_sharing and fitted.layout == "packed"):
         notes.append("each branch has a prompt of its own: a probe of this policy with a shared one was not exact")
     if config.activation_checkpointing == "on":
         enable_checkpointing(policy.model)
-    scored = ScoredPolicy(policy.model, find_backbone(policy.model), find_head, layout)
+    scored = ScoredPolicy(policy.model, find_backbone(policy.model), fitted.read_head, fitted.layout)
     shard_policy(scored, find_layers(find_backbone(policy.model)), job.ranks, compute_dtype=DTYPES[config.dtype])
     for note in (describe_data(data), *notes):
         progress.note(note)

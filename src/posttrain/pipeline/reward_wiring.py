@@ -164,7 +164,7 @@ def _build_scored(
     policy: LoadedPolicy, config: RewardModelConfig, seed: int, setting: RewardSetting
 ) -> ScoredRewardModel:
     model = policy.model
-    layout, _ = fit_layers(model, config)
+    layout = fit_layers(model, config).layout
     hidden_size = find_head(model).weight.shape[1]
     causal_lm = find_causal_lm(model)
     own_head = causal_lm.get_output_embeddings().weight
