@@ -52,6 +52,10 @@ def watched_length(completions, **columns):
 
 def brevity(completions, **columns):
     return [-value for value in length(completions)]
+
+
+def odd(completions, **columns):
+    return [float(sum(map(ord, text)) % 2) for text in completions]
 """
 HARNESS_TASK = """\
 task: {name}
@@ -229,11 +233,12 @@ BASELINES: dict[str, dict[str, Any]] = {
     "perplexity": recipe_values(stage(steps=1), evaluate=[perplexity()]),
     "rl": rl(),
     "rl_routed": rl(data=[{"source": "rows.jsonl", "scorer": "own.py:length"}, {"source": "held_out.jsonl"}]),
+    "rl_stopping": rl(stop=list("aeiou 0123456789")),
     "rl_updates": rl(minibatches=2, epochs_per_step=2),
     "rl_linear": rl(schedule="linear", steps=4),
-    "rl_binary": rl(scorer={"type": "length", "low": 2, "high": 3}, max_waves=4, algorithm="dapo"),
+    "rl_binary": rl(scorer="own.py:odd", max_waves=4, algorithm="dapo"),
     "rl_reverse": rl(kl="reverse_kl", kl_place="reward", kl_coefficient=0.5),
-    "rl_settled": rl(scorer={"type": "length", "low": 2, "high": 3}, algorithm="dapo", steps=4),
+    "rl_settled": rl(scorer="own.py:odd", algorithm="dapo", steps=4, group_size=2),
     "rl_watched": rl(scorer="own.py:watched_length", group_size=9),
     "rl_curriculum": rl(curriculum={"decay": 1.0}, solved_from=6.0, steps=6),
     "rl_adapted": recipe_values(
