@@ -179,8 +179,9 @@ def test_a_task_is_measured_by_a_reward_model_of_a_folder(workshop: Workshop) ->
     )
     run = workshop.run(sft(steps=1), evaluate=[judged], into="measured")
     outcomes = [json.loads(line)["outcome"] for line in run.items("held_out", "base").read_text().splitlines()]
-    values = {outcome["value"] for outcome in outcomes if outcome["status"] == "scored"}
-    assert len(values) > 1 and all("preference" in outcome["parts"] for outcome in outcomes if outcome["parts"])
+    scored = [outcome for outcome in outcomes if outcome["status"] == "scored"]
+    assert len({outcome["value"] for outcome in scored}) > 1
+    assert all(outcome["parts"]["preference"] == outcome["value"] for outcome in scored)
 
 
 def test_the_name_of_a_scorer_is_its_models_content(workshop: Workshop) -> None:

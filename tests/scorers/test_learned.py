@@ -102,6 +102,13 @@ def test_steps_are_read_where_they_end() -> None:
     assert outcome.value == 0.5 and outcome.parts == {"steps": 2.0}  # log-odds 0 at the last token
 
 
+def test_a_completion_that_a_stop_string_ended_gets_the_end_of_turn_that_it_stands_for() -> None:
+    rule = ByRule()
+    found = score(opened(rule, stop_ids=(9, 2)), item([4, 5]), item([4, 2]))
+    assert [ids.tolist() for ids in rule.asked[0].completions] == [[4, 5, 9], [4, 2]]
+    assert [outcome.value for outcome in found] == [9.0, 2.0]
+
+
 def test_text_alone_is_encoded_by_the_model() -> None:
     rule = ByRule()
     [outcome] = score(opened(rule), item([], prompt=[], text="hi"))

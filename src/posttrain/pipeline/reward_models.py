@@ -37,6 +37,7 @@ def open_for_scoring(folder: Path, settings: LearnedSettings) -> OpenedModel:
         length_slope=facts.length_slope,
         mean_length=facts.mean_length,
         separator=facts.separator,
+        stop_ids=tuple(model.manifest.stop_ids) if model.manifest is not None else (),
     )
 
 

@@ -52,7 +52,8 @@ class OpenedModel:
     """A reward model that is open for scoring, and what its numbers mean (`models.reward_models.RewardFacts`).
 
     Made by the wiring. `encode` gives the ids of a prompt and of a text as its answer, for completions that come as
-    text alone; `decode` the text of ids, to find steps.
+    text alone; `decode` the text of ids, to find steps. `stop_ids` end a turn, the first one where a completion has
+    none: one that a stop string ended; none: whatever comes last is read.
     """
 
     scoring: ScoresCompletions
@@ -62,6 +63,7 @@ class OpenedModel:
     length_slope: float | None = None
     mean_length: float | None = None
     separator: str | None = None
+    stop_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,14 @@ def _find_ids(model: OpenedModel, items: Items) -> list[tuple[Ids, Ids]]:
     found = [(completion.prompt_ids, completion.ids) for _, completion in items]
     for index, pair in zip(as_text, rendered, strict=True):
         found[index] = pair
-    return found
+    return [(prompt, _end_turn(ids, model.stop_ids)) for prompt, ids in found]
+
+
+def _end_turn(ids: Ids, stop_ids: tuple[int, ...]) -> Ids:
+    """Return a completion that ends with an end of turn, which is where the score is read."""
+    if not stop_ids or not len(ids) or int(ids[-1]) in stop_ids:
+        return ids
+    return np.append(ids, np.int32(stop_ids[0])).astype(np.int32)
 
 
 def _place(model: OpenedModel, ids: Ids) -> npt.NDArray[np.int64]:
