@@ -55,9 +55,7 @@ def run_preference(job: StageJob, config: PreferenceConfig) -> StageResult:
     is_sharing = config.share_prompts == "auto" and is_sharing_exact(policy.model)
     layout, notes = fit_layers(policy.model, config)
     if config.share_prompts == "auto" and not (is_sharing and layout == "packed"):
-        notes.append(
-            "each branch has a prompt of its own: sharing it is not exact in this architecture, or switched off"
-        )
+        notes.append("each branch has a prompt of its own: a probe of this policy with a shared one was not exact")
     if config.activation_checkpointing == "on":
         enable_checkpointing(policy.model)
     scored = ScoredPolicy(policy.model, find_backbone(policy.model), find_head, layout)
