@@ -56,7 +56,7 @@ def run_kto(job: StageJob, config: KtoConfig) -> StageResult:
         enable_checkpointing(policy.model)
     scored = ScoredPolicy(policy.model, find_backbone(policy.model), fitted.read_head, fitted.layout)
     shard_policy(scored, find_layers(find_backbone(policy.model)), job.ranks, compute_dtype=DTYPES[config.dtype])
-    for note in (describe_data(data), *fitted.notes):
+    for note in (describe_data(data, "rows"), *fitted.notes):
         progress.note(note)
     parts = kto.KtoParts(
         policy=scored,

@@ -103,9 +103,9 @@ def load_rows(job: StageJob, config: PairStageConfig, progress: Progress) -> Sta
     return data
 
 
-def describe_data(data: StagePairs) -> str:
+def describe_data(data: StagePairs, noun: str = "pairs") -> str:
     """Return what became of the rows of a stage, in a line."""
     ledger, total = data.train.ledger, data.train.num_tokenized
-    text = f"{ledger.rows_trained:,} of {ledger.rows_in:,} pairs, {ledger.tokens_trained:,} trained tokens"
+    text = f"{ledger.rows_trained:,} of {ledger.rows_in:,} {noun}, {ledger.tokens_trained:,} trained tokens"
     reasons = "; ".join(f"{entry.rows:,} dropped: {reason}" for reason, entry in ledger.dropped.items())
-    return f"{text}; {total:,} pairs tokenized now" + (f"; {reasons}" if reasons else "")
+    return f"{text}; {total:,} {noun} tokenized now" + (f"; {reasons}" if reasons else "")
