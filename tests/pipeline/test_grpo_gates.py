@@ -57,5 +57,5 @@ def test_rows_cannot_be_replayed_by_a_stage_that_learns_from_its_own_completions
     task = {"name": "kept", "type": "perplexity", "data": {"source": "a.jsonl"}, "development": {"source": "b.jsonl"}}
     values = {"schema": 1, "name": "replayed", "model": "base", "evaluate": [task], "stages": [drift(gate)]}
     path.write_text(json.dumps(values))
-    with pytest.raises(RecipeError, match="'replay' of a stage that learns from its own completions"):
+    with pytest.raises(RecipeError, match="'replay' of a stage that is not trained on demonstrations"):
         read_recipe(path)

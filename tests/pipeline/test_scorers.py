@@ -14,6 +14,7 @@ from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.scorer_settings import SCORERS, FunctionSettings, list_parts, read_scorer
 from posttrain.pipeline.scorers import ScorerContext, build_scorer, hash_scorer
 from posttrain.sandbox.running import ProgramPool
+from tests.models.reward_models import make_members, save_members
 from tests.scorers.making import make_item
 
 NEEDED: dict[str, dict[str, Any]] = {
@@ -22,6 +23,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "function": {"reference": "own.py:score"},
     "overlong": {"max_length": 9, "cache": 3},
     "cosine_length": {"max_length": 9, "correctness": "exact_match"},
+    "learned": {"model": "judge"},
     "weighted": {"components": [{"name": "right", "scorer": {"type": "math", "answer_form": "integer"}}]},
 }
 WORLD = {"facts": [{"entity": "Aland", "attribute": "capital", "value": "Bton"}]}
@@ -35,11 +37,16 @@ def context(tmp_path: Path) -> ScorerContext:
     )
     plugin = find_plugin("scorer", "own.py:score", Roots(tmp_path, (tmp_path,), tmp_path), place="scorer")
     assert plugin is not None
-    return ScorerContext(lambda reference: tmp_path / reference, {"own.py:score": plugin})
+    here = tmp_path.joinpath
+    return ScorerContext(here, {"own.py:score": plugin}, locate_model=here)
 
 
 @pytest.mark.parametrize("name", SCORERS)
-def test_every_scorer_is_built_from_its_name_and_what_it_needs(name: str, context: ScorerContext) -> None:
+def test_every_scorer_is_built_from_its_name_and_what_it_needs(
+    name: str, context: ScorerContext, tmp_path: Path
+) -> None:
+    if name == "learned":
+        save_members(tmp_path / "judge", make_members())
     value = {"type": name, **NEEDED.get(name, {})}
     scorer = build_scorer(value, context)
     assert scorer.name

@@ -80,11 +80,12 @@ def best_of(  # long: its signature lists every option
     allow_unsafe_execution: UnsafeOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Show what choosing among n answers gives: by a score, a verifier, the vote, at random, and at best.
+    """Show what choosing among n answers gives.
 
-    N answers to each prompt are drawn once; every n up to N is estimated from all of them without bias, with 95 %
-    intervals over prompts. Beside each value stands the measured KL from the policy and its bound. Of a score the page
-    draws its own gains beside gold's: where it goes on rising and gold turns, it is over-optimised.
+    By a score, a verifier, the vote, at random, and at best. N answers to each prompt are drawn once; every n up to
+    N is estimated from all of them without bias, with 95 % intervals over prompts. Beside each value stands the
+    measured KL from the policy and its bound. Of a score the page draws its own gains beside gold's: where it goes
+    on rising and gold turns, it is over-optimised.
     """
     from posttrain.pipeline.sampling_arguments import SamplingArguments, build_settings
 
