@@ -180,10 +180,12 @@ def build_grpo_parts(
         RecipeError: The scorer's settings do not fit.
         SamplerError: The sampler does not hold the policy.
     """
-    is_sharing = is_sharing_exact(policy.model)
+    is_sharing = config.share_prompts == "auto" and is_sharing_exact(policy.model)
     made = build_stage_sampler(config, policy, setting.renderer, setting.ranks, setting.recipe.roots)
     scored, notes = _build_scored_policy(policy, config, setting.ranks)
     made.scored = scored
+    if config.share_prompts == "auto" and not (is_sharing and scored.layout == "packed"):
+        notes.append("each completion has a prompt of its own: a probe of this policy with shared ones was not exact")
     context = build_context(setting.recipe.roots, setting.recipe.scorers, allow_unsafe=setting.allow_unsafe)
     parts = GrpoParts(
         policy=scored,
