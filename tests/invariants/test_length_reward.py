@@ -92,7 +92,7 @@ def test_a_reward_for_length_makes_length_rise(
     lines = [line for line in lines if "sampler_mismatch/max" in line]
     mismatch = max(line["sampler_mismatch/max"] for line in lines)
     print(sampler, trained, "length", lengths[0], "to", lengths[-1], "mismatch", mismatch)
-    assert sum(lengths[-3:]) > 1.5 * sum(lengths[:3]) and len(lines) > 8
+    assert sum(lengths[-3:]) > 1.5 * sum(lengths[:3]) and len(lines) > 4
     assert mismatch < 1e-3 and min(line["effective_sample_size"] for line in lines) > 0.999
 
 
