@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 from benchmarks.alternate import Record, run_alternating, summarise, summarise_ratios
 from benchmarks.grpo_cases import CASES, Case
 from benchmarks.grpo_speed import describe_run
+from benchmarks.speed_runs import finish_comparison, prepare_models
 from benchmarks.tables import format_spread, format_table
 
 
@@ -97,9 +97,7 @@ def format_case(case: Case, records: dict[str, list[Record]]) -> str:
 def main() -> None:
     arguments = parse_arguments()
     folder = arguments.folder
-    shutil.rmtree(folder / "work", ignore_errors=True)
-    preparation = [sys.executable, "-m", "benchmarks.models", "--folder", str(folder), "--shapes", "4m"]
-    subprocess.run(preparation, check=True, stdout=subprocess.PIPE)
+    prepare_models(folder, ["4m"])
     if arguments.policy is not None:  # a recipe reads what lies beside it
         shutil.copytree(arguments.policy, folder / "policy", dirs_exist_ok=True)
     results: dict[str, Any] = {}
@@ -113,9 +111,7 @@ def main() -> None:
         print(format_case(case, results[name]), flush=True)
         (folder / "grpo_gains.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     machine = results[arguments.cases[0]]["on"][0]["machine"]
-    print("\n" + ", ".join(f"{key} {value}" for key, value in machine.items()))
-    print(f"every run: {folder / 'grpo_gains.json'}", file=sys.stderr)
-    shutil.rmtree(folder / "work", ignore_errors=True)
+    finish_comparison(folder, "grpo_gains", results, machine)
 
 
 if __name__ == "__main__":

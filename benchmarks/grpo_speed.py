@@ -12,10 +12,6 @@ updates of this size. Prints markdown, and writes every run's record to `<folder
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +28,7 @@ from benchmarks.grpo_work import (
     format_comparison,
 )
 from benchmarks.models import CPU_SHAPES
+from benchmarks.speed_runs import find_trl_python, finish_comparison, prepare_models
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -48,7 +45,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def build_sides(arguments: argparse.Namespace, model: str) -> dict[str, Callable[[int], Sequence[str]]]:
     """Return each side's command of a round; the peer is left out, and that is said, where it is not installed."""
-    peer_python = arguments.peer_python or (sys.executable if importlib.util.find_spec("trl") else None)
+    peer_python = find_trl_python(arguments.peer_python)
     work = arguments.folder / "work"
 
     def build(python: str, module: str, name: str, setting: str) -> Callable[[int], Sequence[str]]:
@@ -58,7 +55,6 @@ def build_sides(arguments: argparse.Namespace, model: str) -> dict[str, Callable
 
     sides = {"posttrain": build(sys.executable, "benchmarks.own_grpo", "own", "on")}
     if peer_python is None:
-        print("TRL is not installed here: no comparison (pip install -e '.[trl]', or --peer-python)", file=sys.stderr)
         return sides
     for setting in arguments.peer_settings:
         sides[f"trl {setting}"] = build(peer_python, "benchmarks.peer_trl_grpo", f"trl-{setting}", setting)
@@ -77,12 +73,7 @@ def describe_run(record: Record) -> str:
 def main() -> None:
     arguments = parse_arguments()
     folder = arguments.folder
-    shutil.rmtree(folder / "work", ignore_errors=True)
-    # In a process of its own: a child's peak memory would start at that of a parent which holds torch.
-    preparation = [sys.executable, "-m", "benchmarks.models", "--folder", str(folder), "--shapes", *arguments.models]
-    facts = json.loads(
-        subprocess.run(preparation, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
-    )
+    facts = prepare_models(folder, arguments.models)
     results: dict[str, Any] = {"source": facts["source"], "models": {}}
     for model in arguments.models:
         parameters = facts["parameters"][model]
@@ -98,10 +89,7 @@ def main() -> None:
         )
         print(format_comparison(comparison), flush=True)
     machine = results["models"][arguments.models[0]]["records"]["posttrain"][0]["machine"]
-    print("\n" + ", ".join(f"{key} {value}" for key, value in machine.items()))
-    (folder / "grpo_speed.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(f"every run: {folder / 'grpo_speed.json'}", file=sys.stderr)
-    shutil.rmtree(folder / "work", ignore_errors=True)
+    finish_comparison(folder, "grpo_speed", results, machine)
 
 
 if __name__ == "__main__":

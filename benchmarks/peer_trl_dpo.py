@@ -16,13 +16,13 @@ import torch
 import transformers
 import trl
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from benchmarks.dpo_work import BETA, LEARNING_RATE, PAIRS, DpoRecord, build_side_parser, make_pairs
-from benchmarks.machine import describe_machine, find_device, measure_product_rate, peak_memory_bytes, synchronise
+from benchmarks.machine import describe_machine, find_device, measure_product_rate
 from benchmarks.models import MAX_LENGTH
-from benchmarks.record import seconds_since_start
+from benchmarks.peer_clock import StepClock
 
 
 class TimedTrainer(DPOTrainer):
@@ -49,24 +49,6 @@ class CountingCollator:
         batch = self.collator(rows)
         self.trained.append(int(batch["completion_mask"].sum()))
         return batch
-
-
-class StepClock(TrainerCallback):
-    """Notes when each optimizer step has ended, and the memory held by then."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.ends: list[float] = []
-        self.first_step_seconds = 0.0
-        self.peak_memory_bytes = 0
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Called by the trainer after each optimizer step."""
-        synchronise(self.device)
-        self.ends.append(time.perf_counter())
-        self.peak_memory_bytes = peak_memory_bytes(self.device)
-        if len(self.ends) == 1:
-            self.first_step_seconds = seconds_since_start()
 
 
 def main() -> None:

@@ -11,14 +11,13 @@ environment and, for the weights, NCCL. Runs in TRL's own environment and import
 from __future__ import annotations
 
 import itertools
-import time
 from typing import Any
 
 import torch
 import transformers
 import trl
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.grpo_work import (
@@ -32,8 +31,8 @@ from benchmarks.grpo_work import (
     count_prompt_tokens,
     reward_completions,
 )
-from benchmarks.machine import describe_machine, find_device, measure_product_rate, peak_memory_bytes, synchronise
-from benchmarks.record import seconds_since_start
+from benchmarks.machine import describe_machine, find_device, measure_product_rate
+from benchmarks.peer_clock import StepClock
 from benchmarks.rows import read_rows
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -42,24 +41,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "static-cache": {"cache_implementation": "static"},
     "continuous": {"use_transformers_continuous_batching": True},
 }
-
-
-class StepClock(TrainerCallback):
-    """Notes when each step has ended, and the memory held by then."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.ends: list[float] = []
-        self.first_step_seconds = 0.0
-        self.peak_memory_bytes = 0
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Called by the trainer after each optimizer step."""
-        synchronise(self.device)
-        self.ends.append(time.perf_counter())
-        self.peak_memory_bytes = peak_memory_bytes(self.device)
-        if len(self.ends) == 1:
-            self.first_step_seconds = seconds_since_start()
 
 
 def main() -> None:

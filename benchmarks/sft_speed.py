@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 
 from benchmarks.alternate import Record, compute_growth_exponent, run_alternating, run_side
 from benchmarks.models import BATCH_SIZES, LEARNING_RATE, MAX_LENGTH, SHAPES
+from benchmarks.speed_runs import finish_comparison, prepare_models
 from benchmarks.tables import check_same_work, compare_sides, format_comparison, format_table
 
 STEPS = {"4m": 20, "135m": 7, "0.5b": 12, "1.2b": 8}
@@ -124,12 +123,7 @@ def format_second_start(starts: dict[str, Any]) -> str:
 def main() -> None:
     arguments = parse_arguments()
     folder = arguments.folder
-    shutil.rmtree(folder / "work", ignore_errors=True)
-    # In a process of its own: a child's peak memory would start at that of a parent which holds torch.
-    preparation = [sys.executable, "-m", "benchmarks.models", "--folder", str(folder), "--shapes", *arguments.models]
-    facts = json.loads(
-        subprocess.run(preparation, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
-    )
+    facts = prepare_models(folder, arguments.models)
     commands = Commands(arguments)
     results: dict[str, Any] = {"source": facts["source"], "models": {}}
     for model in arguments.models:
@@ -153,10 +147,7 @@ def main() -> None:
     results["second_start"] = measure_second_start(commands, smallest, steps)
     print(f"\n## Second start, {smallest}\n\n{format_second_start(results['second_start'])}")
     machine = results["models"][smallest]["records"]["posttrain"][0]["machine"]
-    print("\n" + ", ".join(f"{key} {value}" for key, value in machine.items()))
-    (folder / "sft_speed.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(f"every run: {folder / 'sft_speed.json'}", file=sys.stderr)
-    shutil.rmtree(folder / "work", ignore_errors=True)
+    finish_comparison(folder, "sft_speed", results, machine)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.pipeline.preference_runs import make_pair_workshop
-from tests.pipeline.tiny_runs import WORDS, Workshop
+from tests.pipeline.tiny_runs import WORDS, Workshop, sft
 
 
 def make_labelled(path: Path, count: int, start: int = 0) -> Path:
@@ -24,20 +24,8 @@ def make_labelled(path: Path, count: int, start: int = 0) -> Path:
 
 def labelled(**changes: Any) -> dict[str, Any]:
     """A stage of four steps that logs each, in float32; None takes a key away."""
-    stage = {
-        "name": "kto",
-        "type": "kto",
-        "data": [{"source": "labelled.jsonl"}],
-        "steps": 4,
-        "batch_size": 4,
-        "beta": 0.5,
-        "learning_rate": 1e-2,
-        "dtype": "float32",
-        "checkpoint_every_steps": 2,
-        "log_every_steps": 1,
-        **changes,
-    }
-    return {key: value for key, value in stage.items() if value is not None}
+    own = {"name": "kto", "type": "kto", "data": [{"source": "labelled.jsonl"}], "batch_size": 4, "beta": 0.5}
+    return sft(**{**own, **changes})
 
 
 def make_labelled_workshop(folder: Path, base: Path) -> Workshop:

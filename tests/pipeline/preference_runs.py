@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.pipeline.tiny_runs import WORDS, Workshop
+from tests.pipeline.tiny_runs import WORDS, Workshop, sft
 
 LORA = {"rank": 2}
 
@@ -24,20 +24,8 @@ def make_pairs(path: Path, count: int, start: int = 0) -> Path:
 
 def dpo(**changes: Any) -> dict[str, Any]:
     """A stage of four steps that logs each, in float32; None takes a key away."""
-    stage = {
-        "name": "dpo",
-        "type": "preference",
-        "data": [{"source": "pairs.jsonl"}],
-        "steps": 4,
-        "batch_size": 3,
-        "beta": 0.5,
-        "learning_rate": 1e-2,
-        "dtype": "float32",
-        "checkpoint_every_steps": 2,
-        "log_every_steps": 1,
-        **changes,
-    }
-    return {key: value for key, value in stage.items() if value is not None}
+    own = {"name": "dpo", "type": "preference", "data": [{"source": "pairs.jsonl"}], "batch_size": 3, "beta": 0.5}
+    return sft(**{**own, **changes})
 
 
 def make_pair_workshop(folder: Path, base: Path) -> Workshop:

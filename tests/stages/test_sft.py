@@ -17,7 +17,8 @@ from posttrain.models.artifacts import save_policy
 from posttrain.models.loading import load_policy
 from posttrain.objectives.sft import compute_sft_loss
 from posttrain.stages import sft
-from posttrain.stages.sft import SftConfig, build_order, build_step_batch, compute_validation, count_steps
+from posttrain.stages.sft import SftConfig, build_order, build_step_batch, compute_validation
+from posttrain.stages.training_keys import count_steps
 from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks
 from tests.models.tiny_models import FACTS, save_tiny

@@ -69,6 +69,12 @@ static inline floats exponential(floats x) {
     return choose(is_tiny, zero, p * (floats)(((ints)shifted + 127) << 23));
 }
 
+static inline float sum_all(floats x) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
 static inline floats round_lanes(floats x) {
     element rounded[LANES];
     write_lanes(rounded, x);

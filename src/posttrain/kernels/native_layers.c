@@ -9,12 +9,6 @@
 
 #define PART 64 /* rows that are summed together */
 
-static inline float sum_all(floats x) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += x[i];
-    return sum;
-}
-
 /* output = hidden * scale * gain, scale = 1 / sqrt(mean(hidden^2) + epsilon) [N]. With `is_unit_offset` the gain is
    1 + gain, and rounding is once, at the end. */
 void normalise(const element *hidden, const element *gain, element *output, float *scales, int64_t N, int64_t H,

@@ -7,12 +7,6 @@
 
 #define PART 2048 /* tokens that are summed together, so that rounding stays small; a multiple of LANES */
 
-static inline float sum_all(floats x) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += x[i];
-    return sum;
-}
-
 static float find_largest(const element *x, int64_t V, float scale) {
     int64_t whole = V / LANES * LANES;
     floats most = (floats){0} - __builtin_inff();

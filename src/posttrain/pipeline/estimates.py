@@ -23,7 +23,8 @@ from posttrain.models.loading import ADAPTERS_FOLDER, BASE_FOLDER
 from posttrain.models.lora_settings import LoraSettings
 from posttrain.objectives.sft import compute_sft_loss
 from posttrain.pipeline.wiring import StageData
-from posttrain.stages.sft import SftConfig, build_order, count_steps, group_rows
+from posttrain.stages.sft import SftConfig, build_order, group_rows
+from posttrain.stages.training_keys import count_steps
 from posttrain.training.batches import build_micro_batch
 from posttrain.training.distributed import Ranks, find_device, find_layers
 from posttrain.training.memory import MemoryEstimate, estimate_runtime, estimate_step_memory

@@ -22,7 +22,6 @@ from posttrain.data.tokenizing import CONTAMINATED
 from posttrain.kernels.token_logprobs import Head
 from posttrain.models.heads import (
     choose_layout,
-    find_backbone,
     is_sharing_exact,
 )
 from posttrain.models.loaded_policy import LoadedPolicy
@@ -33,7 +32,7 @@ from posttrain.pipeline.grpo_samplers import build_stage_sampler
 from posttrain.pipeline.problem_checks import ProblemCheck, build_problem_check
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.scorers import ScorerContext, ScorerValue, build_context, build_scorer, hash_scorer
-from posttrain.pipeline.sft_wiring import fit_layers, load_trained_policy
+from posttrain.pipeline.sft_wiring import fit_layers, load_trained_policy, wrap_policy
 from posttrain.pipeline.task_rows import read_problems
 from posttrain.pipeline.tools import build_environment, hash_environment
 from posttrain.pipeline.tracked_metric import hash_weights_in_memory
@@ -43,7 +42,7 @@ from posttrain.scorers.routed import RoutedScorer
 from posttrain.stages.grpo import GrpoConfig, GrpoParts
 from posttrain.stages.grpo_batches import LogprobsOf
 from posttrain.stages.step_audit import AuditParts
-from posttrain.training.distributed import Ranks, find_layers, shard_policy
+from posttrain.training.distributed import Ranks
 from posttrain.training.policy import ScoredPolicy, enable_checkpointing
 
 
@@ -258,9 +257,7 @@ def _build_scored_policy(policy: LoadedPolicy, config: GrpoConfig, ranks: Ranks)
     if config.activation_checkpointing == "on":
         enable_checkpointing(model)
     read_head = _heat_head(model, fitted.read_head, config.temperature)
-    scored = ScoredPolicy(model, find_backbone(model), read_head, fitted.layout)
-    shard_policy(scored, find_layers(find_backbone(model)), ranks, compute_dtype=DTYPES[config.dtype])
-    return scored, fitted.notes
+    return wrap_policy(model, fitted.layout, read_head, ranks, config), fitted.notes
 
 
 def _heat_head(model: Any, read_head: Callable[[Any], Head], temperature: float) -> Callable[[Any], Head]:

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from posttrain.core.durable import write_json
-from posttrain.core.records import Artifact
 from posttrain.data.unpaired import read_labels
-from posttrain.models.artifacts import save_policy
-from posttrain.models.heads import find_backbone
 from posttrain.models.loading import read_context_tokens
 from posttrain.pipeline.decontaminating import describe_decontamination
-from posttrain.pipeline.estimates import DTYPES
 from posttrain.pipeline.preference_rows import describe_pairs
 from posttrain.pipeline.preference_wiring import describe_data, load_rows, name_reference
-from posttrain.pipeline.sft_wiring import fit_layers, load_trained_policy
-from posttrain.pipeline.stage_jobs import StageJob, StageResult, describe_artifact, store_artifact
+from posttrain.pipeline.sft_wiring import fit_layers, load_trained_policy, wrap_policy
+from posttrain.pipeline.stage_jobs import StageJob, StageResult, build_publisher, clear_checkpoints
 from posttrain.pipeline.stoppable import StoppableProgress
 from posttrain.pipeline.wiring import PREVIEW_ROWS
 from posttrain.stages import kto
 from posttrain.stages.kto import KtoConfig
-from posttrain.training.checkpoints import CheckpointStore
-from posttrain.training.distributed import find_device, find_layers, shard_policy
-from posttrain.training.policy import ScoredPolicy, enable_checkpointing
+from posttrain.training.distributed import find_device
+from posttrain.training.policy import enable_checkpointing
 
 
 def run_kto(job: StageJob, config: KtoConfig) -> StageResult:
@@ -45,17 +38,10 @@ def run_kto(job: StageJob, config: KtoConfig) -> StageResult:
     parent = Path(job.parent.folder)
     policy = load_trained_policy(parent, config, job.entry.name, job.context.seed, job.ranks, device)
 
-    def publish(weights: dict[str, torch.Tensor]) -> Artifact:
-        facts = describe_artifact(job, config.identity(), ledger)
-        return store_artifact(
-            job, lambda folder: save_policy(policy, folder, facts, weights_dtype=config.dtype, state=weights)
-        )
-
     fitted = fit_layers(policy.model, config)
     if config.activation_checkpointing == "on":
         enable_checkpointing(policy.model)
-    scored = ScoredPolicy(policy.model, find_backbone(policy.model), fitted.read_head, fitted.layout)
-    shard_policy(scored, find_layers(find_backbone(policy.model)), job.ranks, compute_dtype=DTYPES[config.dtype])
+    scored = wrap_policy(policy.model, fitted.layout, fitted.read_head, job.ranks, config)
     for note in (describe_data(data, "rows"), *fitted.notes):
         progress.note(note)
     parts = kto.KtoParts(
@@ -67,10 +53,8 @@ def run_kto(job: StageJob, config: KtoConfig) -> StageResult:
         name=job.entry.name,
         ranks=job.ranks,
         device=device,
-        publish=publish,
+        publish=build_publisher(job, policy, config, ledger),
     )
     artifacts = kto.run(config, {"policy": job.parent}, parts, job.context)
-    if job.ranks.is_writer:  # the artifact has taken their place
-        for folder in (job.folder.checkpoints, job.folder.best):
-            CheckpointStore(folder).clear()
+    clear_checkpoints(job)
     return StageResult(artifacts, parts.num_tokens, ledger)

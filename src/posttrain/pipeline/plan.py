@@ -52,6 +52,7 @@ from posttrain.pipeline.wiring import (
 )
 from posttrain.stages import grpo, kto, preference, reward_model, sft
 from posttrain.stages.reward_model import RewardModelConfig
+from posttrain.stages.training_keys import count_steps
 from posttrain.training.distributed import Ranks, find_device
 
 _ROWS_COUNTED = 1_000_000
@@ -234,7 +235,7 @@ def _plan_sft(
     data = load_stage_data(recipe, config, renderer, read_context_tokens(base), progress)
     seed = derive_stage_seed(recipe, stage)
     order = sft.build_order(config, data.train, seed)
-    steps = sft.count_steps(config, order.steps_per_epoch)
+    steps = count_steps(config, order.steps_per_epoch)
     rates = [config.compute_learning_rate(step, steps) for step in ([0, steps // 2, steps - 1] if steps else [])]
     tokens = count_tokens(order, [part.lengths_R for part in data.train.rows], steps)
     memory = estimate_memory(base, config, data, Ranks(), seed)
@@ -272,7 +273,7 @@ def _plan_reward_model(
         [len(rows) for rows in data.sources], [source.proportion for source in config.data],
         derive_stage_seed(recipe, stage), config.batch_size,
     )  # fmt: skip
-    steps = reward_model.count_steps(config, order.steps_per_epoch)
+    steps = reward_model.count_member_steps(config, order.steps_per_epoch)
     tokens = count_tokens(order, [rows.part_lengths_RK.sum(axis=1) for rows in data.sources], steps)
     return replace(
         planned,
@@ -295,10 +296,9 @@ def _plan_preference(
     if isinstance(config, kto.KtoConfig):
         read_labels(data.train.sources)
         order = kto.build_order(config, data.train, seed)
-        steps = kto.count_steps(config, order.steps_per_epoch)
     else:
         order = preference.build_order(config, data.train, seed)
-        steps = preference.count_steps(config, order.steps_per_epoch)
+    steps = count_steps(config, order.steps_per_epoch)
     rates = [config.compute_learning_rate(step, steps) for step in ([0, steps // 2, steps - 1] if steps else [])]
     tokens = count_tokens(order, [rows.part_lengths_RK.sum(1) for rows in data.train.sources], steps)
     seconds = 0.0 if planned.status == "cached" else None

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from posttrain.core.durable import write_json
 from posttrain.core.hashing import hash_json
 from posttrain.core.protocols import Progress
-from posttrain.core.records import Artifact
 from posttrain.core.run_folder import RunFolder
-from posttrain.models.artifacts import save_policy
-from posttrain.models.heads import find_backbone, is_sharing_exact
+from posttrain.models.heads import is_sharing_exact
 from posttrain.models.loading import read_context_tokens
 from posttrain.pipeline.decontaminating import describe_decontamination
-from posttrain.pipeline.estimates import DTYPES
 from posttrain.pipeline.preference_rows import PairStageConfig, StagePairs, describe_pairs, load_stage_pairs
 from posttrain.pipeline.preflight.override_names import TRUNCATION
-from posttrain.pipeline.sft_wiring import fit_layers, load_trained_policy
-from posttrain.pipeline.stage_jobs import StageJob, StageResult, check_key, describe_artifact, store_artifact
+from posttrain.pipeline.sft_wiring import fit_layers, load_trained_policy, wrap_policy
+from posttrain.pipeline.stage_jobs import StageJob, StageResult, build_publisher, check_key, clear_checkpoints
 from posttrain.pipeline.stoppable import StoppableProgress
 from posttrain.pipeline.wiring import PREVIEW_ROWS
 from posttrain.stages import preference
 from posttrain.stages.preference import PreferenceConfig
 from posttrain.stages.reference_logprobs import ReferenceCache
-from posttrain.training.checkpoints import CheckpointStore
-from posttrain.training.distributed import find_device, find_layers, shard_policy
-from posttrain.training.policy import ScoredPolicy, enable_checkpointing
+from posttrain.training.distributed import find_device
+from posttrain.training.policy import enable_checkpointing
 
 
 def run_preference(job: StageJob, config: PreferenceConfig) -> StageResult:
@@ -46,12 +40,6 @@ def run_preference(job: StageJob, config: PreferenceConfig) -> StageResult:
         write_json(job.folder.preview, describe_pairs(data.train, job.renderer.tokenizer, PREVIEW_ROWS))
     policy = load_trained_policy(Path(job.parent.folder), config, job.entry.name, job.context.seed, job.ranks, device)
 
-    def publish(weights: dict[str, torch.Tensor]) -> Artifact:
-        facts = describe_artifact(job, config.identity(), ledger)
-        return store_artifact(
-            job, lambda folder: save_policy(policy, folder, facts, weights_dtype=config.dtype, state=weights)
-        )
-
     is_sharing = config.share_prompts == "auto" and is_sharing_exact(policy.model)
     fitted = fit_layers(policy.model, config)
     notes = fitted.notes
@@ -59,8 +47,7 @@ def run_preference(job: StageJob, config: PreferenceConfig) -> StageResult:
         notes.append("each branch has a prompt of its own: a probe of this policy with a shared one was not exact")
     if config.activation_checkpointing == "on":
         enable_checkpointing(policy.model)
-    scored = ScoredPolicy(policy.model, find_backbone(policy.model), fitted.read_head, fitted.layout)
-    shard_policy(scored, find_layers(find_backbone(policy.model)), job.ranks, compute_dtype=DTYPES[config.dtype])
+    scored = wrap_policy(policy.model, fitted.layout, fitted.read_head, job.ranks, config)
     for note in (describe_data(data), *notes):
         progress.note(note)
     parts = preference.PreferenceParts(
@@ -72,12 +59,10 @@ def run_preference(job: StageJob, config: PreferenceConfig) -> StageResult:
         name=job.entry.name,
         ranks=job.ranks,
         device=device,
-        publish=publish,
+        publish=build_publisher(job, policy, config, ledger),
     )
     artifacts = preference.run(config, {"policy": job.parent}, parts, job.context)
-    if job.ranks.is_writer:  # the artifact has taken their place
-        for folder in (job.folder.checkpoints, job.folder.best):
-            CheckpointStore(folder).clear()
+    clear_checkpoints(job)
     return StageResult(artifacts, parts.num_tokens, ledger)
 
 

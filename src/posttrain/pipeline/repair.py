@@ -35,7 +35,7 @@ from posttrain.pipeline.stage_jobs import StageJob, describe_artifact
 from posttrain.pipeline.stage_runs import build_snapshot_artifact, list_snapshots
 from posttrain.pipeline.wiring import load_stage_data
 from posttrain.stages import sft
-from posttrain.stages.training_keys import TrainingKeys
+from posttrain.stages.training_keys import TrainingKeys, count_steps
 
 Judge = Callable[[Artifact], Judged]
 Settings = Mapping[str, float | int | str]
@@ -178,7 +178,7 @@ class Repairs:
             self.job.recipe, config, self.job.renderer, read_context_tokens(Path(self.job.parent.folder)), self.progress
         )
         lengths = [len(rows) for rows in data.train.rows]
-        steps = sft.count_steps(config, sft.build_order(config, data.train, self.job.context.seed).steps_per_epoch)
+        steps = count_steps(config, sft.build_order(config, data.train, self.job.context.seed).steps_per_epoch)
         weights = [source.proportion for source in config.data]
         own = [float(length) if weight is None else weight for length, weight in zip(lengths, weights, strict=True)]
         found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -110,7 +111,14 @@ def build_scored_policy(
             notes.append("activation checkpointing is on: without it a step would not fit into memory")
     if should_checkpoint:
         enable_checkpointing(model)
-    scored = ScoredPolicy(model, find_backbone(model), fitted.read_head, fitted.layout)
-    layers = find_layers(find_backbone(model))
-    shard_policy(scored, layers, ranks, compute_dtype=DTYPES[config.dtype])
-    return scored, notes
+    return wrap_policy(model, fitted.layout, fitted.read_head, ranks, config), notes
+
+
+def wrap_policy(
+    model: Any, layout: Layout, read_head: Callable[[Any], Head], ranks: Ranks, config: TrainingKeys
+) -> ScoredPolicy:
+    """Return a fitted model as one that scores micro-batches, sharded among the ranks."""
+    backbone = find_backbone(model)
+    scored = ScoredPolicy(model, backbone, read_head, layout)
+    shard_policy(scored, find_layers(backbone), ranks, compute_dtype=DTYPES[config.dtype])
+    return scored

@@ -7,16 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from posttrain.chat.rendering import Renderer
 from posttrain.core.errors import DataError, TrainingError
 from posttrain.core.protocols import RunContext
 from posttrain.core.records import Artifact
 from posttrain.core.run_folder import StageFolder
+from posttrain.models.artifacts import save_policy
+from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.manifest import ArtifactFacts
 from posttrain.pipeline.policies import describe_chat
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.store import ArtifactStore
+from posttrain.stages.training_keys import TrainingKeys
+from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks
 
 
@@ -90,3 +96,24 @@ def store_artifact(job: StageJob, save: Callable[[Path], object]) -> Artifact:
     if artifact is None:
         raise TrainingError("the writing rank stored no artifact", cure="see the first rank's error")
     return artifact
+
+
+def build_publisher(
+    job: StageJob, policy: LoadedPolicy, config: TrainingKeys, ledger: dict[str, Any]
+) -> Callable[[dict[str, torch.Tensor]], Artifact]:
+    """Return what stores a policy's trained weights as the stage's artifact, in the stage's precision."""
+
+    def publish(weights: dict[str, torch.Tensor]) -> Artifact:
+        facts = describe_artifact(job, config.identity(), ledger)
+        return store_artifact(
+            job, lambda folder: save_policy(policy, folder, facts, weights_dtype=config.dtype, state=weights)
+        )
+
+    return publish
+
+
+def clear_checkpoints(job: StageJob) -> None:
+    """Remove a stage's checkpoints, whose place its artifact has taken."""
+    if job.ranks.is_writer:
+        for folder in (job.folder.checkpoints, job.folder.best):
+            CheckpointStore(folder).clear()

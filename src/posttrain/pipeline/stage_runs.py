@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from posttrain.chat.rendering import Renderer
 from posttrain.core.durable import read_json, write_json
 from posttrain.core.errors import RecipeError
@@ -33,7 +31,15 @@ from posttrain.pipeline.preflight.override_names import TRUNCATION
 from posttrain.pipeline.reward_wiring import run_reward_model
 from posttrain.pipeline.rollout_preview import describe_rollouts
 from posttrain.pipeline.sft_wiring import build_scored_policy, load_trained_policy
-from posttrain.pipeline.stage_jobs import StageJob, StageResult, check_key, describe_artifact, store_artifact
+from posttrain.pipeline.stage_jobs import (
+    StageJob,
+    StageResult,
+    build_publisher,
+    check_key,
+    clear_checkpoints,
+    describe_artifact,
+    store_artifact,
+)
 from posttrain.pipeline.stoppable import StoppableProgress
 from posttrain.pipeline.tracked_metric import (
     MetricTracker,
@@ -106,18 +112,11 @@ def _run_sft(job: StageJob, config: sft.SftConfig) -> StageResult:
     for note in notes:
         progress.note(note)
 
-    def publish(weights: dict[str, torch.Tensor]) -> Artifact:
-        facts = describe_artifact(job, config.identity(), ledger)
-        return store_artifact(
-            job, lambda folder: save_policy(policy, folder, facts, weights_dtype=config.dtype, state=weights)
-        )
-
+    publish = build_publisher(job, policy, config, ledger)
     measure = job.ranks.first(lambda: _build_measure(job, config, policy, scored))
     parts = sft.SftParts(scored, data.train, data.validation, job.ranks, device, publish, measure)
     artifacts = sft.run(config, {"policy": job.parent}, parts, job.context)
-    if job.ranks.is_writer:  # the artifact has taken their place
-        for folder in (job.folder.checkpoints, job.folder.best):
-            CheckpointStore(folder).clear()
+    clear_checkpoints(job)
     return StageResult(artifacts, parts.num_tokens, ledger)
 
 
@@ -142,12 +141,7 @@ def _run_grpo(job: StageJob, config: grpo.GrpoConfig) -> StageResult:
         write_json(job.folder.ledger, ledger)
     policy = load_started_policy(setting, config)
 
-    def publish(weights: dict[str, torch.Tensor]) -> Artifact:
-        facts = describe_artifact(job, config.identity(), ledger)
-        return store_artifact(
-            job, lambda folder: save_policy(policy, folder, facts, weights_dtype=config.dtype, state=weights)
-        )
-
+    publish = build_publisher(job, policy, config, ledger)
     parts, notes = build_grpo_parts(setting, config, problems, policy, publish)
     parts.show = lambda groups: _show_first(job, groups)
     for note in notes:

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from posttrain.core.config import display_field, optional_field
-from posttrain.core.errors import TerminatedError
 from posttrain.core.protocols import RunContext
 from posttrain.core.run_folder import StageFolder
 from posttrain.core.sampling import SamplingSettings
@@ -323,16 +322,10 @@ def run(config: GrpoConfig, inputs: dict[str, Artifact], parts: GrpoParts, conte
             restore_figures=batches.tokens.restore,
         ),
         updater,
-        context if audit is None else replace(context, should_stop=lambda: context.should_stop() or audit.should_stop),
+        context,
+        audit,
     )
-    try:
-        state = loop.run()  # resume; at each update: batch_at, log-probs, loss, update, record, and now and then save
-    except TerminatedError:
-        if audit is not None and audit.should_stop:
-            raise audit.refuse() from None
-        raise
-    if audit is not None and audit.should_stop:
-        raise audit.refuse()
+    state = loop.run()  # resume; at each update: batch_at, log-probs, loss, update, record, and now and then save
     parts.num_tokens = state.num_tokens
     return {"policy": parts.publish(loop.final_weights())}
 

@@ -21,7 +21,6 @@ rejected ones fall faster (`logps_drop` watches that); longer completions win wh
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,12 +28,12 @@ from pydantic import Field, model_validator
 
 from posttrain.core import metrics as keys
 from posttrain.core.config import display_field
-from posttrain.core.errors import RefusedError, TerminatedError
+from posttrain.core.errors import RefusedError
 from posttrain.core.protocols import RunContext
 from posttrain.data.sources import DataSource
 from posttrain.objectives.choices import ImplicitReward, PairLoss, Smoothing
 from posttrain.stages.preference_family import METHODS, PreferenceAlgorithm, PreferenceMethod
-from posttrain.stages.training_keys import TrainingKeys
+from posttrain.stages.training_keys import TrainingKeys, count_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -217,16 +216,10 @@ def run(
             restore_figures=restore,
         ),
         updater,
-        replace(context, should_stop=lambda: context.should_stop() or alarm.should_stop),
+        context,
+        alarm,
     )
-    try:
-        state = loop.run()  # resume; at each step: log-probs of both branches, loss, update, record, and at times save
-    except TerminatedError:
-        if alarm.should_stop:
-            raise alarm.refuse() from None
-        raise
-    if alarm.should_stop:
-        raise alarm.refuse()
+    state = loop.run()  # resume; at each step: log-probs of both branches, loss, update, record, and at times save
     parts.num_tokens = state.num_tokens
     return {"policy": parts.publish(loop.final_weights())}
 
@@ -244,14 +237,6 @@ def build_order(config: PreferenceConfig, train: PairData, seed: int) -> RowOrde
         )
     proportions = [source.proportion for source in config.data]
     return RowOrder([len(rows) for rows in train.sources], proportions, seed, config.batch_size)
-
-
-def count_steps(config: PreferenceConfig, steps_per_epoch: int) -> int:
-    """Return the optimizer steps of the stage."""
-    if config.steps is not None:
-        return config.steps
-    # 0.07 * 100 is a hair above 7 in floating point
-    return math.ceil((config.epochs or 0) * steps_per_epoch - 1e-9)
 
 
 def build_batches(config: PreferenceConfig, parts: PreferenceParts, data: PairData) -> PairBatches:

@@ -22,7 +22,6 @@ the calibration error); an ensemble averages out errors of finite data and none 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -32,7 +31,7 @@ from pydantic import Field, model_validator
 from posttrain.core import metrics as keys
 from posttrain.core.protocols import RunContext
 from posttrain.data.sources import DataSource
-from posttrain.stages.training_keys import TrainingKeys
+from posttrain.stages.training_keys import TrainingKeys, count_steps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,7 +163,7 @@ def train_member(
     from posttrain.training.step import Updater
 
     order = build_order(config, train, context.seed)
-    num_steps = count_steps(config, order.steps_per_epoch)
+    num_steps = count_member_steps(config, order.steps_per_epoch)
     drawn = draw_again(train.lengths, context.seed) if config.members > 1 and config.resample else None
     policy = parts.build_member(context.seed)
     updater = Updater(
@@ -216,12 +215,9 @@ def build_order(config: RewardModelConfig, train: RewardRows, seed: int) -> RowO
     return RowOrder(train.lengths, [source.proportion for source in config.data], seed, config.batch_size)
 
 
-def count_steps(config: RewardModelConfig, steps_per_epoch: int) -> int:
+def count_member_steps(config: RewardModelConfig, steps_per_epoch: int) -> int:
     """Return the optimizer steps of a member, at least one."""
-    if config.steps is not None:
-        return config.steps
-    # 0.07 * 100 is a hair above 7 in floating point
-    return max(1, math.ceil((config.epochs or 0) * steps_per_epoch - 1e-9))
+    return max(1, count_steps(config, steps_per_epoch))
 
 
 def build_objective(config: RewardModelConfig) -> RewardObjective:

@@ -20,7 +20,6 @@ at `max_length` teach the policy not to stop (so truncation is refused unless ch
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -31,7 +30,7 @@ from posttrain.core.config import optional_field
 from posttrain.core.errors import RefusedError
 from posttrain.core.protocols import RunContext
 from posttrain.data.sources import DataSource
-from posttrain.stages.training_keys import TrainingKeys
+from posttrain.stages.training_keys import TrainingKeys, count_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,14 +180,6 @@ def build_order(config: SftConfig, train: TokenizedData, seed: int) -> RowOrder:
         )
     proportions = [source.proportion for source in config.data]
     return RowOrder([len(rows) for rows in train.rows], proportions, seed, config.batch_size)
-
-
-def count_steps(config: SftConfig, steps_per_epoch: int) -> int:
-    """Return the optimizer steps of the stage."""
-    if config.steps is not None:
-        return config.steps
-    # 0.07 * 100 is a hair above 7 in floating point
-    return math.ceil((config.epochs or 0) * steps_per_epoch - 1e-9)
 
 
 def build_step_batch(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
@@ -82,3 +82,23 @@ class TrainingKeys(Config):
     def count_warmup_steps(self, num_steps: int) -> int:
         """Return the steps of warm-up: the fraction of all steps, rounded up, but never all of them."""
         return min(math.ceil(self.warmup_fraction * num_steps), max(0, num_steps - 1))
+
+
+class Passes(Protocol):
+    """A configuration that says how long to train in steps, or in passes over its rows."""
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps, None where `epochs` says."""
+
+    @property
+    def epochs(self) -> float | None:
+        """Passes over the rows, None where `steps` says."""
+
+
+def count_steps(config: Passes, steps_per_epoch: int) -> int:
+    """Return the optimizer steps of a stage."""
+    if config.steps is not None:
+        return config.steps
+    # 0.07 * 100 is a hair above 7 in floating point
+    return math.ceil((config.epochs or 0) * steps_per_epoch - 1e-9)

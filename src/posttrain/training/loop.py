@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from posttrain.core import metrics as keys
-from posttrain.core.errors import TerminatedError
+from posttrain.core.errors import RefusedError, TerminatedError
 from posttrain.core.hashing import finite_or_none
 from posttrain.core.protocols import RunContext
 from posttrain.core.run_folder import StageFolder
@@ -79,6 +80,17 @@ class LoopState:
     window_figures: dict[str, str] = field(default_factory=dict)
 
 
+class StageAlarm(Protocol):
+    """Looks at a stage's steps, and may stop it: an audit, or a fall of log-probs."""
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the stage must not go on."""
+
+    def refuse(self) -> RefusedError:
+        """Return the error that ends the stage; asked where `should_stop` holds."""
+
+
 class TrainingLoop:
     """Runs an `Updater` from its newest checkpoint to the last step.
 
@@ -87,9 +99,19 @@ class TrainingLoop:
         functions: Rows, learning rate and validation by step.
         updater: Takes the steps.
         context: Folder, sinks, stop flag, callbacks.
+        alarm: What may stop the stage from inside; None: nothing does.
     """
 
-    def __init__(self, settings: LoopSettings, functions: LoopFunctions, updater: Updater, context: RunContext) -> None:
+    # many parameters: how long, what at a step, by whom, where, and what stops it
+    def __init__(
+        self,
+        settings: LoopSettings,
+        functions: LoopFunctions,
+        updater: Updater,
+        context: RunContext,
+        alarm: StageAlarm | None = None,
+    ) -> None:
+        self.alarm = alarm
         self.settings = settings
         self.functions = functions
         self.updater = updater
@@ -107,9 +129,21 @@ class TrainingLoop:
 
         Raises:
             TerminatedError: Asked to stop; a checkpoint of the last step was saved.
+            RefusedError: Stopped by the alarm; a checkpoint of the last step was saved.
             TrainingError: A step was not finite.
             StorageError: A write failed; earlier checkpoints are untouched.
         """
+        try:
+            self._train()
+        except TerminatedError:
+            if not self._is_alarmed():
+                raise
+        if self.alarm is not None and self.alarm.should_stop:
+            raise self.alarm.refuse()
+        return self.state
+
+    def _train(self) -> None:
+        """Take the steps from the newest checkpoint on."""
         self._resume()
         if self.ranks.is_writer:  # those of steps that are yet to be taken are taken again
             self.snapshots.keep_only([step for step in self.settings.snapshot_steps if step <= self.state.step])
@@ -134,7 +168,7 @@ class TrainingLoop:
             every = self.settings.validate_every_steps
             if is_last or (every and self.state.step % every == 0):
                 self._validate()
-            should_stop = self.ranks.agree(self.context.should_stop())
+            should_stop = self.ranks.agree(self.context.should_stop() or self._is_alarmed())
             if is_last or should_stop or self.state.step % self.settings.checkpoint_every_steps == 0:
                 self._save()
             if should_stop and not is_last:
@@ -146,7 +180,9 @@ class TrainingLoop:
             progress.finish()
         if self.settings.keep_best:
             self._load_best()
-        return self.state
+
+    def _is_alarmed(self) -> bool:
+        return self.alarm is not None and self.alarm.should_stop
 
     def _resume(self) -> None:
         # One rank after the other: the first sets torn checkpoints aside while nobody reads them.
