@@ -50,11 +50,11 @@ WAYS: dict[str, dict[str, Any]] = {
         "data": [{"source": "lab:preferences", "rows": 6000, "columns": {"completion": "chosen"}}],
         "epochs": 1,
         "batch_size": 32,
-        "learning_rate": 1.0e-4,
+        "learning_rate": 3.0e-4,
     },
     "dpo": {},
     "ipo": {"algorithm": "ipo", "beta": 0.1},
-    "simpo": {"algorithm": "simpo", "beta": 2.0, "margin": 1.0, "learning_rate": 1.0e-5},
+    "simpo": {"algorithm": "simpo", "beta": 2.0, "margin": 1.0, "learning_rate": 3.0e-5},
     "kto": {"recipe": "lab_kto.yaml"},
 }
 """What each way changes of the last stage of its recipe; the control replaces it. Chosen on the development split."""
