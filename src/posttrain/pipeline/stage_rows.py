@@ -71,7 +71,7 @@ class Rows(Protocol):
 T = TypeVar("T", bound=Rows)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # with slots, StageRows[T](...) would fail: typing sets an attribute on what it makes
 class StageRows(Generic[T]):
     """The tokenized rows of a stage: what it trains on and what it validates on."""
 
