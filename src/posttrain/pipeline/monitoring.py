@@ -20,7 +20,6 @@ from posttrain.evaluation.monitors.keys import MonitorKeys
 from posttrain.evaluation.monitors.reading import Monitor, Reading
 from posttrain.evaluation.monitors.settings import read_monitor
 from posttrain.evaluation.task import EvaluationTask
-from posttrain.pipeline.audit_reading import read_audit
 from posttrain.pipeline.evaluating import Evaluated, EvaluationChoice, evaluate_model
 from posttrain.pipeline.measure import Measured
 from posttrain.pipeline.monitor_checks import list_monitors
@@ -30,6 +29,7 @@ from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.rounds import Round
 from posttrain.pipeline.run_record import RunRecord
+from posttrain.pipeline.stage_kinds.kind import find_kind
 from posttrain.pipeline.task_rows import read_task_problems
 from posttrain.stages.audit import read_looks
 
@@ -138,7 +138,7 @@ class RunMonitors:
     def note_audit(self, stage: Round, folder: StageFolder) -> None:
         """Put what the audit of a stage that is under way, or was stopped, has seen into the record."""
         looks = read_looks(folder.audit)
-        readings = read_audit(stage.entry.config, folder)
+        readings = find_kind(stage.entry).read_outcome(stage.entry.config, folder)
         if looks and readings:
             self.record.set_readings(stage.label, looks[-1].policy, readings)
 

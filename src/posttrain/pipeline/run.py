@@ -22,13 +22,12 @@ from posttrain.core.protocols import MetricsSink, Progress, RunContext
 from posttrain.core.records import Artifact
 from posttrain.core.run_folder import FolderLock, RunFolder, StageFolder
 from posttrain.evaluation.monitors.reading import Reading
-from posttrain.pipeline.audit_reading import read_audit
 from posttrain.pipeline.gatekeeper import Verdict
 from posttrain.pipeline.loggers import FanOut, LoggedStage, build_metrics_sink, check_loggers
 from posttrain.pipeline.measure import Measurer, read_measure_settings
 from posttrain.pipeline.monitoring import RunMonitors
 from posttrain.pipeline.named_models import name_stage_model
-from posttrain.pipeline.plan import compute_stage_key, derive_stage_seed, hash_base
+from posttrain.pipeline.plan import compute_stage_key, hash_base
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.preflight.checks import Preflight
 from posttrain.pipeline.preflight.override_names import Overrides, read_overrides
@@ -37,11 +36,13 @@ from posttrain.pipeline.preflight.waiting import WaitingStage, find_progress
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.repair import NUM_SNAPSHOTS
-from posttrain.pipeline.rounds import Round, list_rounds
+from posttrain.pipeline.rounds import Round, derive_stage_seed, list_rounds
 from posttrain.pipeline.run_gates import RunGates, RunMeasuring, check_ranks, find_partial_tasks, refuse_hold
 from posttrain.pipeline.run_record import RunRecord, read_findings
 from posttrain.pipeline.stage_jobs import StageJob
+from posttrain.pipeline.stage_kinds.kind import find_kind
 from posttrain.pipeline.stage_runs import run_stage
+from posttrain.pipeline.stage_types import find_stage_type
 from posttrain.pipeline.stoppable import StoppableProgress, check_stop
 from posttrain.pipeline.store import ArtifactStore, WorkingFolders
 from posttrain.pipeline.wiring import build_callbacks
@@ -216,7 +217,7 @@ class _Run:
             artifact = self._train(stage, entry, key, parent, folder)
             status = "finished"
         self.record.add_artifact(artifact, [parent.hash], stage.label)
-        if artifact.kind == "reward_model":
+        if find_stage_type(stage.entry.type).passes_policy_on:
             self._pass_on(stage, entry, artifact, parent, status)
             return
         # Rows that a gate asks a part of first are asked by it, and all of them once it has let the policy through.
@@ -227,7 +228,7 @@ class _Run:
         made = passed_on if is_passed_on else artifact
         entry |= {"outputs": {"policy": made.hash}, "status": status, "gate": verdict and verdict.record}
         self._write()
-        beside = read_audit(stage.entry.config, folder)
+        beside = find_kind(stage.entry).read_outcome(stage.entry.config, folder)
         self._read_monitors(stage.label, made, parent, may_hold=is_passed_on, beside=beside)
         if verdict is not None and verdict.decision == "hold":
             raise refuse_hold(stage, verdict)
@@ -235,10 +236,11 @@ class _Run:
 
     # many parameters: what a round made beside the policy that it was given
     def _pass_on(self, stage: Round, entry: dict[str, Any], made: Artifact, policy: Artifact, status: str) -> None:
-        """Have later stages find a reward model by its stage's name, and go on with the policy as it came."""
-        _on_writer(self.ranks, lambda: name_stage_model(self.folder, stage.entry.name, made))
+        """Go on with the policy as it came, and have later stages find a reward model by its stage's name."""
+        if made.kind == "reward_model":
+            _on_writer(self.ranks, lambda: name_stage_model(self.folder, stage.entry.name, made))
         self._measure(policy, stage.label)
-        entry |= {"outputs": {"policy": policy.hash, "reward_model": made.hash}, "status": status}
+        entry |= {"outputs": {"policy": policy.hash, made.kind: made.hash}, "status": status}
         self._write()
         self.outputs[stage.entry.name] = policy
 
@@ -269,7 +271,7 @@ class _Run:
             stack.callback(lambda: self.monitors.note_audit(stage, folder))
             result = run_stage(self._build_job(stage, key, parent, folder, sink))
         entry |= {"tokens": result.tokens, "ledger": result.ledger}
-        return result.artifacts.get("reward_model") or result.artifacts["policy"]
+        return result.artifacts[find_stage_type(stage.entry.type).makes]
 
     # many parameters: a job is what surrounds one round
     def _build_job(self, stage: Round, key: str, parent: Artifact, folder: StageFolder, sink: MetricsSink) -> StageJob:
