@@ -12,6 +12,7 @@ from posttrain.gates.rules import GateRules, check_names, list_metrics, list_tas
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.yaml_reader import Positions
+from posttrain.stages.best_of_n import BestOfNConfig
 from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.stages.sft import SftConfig
 from posttrain.stages.training_keys import TrainingKeys
@@ -33,11 +34,14 @@ def check_gates(stages: Sequence[StageEntry], tasks: Sequence[EvaluationTask], p
         if entry.gate is None:
             continue
         place = positions.describe(("stages", index, "gate"))
-        if isinstance(entry.config, RewardModelConfig):
+        if isinstance(entry.config, RewardModelConfig | BestOfNConfig):
+            says = "validation.json in the reward model's artifact says how good it is"
+            if isinstance(entry.config, BestOfNConfig):
+                says = "on_alarm: hold stops the run where a proxy is over-optimised"
             raise RecipeError(
                 "a gate of a stage that passes its policy on as it came",
                 expected="gates of stages that change the policy",
-                cure="leave the gate out; validation.json in the reward model's artifact says how good it is",
+                cure=f"leave the gate out; {says}",
                 place=place,
             )
         earlier = [BASE, *(other.name for other in stages[:index])]

@@ -16,7 +16,7 @@ from posttrain.core.protocols import Progress
 from posttrain.core.records import ItemResult
 from posttrain.core.run_folder import StageFolder
 from posttrain.evaluation.harness_task import HarnessTask
-from posttrain.evaluation.monitors.keys import MonitorKeys
+from posttrain.evaluation.monitors.keys import MonitorKeys, OnAlarm
 from posttrain.evaluation.monitors.reading import Monitor, Reading
 from posttrain.evaluation.monitors.settings import read_monitor
 from posttrain.evaluation.task import EvaluationTask
@@ -185,6 +185,27 @@ class RunMonitors:
                 cure=f"look at its examples in the report and change the stage's data or settings, or go on against it "
                 f"with {names}, which is recorded",
                 place=f"monitors after {label}",
+            )
+
+    def take_study(self, stage: Round, policy_hash: str, readings: Sequence[Reading], on_alarm: OnAlarm) -> None:
+        """Put what a study of best-of-n says of each score into the record.
+
+        Raises:
+            RefusedError: One raised an alarm, the stage holds on alarms, and nobody goes on against it.
+        """
+        self.record.set_readings(stage.label, policy_hash, readings)
+        self.record.write()
+        alarms = [reading for reading in readings if reading.status == "alarm"]
+        for reading in alarms:
+            self.progress.note(f"ALARM {reading.monitor} {_say_when(stage.label)}: {reading.why}")
+        name = stage.entry.name
+        if alarms and on_alarm == "hold" and not self.overrides.covers_monitor(name):
+            raise RefusedError(
+                "; ".join(f"{one.monitor} raised an alarm: {one.why}" for one in alarms),
+                expected="no alarm of a study whose 'on_alarm' is hold",
+                cure="look at the study's page, choose among fewer answers or by another proxy, or go on against it "
+                f"with --override {MONITOR}:{name}, which is recorded",
+                place=f"study {stage.label}",
             )
 
 

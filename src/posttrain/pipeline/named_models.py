@@ -15,6 +15,7 @@ from posttrain.evaluation.task import EvaluationTask, GenerationTask
 from posttrain.pipeline.scorer_settings import LearnedSettings, list_parts
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.yaml_reader import Positions
+from posttrain.stages.best_of_n import BestOfNConfig
 
 if TYPE_CHECKING:
     from posttrain.pipeline.recipe import Recipe
@@ -89,3 +90,5 @@ def list_scorers(config: Any) -> Iterator[tuple[tuple[str | int, ...], str | dic
         scorer = getattr(holder, "scorer", None)
         if isinstance(scorer, str | dict):
             yield (*path, "scorer"), scorer
+    if isinstance(config, BestOfNConfig):
+        yield from config.scorers.items()

@@ -26,6 +26,7 @@ from posttrain.models.loading import BASE_FOLDER, GENERATION_FILE, read_context_
 from posttrain.models.manifest import load_manifest
 from posttrain.models.validation import CONFIG_FILE
 from posttrain.models.weights import hash_weights
+from posttrain.pipeline.best_of_n_wiring import hash_study_scorers, read_study_problems
 from posttrain.pipeline.decontaminating import OFF
 from posttrain.pipeline.estimates import estimate_memory, estimate_seconds
 from posttrain.pipeline.grpo_wiring import (
@@ -51,6 +52,7 @@ from posttrain.pipeline.wiring import (
     load_stage_data,
 )
 from posttrain.stages import grpo, kto, preference, reward_model, sft
+from posttrain.stages.best_of_n import BestOfNConfig
 from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.stages.training_keys import count_steps
 from posttrain.training.distributed import Ranks, find_device
@@ -62,7 +64,8 @@ _ROWS_COUNTED = 1_000_000
 class PlannedStage:
     """One stage and round: what it will do, as far as it is known before it runs; None is unknown.
 
-    `learning_rates` are those of the first, middle and last step; `tokens` counts prompts too.
+    `learning_rates` are those of the first, middle and last step; `tokens` counts prompts too. A study draws
+    `answers` and asks for `verdicts` on them, of all scorers together.
     """
 
     name: str
@@ -76,6 +79,8 @@ class PlannedStage:
     learning_rates: list[float] | None = None
     memory_bytes: int | None = None
     seconds: float | None = None
+    answers: int | None = None
+    verdicts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,9 @@ def compute_stage_key(recipe: Recipe, stage: Round, input_hash: str, renderer: R
         if config.audit is not None:
             identity["auditor"] = hash_stage_audit(recipe, config)
         identity |= _identify_left_out(recipe, config)
+    if isinstance(config, BestOfNConfig):
+        sources = fingerprint_sources(recipe, config.data)
+        identity = {**identity, "data": len(config.data), "scorers": hash_study_scorers(recipe, config)}
     tokenizer: Any = renderer.tokenizer
     return hash_json(
         {
@@ -202,6 +210,8 @@ def build_plan(recipe: Recipe, *, progress: Progress | None = None) -> Plan:
             if isinstance(stage.entry.config, RewardModelConfig):
                 outputs[stage.entry.name] = parent
                 unmade |= set() if found is not None else {stage.entry.name}
+            if isinstance(stage.entry.config, BestOfNConfig):
+                outputs[stage.entry.name] = parent
             planned = PlannedStage(stage.entry.name, stage.number, stage.entry.type, "run", "", key=key)
             if found is not None:
                 planned = replace(planned, status="cached", why=f"artifact {found.hash[:12]} has this key")
@@ -215,6 +225,8 @@ def build_plan(recipe: Recipe, *, progress: Progress | None = None) -> Plan:
                 planned = _plan_reward_model(recipe, stage, planned, base, renderer, shown)
             elif isinstance(stage.entry.config, PairStageConfig):
                 planned = _plan_preference(recipe, stage, planned, base, renderer, shown)
+            elif isinstance(stage.entry.config, BestOfNConfig):
+                planned = _plan_best_of_n(recipe, stage.entry.config, planned)
             stages.append(planned)
     return Plan(recipe.hash, recipe.identity_hash(), base_hash, stages)
 
@@ -303,6 +315,13 @@ def _plan_preference(
     tokens = count_tokens(order, [rows.part_lengths_RK.sum(1) for rows in data.train.sources], steps)
     seconds = 0.0 if planned.status == "cached" else None
     return replace(planned, steps=steps, tokens=tokens, learning_rates=rates, seconds=seconds)
+
+
+def _plan_best_of_n(recipe: Recipe, config: BestOfNConfig, planned: PlannedStage) -> PlannedStage:
+    """Return how many answers a study draws and verdicts it asks for; tokens are not known before it drew them."""
+    num_answers = len(read_study_problems(recipe, config).problems) * config.n
+    seconds = 0.0 if planned.status == "cached" else None
+    return replace(planned, answers=num_answers, verdicts=num_answers * len(config.scorers), seconds=seconds)
 
 
 def count_tokens(order: RowOrder, lengths: Sequence[npt.NDArray[np.int64]], steps: int) -> int:

@@ -23,6 +23,7 @@ from posttrain.core.records import Artifact
 from posttrain.core.run_folder import FolderLock, RunFolder, StageFolder
 from posttrain.evaluation.monitors.reading import Reading
 from posttrain.pipeline.audit_reading import read_audit
+from posttrain.pipeline.best_of_n_wiring import read_study_readings
 from posttrain.pipeline.gatekeeper import Verdict
 from posttrain.pipeline.loggers import FanOut, LoggedStage, build_metrics_sink, check_loggers
 from posttrain.pipeline.measure import Measurer, read_measure_settings
@@ -46,6 +47,7 @@ from posttrain.pipeline.stoppable import StoppableProgress, check_stop
 from posttrain.pipeline.store import ArtifactStore, WorkingFolders
 from posttrain.pipeline.wiring import build_callbacks
 from posttrain.reports.page import build_report
+from posttrain.stages.best_of_n import BestOfNConfig
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks, find_device, join_ranks
@@ -216,7 +218,7 @@ class _Run:
             artifact = self._train(stage, entry, key, parent, folder)
             status = "finished"
         self.record.add_artifact(artifact, [parent.hash], stage.label)
-        if artifact.kind == "reward_model":
+        if artifact.kind != "policy":
             self._pass_on(stage, entry, artifact, parent, status)
             return
         # Rows that a gate asks a part of first are asked by it, and all of them once it has let the policy through.
@@ -235,12 +237,23 @@ class _Run:
 
     # many parameters: what a round made beside the policy that it was given
     def _pass_on(self, stage: Round, entry: dict[str, Any], made: Artifact, policy: Artifact, status: str) -> None:
-        """Have later stages find a reward model by its stage's name, and go on with the policy as it came."""
-        _on_writer(self.ranks, lambda: name_stage_model(self.folder, stage.entry.name, made))
+        """Have later stages find a reward model by its stage's name, and go on with the policy as it came.
+
+        Raises:
+            RefusedError: A study raised an alarm that holds.
+        """
+        if made.kind == "reward_model":
+            _on_writer(self.ranks, lambda: name_stage_model(self.folder, stage.entry.name, made))
         self._measure(policy, stage.label)
-        entry |= {"outputs": {"policy": policy.hash, "reward_model": made.hash}, "status": status}
+        entry |= {"outputs": {"policy": policy.hash, made.kind: made.hash}, "status": status}
         self._write()
         self.outputs[stage.entry.name] = policy
+        if isinstance(stage.entry.config, BestOfNConfig):
+            on_alarm = stage.entry.config.on_alarm
+            _on_writer(
+                self.ranks,
+                lambda: self.monitors.take_study(stage, policy.hash, read_study_readings(made), on_alarm),
+            )
 
     def _compute_key(self, stage: Round, parent: Artifact) -> str:
         return compute_stage_key(self.recipe, stage, parent.hash, self.renderer, self.base)
@@ -269,7 +282,7 @@ class _Run:
             stack.callback(lambda: self.monitors.note_audit(stage, folder))
             result = run_stage(self._build_job(stage, key, parent, folder, sink))
         entry |= {"tokens": result.tokens, "ledger": result.ledger}
-        return result.artifacts.get("reward_model") or result.artifacts["policy"]
+        return next((made for made in result.artifacts.values() if made.kind != "policy"), result.artifacts["policy"])
 
     # many parameters: a job is what surrounds one round
     def _build_job(self, stage: Round, key: str, parent: Artifact, folder: StageFolder, sink: MetricsSink) -> StageJob:

@@ -16,6 +16,7 @@ from posttrain.core.records import Artifact, Group
 from posttrain.models.artifacts import save_policy
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy, read_context_tokens
+from posttrain.pipeline.best_of_n_wiring import run_best_of_n
 from posttrain.pipeline.decontaminating import describe_decontamination
 from posttrain.pipeline.grpo_wiring import (
     GrpoSetting,
@@ -51,6 +52,7 @@ from posttrain.pipeline.wiring import PREVIEW_ROWS, StageData, describe_rows, lo
 from posttrain.rollouts.pass_rate_log import PassRateLog
 from posttrain.rollouts.shares import ShareJournals
 from posttrain.stages import grpo, sft
+from posttrain.stages.best_of_n import BestOfNConfig
 from posttrain.stages.kto import KtoConfig
 from posttrain.stages.preference import PreferenceConfig
 from posttrain.stages.reward_model import RewardModelConfig
@@ -91,6 +93,8 @@ def run_stage(job: StageJob) -> StageResult:
         return run_kto(job, job.entry.config)
     if isinstance(job.entry.config, RewardModelConfig):
         return run_reward_model(job, job.entry.config)
+    if isinstance(job.entry.config, BestOfNConfig):
+        return run_best_of_n(job, job.entry.config)
     return _run_plugin(job)
 
 

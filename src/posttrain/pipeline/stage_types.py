@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from posttrain.core.config import Config
+from posttrain.stages.best_of_n import BestOfNConfig
 from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.kto import KtoConfig
 from posttrain.stages.preference import PreferenceConfig
@@ -15,5 +16,6 @@ BUILT_IN_STAGES: dict[str, type[Config]] = {
     "preference": PreferenceConfig,
     "kto": KtoConfig,
     "reward_model": RewardModelConfig,
+    "best_of_n": BestOfNConfig,
 }
 """The configuration of every built-in stage, by the `type` of a recipe's stage."""

@@ -26,12 +26,27 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True)
+class Fall:
+    """The first n at which a score is shown to be up and gold down, and the smaller n that they are held against.
+
+    `kl` is that of `to_n`, nats; changes are from one to the other. Example: `Fall(8, 64, 0.4, -0.09, 3e-4, 3.1)`.
+    """
+
+    from_n: int
+    to_n: int
+    own_change: float
+    gold_change: float
+    p_value: float
+    kl: float
+
+
+@dataclass(frozen=True, slots=True)
 class StudiedWay:
     """One way of choosing: what gold gives the chosen answer, and for a score what that score itself gives it.
 
     `own` is empty where the chooser has no score beside gold. `fitted` is the curve of gold's gains, None where the
-    data say of none; `says` what it tells, or why there is none; `turn` what a paired test shows: the score up and gold
-    down from one n to a larger one.
+    data say of none; `says` what it tells, or why there is none; `fall` what a paired test shows, and `turn` the
+    same in words.
 
     Example: `StudiedWay("length", "score", points, own, None, "no gain at any n that differs from 0")`.
     """
@@ -43,6 +58,7 @@ class StudiedWay:
     fitted: GainCurve | None = None
     says: str = ""
     turn: str = ""
+    fall: Fall | None = None
 
 
 @dataclass(frozen=True, slots=True)

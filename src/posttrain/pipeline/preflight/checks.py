@@ -20,6 +20,7 @@ from posttrain.data.truncation import TOO_LONG
 from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.task import GenerationTask
 from posttrain.models.loading import read_context_tokens
+from posttrain.pipeline.best_of_n_wiring import build_study_checks, read_study_problems
 from posttrain.pipeline.decontaminating import describe_decontamination, list_searched_tasks
 from posttrain.pipeline.grpo_wiring import build_stage_checks, read_stage_problems
 from posttrain.pipeline.plan import derive_stage_seed
@@ -36,6 +37,7 @@ from posttrain.pipeline.reward_wiring import load_reward_data
 from posttrain.pipeline.rounds import Round
 from posttrain.pipeline.scorers import build_context
 from posttrain.pipeline.wiring import StageData, load_stage_data
+from posttrain.stages.best_of_n import BestOfNConfig
 from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.stages.sft import SftConfig
@@ -145,6 +147,10 @@ class Preflight:
             self._seen.add(name)
             checks = build_stage_checks(self.recipe, config, self.renderer, self.base, allow_unsafe=self.allow_unsafe)
             read_stage_problems(self.recipe, config, checks)
+        if isinstance(config, BestOfNConfig) and name not in self._seen:
+            self._seen.add(name)
+            study = build_study_checks(self.recipe, config, self.renderer, self.base, allow_unsafe=self.allow_unsafe)
+            read_study_problems(self.recipe, config, study)
         if isinstance(config, PairStageConfig) and name not in self._seen:
             self._seen.add(name)
             self._check_pairs(stage, config)

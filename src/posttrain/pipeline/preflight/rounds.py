@@ -16,6 +16,7 @@ from posttrain.evaluation.task import PerplexityTask
 from posttrain.gates.rules import list_tasks
 from posttrain.models.loading import read_context_tokens
 from posttrain.models.manifest import load_manifest
+from posttrain.pipeline.best_of_n_wiring import hash_study_scorers
 from posttrain.pipeline.development_rows import read_development_problems
 from posttrain.pipeline.grpo_samplers import check_stage_sampler
 from posttrain.pipeline.recipe import Recipe
@@ -23,6 +24,7 @@ from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.rounds import Round
 from posttrain.pipeline.tracked_metric import find_tracked_metric
 from posttrain.pipeline.wiring import fingerprint_sources
+from posttrain.stages.best_of_n import BestOfNConfig
 from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.kto import KtoConfig
 from posttrain.stages.preference import PreferenceConfig
@@ -51,6 +53,11 @@ def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round], ranks: Ran
         if stage.entry.gate is not None and stage.entry.gate.on_fail:
             selecting.update(list_tasks(stage.entry.gate))
         has_adapters = adapters[stage.entry.parent if stage.number == 1 else name]
+        if isinstance(config, BestOfNConfig):
+            fingerprint_sources(recipe, config.data)
+            hash_study_scorers(recipe, config)
+            adapters[name] = has_adapters  # the policy is passed on as it came
+            continue
         if not isinstance(config, TrainingKeys):
             adapters[name] = None  # a plug-in: what it gives is known to itself alone
             continue
