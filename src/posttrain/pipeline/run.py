@@ -28,7 +28,7 @@ from posttrain.pipeline.gatekeeper import Verdict
 from posttrain.pipeline.loggers import FanOut, LoggedStage, build_metrics_sink, check_loggers
 from posttrain.pipeline.measure import Measurer, read_measure_settings
 from posttrain.pipeline.monitoring import RunMonitors
-from posttrain.pipeline.named_models import name_stage_model
+from posttrain.pipeline.named_models import name_stage_model, read_warnings
 from posttrain.pipeline.plan import compute_stage_key, derive_stage_seed, hash_base
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.preflight.checks import Preflight
@@ -245,6 +245,8 @@ class _Run:
         if made.kind == "reward_model":
             _on_writer(self.ranks, lambda: name_stage_model(self.folder, stage.entry.name, made))
         self._measure(policy, stage.label)
+        for warning in read_warnings(made) if made.kind == "reward_model" else ():
+            self.progress.note(f"WARNING {stage.label}: {warning}")
         entry |= {"outputs": {"policy": policy.hash, made.kind: made.hash}, "status": status}
         self._write()
         self.outputs[stage.entry.name] = policy
