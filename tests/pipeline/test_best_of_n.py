@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from posttrain.core.errors import DataError, RecipeError, RefusedError, TerminatedError
 from posttrain.core.run_folder import STUDY_PAGE
-from posttrain.pipeline.plan import build_plan
 from tests.pipeline.best_of_n_runs import find_study, read_study, study, write_study_files
-from tests.pipeline.reward_runs import make_reward_workshop, rm
+from tests.pipeline.reward_runs import make_reward_workshop
 from tests.pipeline.tiny_runs import Notes, Workshop, sft
 
 ENSEMBLE = {
