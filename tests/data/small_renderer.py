@@ -12,6 +12,7 @@ from posttrain.chat.rendering import SampleRequest
 from posttrain.core.errors import TemplateError
 from posttrain.core.records import RenderedSample, Source
 from posttrain.data.tokenized import TokenizedData, TokenizeSettings, load_token_rows
+from posttrain.data.tokenizing import DataPlace
 
 ROLE_SOURCES = {"system": Source.SYSTEM, "user": Source.USER, "assistant": Source.ASSISTANT, "tool": Source.TOOL}
 BOS, EOS, STOP = 1, 2, 3
@@ -71,5 +72,5 @@ def tokenize(
 ) -> TokenizedData:
     """Tokenize sources below a folder with its `cache` folder; `changes` are settings."""
     return load_token_rows(
-        sources, renderer or SmallRenderer(), make_settings(**changes), root=root, cache=root / "cache"
+        sources, renderer or SmallRenderer(), make_settings(**changes), DataPlace(root, root / "cache")
     )

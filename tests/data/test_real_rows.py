@@ -12,6 +12,7 @@ from posttrain.core.records import Example
 from posttrain.data.examples import load_examples
 from posttrain.data.sources import DataSource
 from posttrain.data.tokenized import TokenizeSettings, load_token_rows
+from posttrain.data.tokenizing import DataPlace
 from tests.chat.formats import FORMS, build_renderer, build_tokenizer
 
 pytestmark = pytest.mark.real_data
@@ -55,7 +56,7 @@ def test_its_first_rows_are_trained_on_exactly(name: str, real_data: Path, rende
     path, settings, _num_rows = SETS[name]
     source = DataSource(source=path, rows=40, **settings)
     hashes = TokenizeSettings(renderer_hash=renderer.format.hash, tokenizer_hash="bytes")
-    data = load_token_rows([source], renderer, hashes, root=real_data, cache=tmp_path)
+    data = load_token_rows([source], renderer, hashes, DataPlace(real_data, tmp_path))
     assert data.ledger.rows_trained == 40 == len(data.rows[0])
     examples, _ = load_examples([source], root=real_data)
     for index, example in enumerate(examples):

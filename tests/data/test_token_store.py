@@ -17,6 +17,7 @@ from posttrain.core.errors import DataError, StorageError
 from posttrain.data import tokenizing
 from posttrain.data.sources import DataSource
 from posttrain.data.tokenized import load_token_rows
+from posttrain.data.tokenizing import DataPlace
 from tests.data.files import chat, write_lines
 from tests.data.small_renderer import REFUSED, SmallRenderer, make_settings, tokenize
 
@@ -121,11 +122,11 @@ class Notes:
 def test_damage_and_progress_are_told(root: Path) -> None:
     for expected in (["tokenizing a.jsonl", "finished"], []):
         notes = Notes()
-        load_token_rows([SOURCE], SmallRenderer(), make_settings(), root=root, cache=root / "cache", progress=notes)
+        load_token_rows([SOURCE], SmallRenderer(), make_settings(), DataPlace(root, root / "cache", progress=notes))
         assert (notes.notes, notes.advanced) == (expected, 41 if expected else 0)
     flip_bit(find_rows(root) / "ids.npy")
     notes = Notes()
-    load_token_rows([SOURCE], SmallRenderer(), make_settings(), root=root, cache=root / "cache", progress=notes)
+    load_token_rows([SOURCE], SmallRenderer(), make_settings(), DataPlace(root, root / "cache", progress=notes))
     assert "ids.npy was torn or altered" in notes.notes[0]
 
 

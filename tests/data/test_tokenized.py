@@ -17,6 +17,7 @@ from posttrain.core.records import RenderedSample, Source
 from posttrain.data import tokenizing
 from posttrain.data.sources import DataSource
 from posttrain.data.tokenized import NOT_TRAINED, TokenizedData, TokenizeSettings, load_token_rows
+from posttrain.data.tokenizing import DataPlace
 from tests.chat.formats import FORMS, build_renderer, build_tokenizer
 from tests.data.files import chat, say, write_lines
 from tests.data.small_renderer import BOS, EOS, REFUSED, SmallRenderer, make_sample, make_settings, read_text, tokenize
@@ -33,7 +34,7 @@ def renderer() -> Renderer:
 
 def load_real(renderer: Renderer, root: Path, **changes: Any) -> TokenizedData:
     settings = TokenizeSettings(renderer_hash=renderer.format.hash, tokenizer_hash="bytes", **changes)
-    return load_token_rows([SOURCE], renderer, settings, root=root, cache=root / "cache")
+    return load_token_rows([SOURCE], renderer, settings, DataPlace(root, root / "cache"))
 
 
 def test_trained_tokens_are_each_answer_and_its_stop_token(renderer: Renderer, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import pytest
 from posttrain.core.errors import DataError, RecipeError
 from posttrain.data.mixing import RowOrder
 from posttrain.models.loading import load_model
-from posttrain.pipeline import plan as plan_module
-from posttrain.pipeline.plan import PlannedStage, build_plan, count_tokens
+from posttrain.pipeline import stage_costs
+from posttrain.pipeline.plan import PlannedStage, build_plan
+from posttrain.pipeline.stage_costs import count_tokens
 from tests.pipeline.tiny_runs import Workshop, make_rows, sft, task
 
 
@@ -81,7 +82,7 @@ def test_tokens_are_counted_row_by_row_also_where_the_last_batch_is_small_and_so
         int(lengths[source][row]) for source, row in order.rows_of_step(2)
     )
     assert count_tokens(order, lengths, 0) == 0
-    monkeypatch.setattr(plan_module, "_ROWS_COUNTED", 8)  # what comes after is counted in proportion
+    monkeypatch.setattr(stage_costs, "_ROWS_COUNTED", 8)  # what comes after is counted in proportion
     assert count_tokens(order, lengths, 2000) == 45_000
 
 

@@ -10,9 +10,9 @@ import pytest
 from posttrain.core.errors import EXIT_REFUSED, EXIT_USAGE, ModelError, RecipeError, RefusedError, TerminatedError
 from posttrain.core.records import Artifact
 from posttrain.models.manifest import load_manifest
-from posttrain.pipeline.preflight import checks
 from posttrain.pipeline.preflight.findings import Finding, build_refusal
 from posttrain.pipeline.preflight.override_names import Overrides, list_override_names, read_overrides
+from posttrain.pipeline.stage_kinds import sft as sft_kind
 from posttrain.pipeline.store import ArtifactStore
 from tests.cli.commands import run_here
 from tests.pipeline.test_run import check_record
@@ -32,13 +32,13 @@ def shown(done: Finished) -> list[tuple[str, str, str]]:
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The labels of stages whose policy was looked at before the first step."""
     labels: list[str] = []
-    real = checks.check_step_zero
+    real = sft_kind.check_step_zero
 
     def remember(label: str, *given: Any, **named: Any) -> Finding:
         labels.append(label)
         return real(label, *given, **named)
 
-    monkeypatch.setattr(checks, "check_step_zero", remember)
+    monkeypatch.setattr(sft_kind, "check_step_zero", remember)
     return labels
 
 

@@ -256,7 +256,7 @@ def test_the_name_of_a_scorer_is_its_models_content(workshop: Workshop) -> None:
         ({"margin": "margin"}, "margin of -1"),
         ({"margin": "level"}, "column 'level' is None"),
         ({"probability": "margin"}, "probabilities from"),
-        ({"max_length": 4}, "have more than 4 tokens"),
+        ({"max_length": 4}, "too many tokens: 6 rows"),
     ],
 )
 def test_rows_that_cannot_be_used_are_named(workshop: Workshop, changes: dict[str, Any], found: str) -> None:

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from posttrain.core.errors import DataError, ModelError, RefusedError
 from posttrain.models.loading import load_policy
 from posttrain.models.manifest import load_manifest
-from posttrain.pipeline import stage_runs
-from posttrain.pipeline.wiring import load_stage_data
+from posttrain.pipeline import stage_jobs
+from posttrain.pipeline.stage_jobs import StageJob, check_key
 from tests.models.tiny_models import logits_of
 from tests.pipeline.test_run import check_record
 from tests.pipeline.tiny_runs import Finished, Workshop, make_rows, sft, task
@@ -176,11 +176,11 @@ def test_items_are_drawn_again_in_another_precision_chat_format_or_context_and_k
 def test_rows_that_change_after_the_stages_key_was_computed_are_not_trained_on(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def change_and_load(*arguments: Any) -> Any:
+    def change_and_check(job: StageJob) -> None:
         make_rows(workshop.folder / "rows.jsonl", 11)
-        return load_stage_data(*arguments)
+        check_key(job)
 
-    monkeypatch.setattr(stage_runs, "load_stage_data", change_and_load)
+    monkeypatch.setattr(stage_jobs, "check_key", change_and_check)
     with pytest.raises(DataError, match="changed after the stage was begun"):
         workshop.run(sft())
     monkeypatch.undo()

@@ -28,7 +28,7 @@ from posttrain.core.errors import TemplateError
 from posttrain.core.records import Example, RenderedSample
 from posttrain.data.examples import drop_bad_row
 from posttrain.data.ledger import Ledger
-from posttrain.data.pairs import PairData, PairRows
+from posttrain.data.pairs import PairData, build_pair_data
 from posttrain.data.rows import BadRow
 from posttrain.data.sources import DataSource
 from posttrain.data.tokenizing import (
@@ -101,12 +101,7 @@ def load_judged(
         StorageError: The store cannot be written.
     """
     stored = load_sources(sources, _Judged(settings, renderer, decode), place, contaminated)
-    total, rows = Ledger(), []
-    for source in stored:
-        total.merge(source.ledger)
-        assert source.columns is not None
-        rows.append(PairRows(source.rows, source.columns, 1))
-    return PairData(rows, total, sum(source.num_tokenized for source in stored), [source.ledger for source in stored])
+    return build_pair_data(stored, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,9 @@ from posttrain.data.tokenizing import (
     DataPlace,
     SampleRenderer,
     SourceJob,
+    StoredSource,
     TokenizedRow,
+    add_up,
     check_lost_rows,
     describe_template_error,
     load_sources,
@@ -240,13 +242,16 @@ def load_pairs(
         StorageError: The store cannot be written.
     """
     stored = load_sources(sources, _Pairs(settings, renderer), place, contaminated)
-    total, rows = Ledger(), []
+    return build_pair_data(stored, settings.width)
+
+
+def build_pair_data(stored: Sequence[StoredSource], width: int) -> PairData:
+    """Return sources as rows of a prompt and so many completions, beside which columns were kept."""
+    rows = []
     for source in stored:
-        total.merge(source.ledger)
-        assert source.columns is not None
-        rows.append(PairRows(source.rows, source.columns, settings.width))
-    num_tokenized = sum(source.num_tokenized for source in stored)
-    return PairData(rows, total, num_tokenized, [source.ledger for source in stored])
+        assert source.columns is not None  # whoever tokenized them kept some
+        rows.append(PairRows(source.rows, source.columns, width))
+    return PairData(rows, *add_up(stored))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from posttrain.chat.rendering import SampleRequest
 from posttrain.core.errors import DataError, TemplateError
-from posttrain.core.protocols import Progress, RowSource
 from posttrain.core.records import Example, Message, RenderedSample, TokenRows
 from posttrain.data.examples import drop_bad_row
 from posttrain.data.ledger import Ledger
@@ -25,6 +23,7 @@ from posttrain.data.tokenizing import (
     SampleRenderer,
     SourceJob,
     TokenizedRow,
+    add_up,
     check_lost_rows,
     describe_template_error,
     load_sources,
@@ -93,16 +92,11 @@ class TokenizedData:
     ledgers: list[Ledger] = field(default_factory=list)
 
 
-# many parameters: what is read, what makes tokens of it, where both lie, and what is left out
 def load_token_rows(
     sources: Sequence[DataSource],
     renderer: SampleRenderer,
     settings: TokenizeSettings,
-    *,
-    root: Path,
-    cache: Path,
-    row_source: RowSource | None = None,
-    progress: Progress | None = None,
+    place: DataPlace,
     contaminated: Sequence[Mapping[str, str]] = (),
 ) -> TokenizedData:
     """Return the tokenized rows of some sources, from the store where they are in it.
@@ -111,23 +105,15 @@ def load_token_rows(
         sources: What to read, in order.
         renderer: Turns messages and documents into tokens.
         settings: What decides the tokens of a row.
-        root: The folder that relative paths start from.
-        cache: The folder of the store; processes may share it.
-        row_source: Opens `lab:` sets.
-        progress: Shows how far it has come.
+        place: Where sources and store lie.
         contaminated: For each source the rows that are left out, by id, with what they hold; empty: none of any.
 
     Raises:
         DataError: A source cannot be read, has more bad or overlong rows than it may, or gives no row.
         StorageError: The store cannot be written.
     """
-    place = DataPlace(root, cache, row_source, progress)
     stored = load_sources(sources, _Demonstrations(settings, renderer), place, contaminated)
-    total = Ledger()
-    for source in stored:
-        total.merge(source.ledger)
-    num_tokenized = sum(source.num_tokenized for source in stored)
-    return TokenizedData([source.rows for source in stored], total, num_tokenized, [source.ledger for source in stored])
+    return TokenizedData([source.rows for source in stored], *add_up(stored))
 
 
 @dataclass(frozen=True, slots=True)

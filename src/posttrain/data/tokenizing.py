@@ -158,6 +158,14 @@ def load_sources(
     return found
 
 
+def add_up(stored: Sequence[StoredSource]) -> tuple[Ledger, int, list[Ledger]]:
+    """Return the ledger of all sources, how many rows were tokenized now, and the ledger of each source."""
+    total = Ledger()
+    for source in stored:
+        total.merge(source.ledger)
+    return total, sum(source.num_tokenized for source in stored), [source.ledger for source in stored]
+
+
 def _load_source(job: SourceJob) -> StoredSource:
     content = job.fingerprint()
     left_out = {"contaminated": sorted(job.contaminated.items())} if job.contaminated else {}

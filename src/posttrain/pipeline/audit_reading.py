@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from posttrain.core.config import Config
 from posttrain.core.run_folder import StageFolder
 from posttrain.evaluation.monitors.reading import Curve, Example, Figure, Reading
 from posttrain.pipeline.preflight.override_names import AUDIT
@@ -19,13 +18,13 @@ _NUM_EXAMPLES = 5
 _SELECTION = "correlation of reward and audit within problems"
 
 
-def read_audit(config: Config | None, folder: StageFolder) -> list[Reading]:
+def read_audit(config: GrpoConfig, folder: StageFolder) -> list[Reading]:
     """Return what a stage's audit says, from the looks that it kept; nothing of a stage without one.
 
     Raises:
         StorageError: What was kept cannot be read.
     """
-    if not isinstance(config, GrpoConfig) or config.audit is None or not config.steps:
+    if config.audit is None or not config.steps:
         return []
     judge = LookJudge(config.audit, config.audit.count_looks(config.steps))
     for look in read_looks(folder.audit):

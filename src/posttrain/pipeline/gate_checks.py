@@ -11,11 +11,9 @@ from posttrain.evaluation.task import EvaluationTask, GenerationTask, find_devel
 from posttrain.gates.rules import GateRules, check_names, list_metrics, list_tasks, split_metric
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.stage_entries import StageEntry
+from posttrain.pipeline.stage_types import find_stage_type
 from posttrain.pipeline.yaml_reader import Positions
-from posttrain.stages.best_of_n import BestOfNConfig
-from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.stages.sft import SftConfig
-from posttrain.stages.training_keys import TrainingKeys
 from posttrain.statistics.repeats import parse_repeated
 
 TRAINING_REPAIRS = ("replay", "smaller_learning_rate")
@@ -34,14 +32,11 @@ def check_gates(stages: Sequence[StageEntry], tasks: Sequence[EvaluationTask], p
         if entry.gate is None:
             continue
         place = positions.describe(("stages", index, "gate"))
-        if isinstance(entry.config, RewardModelConfig | BestOfNConfig):
-            says = "validation.json in the reward model's artifact says how good it is"
-            if isinstance(entry.config, BestOfNConfig):
-                says = "on_alarm: hold stops the run where a proxy is over-optimised"
+        if find_stage_type(entry.type).passes_policy_on:
             raise RecipeError(
                 "a gate of a stage that passes its policy on as it came",
                 expected="gates of stages that change the policy",
-                cure=f"leave the gate out; {says}",
+                cure="leave the gate out; what the stage makes is measured in its artifact",
                 place=place,
             )
         earlier = [BASE, *(other.name for other in stages[:index])]
@@ -93,22 +88,17 @@ def _check_repairs(
                 cure=f"add development: {{source: ...}} to the task '{name}', or leave 'on_fail' out",
                 place=place,
             )
-    wanted = [name for name in entry.gate.on_fail if name != "interpolate"]
-    if wanted and not isinstance(entry.config, TrainingKeys):
+    known = find_stage_type(entry.type).repairs
+    unfit = [name for name in entry.gate.on_fail if name not in known]
+    if unfit:
+        why = "is not trained on demonstrations" if unfit[0] == "replay" else "is trained by its own code"
         raise RecipeError(
-            f"the repair '{wanted[0]}' of a stage whose training is known to itself alone",
-            expected="interpolate, which needs nothing but the two policies",
+            f"the repair '{unfit[0]}' of a stage that {why}",
+            expected=f"what can be repaired of a stage of this type: {', '.join(known)}",
             cure="leave the other repairs out",
             place=place,
         )
-    if "replay" in wanted and not isinstance(entry.config, SftConfig):
-        raise RecipeError(
-            "the repair 'replay' of a stage that is not trained on demonstrations",
-            expected="interpolate, best_checkpoint or smaller_learning_rate",
-            cure="leave replay out",
-            place=place,
-        )
-    if "replay" in wanted and not find_replay(entry, earlier):
+    if "replay" in entry.gate.on_fail and not find_replay(entry, earlier):
         raise RecipeError(
             f"nothing to replay: no stage before '{entry.name}' was trained on rows of its kind",
             expected="rows that the policy learned from before",

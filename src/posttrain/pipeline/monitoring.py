@@ -13,14 +13,13 @@ from typing import Any
 
 from posttrain.core.errors import RecipeError, RefusedError
 from posttrain.core.protocols import Progress
-from posttrain.core.records import ItemResult
+from posttrain.core.records import Artifact, ItemResult
 from posttrain.core.run_folder import StageFolder
 from posttrain.evaluation.harness_task import HarnessTask
-from posttrain.evaluation.monitors.keys import MonitorKeys, OnAlarm
+from posttrain.evaluation.monitors.keys import MonitorKeys
 from posttrain.evaluation.monitors.reading import Monitor, Reading
 from posttrain.evaluation.monitors.settings import read_monitor
 from posttrain.evaluation.task import EvaluationTask
-from posttrain.pipeline.audit_reading import read_audit
 from posttrain.pipeline.evaluating import Evaluated, EvaluationChoice, evaluate_model
 from posttrain.pipeline.measure import Measured
 from posttrain.pipeline.monitor_checks import list_monitors
@@ -30,6 +29,7 @@ from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.roots import Roots
 from posttrain.pipeline.rounds import Round
 from posttrain.pipeline.run_record import RunRecord
+from posttrain.pipeline.stage_kinds.kind import find_kind
 from posttrain.pipeline.task_rows import read_task_problems
 from posttrain.stages.audit import read_looks
 
@@ -138,7 +138,7 @@ class RunMonitors:
     def note_audit(self, stage: Round, folder: StageFolder) -> None:
         """Put what the audit of a stage that is under way, or was stopped, has seen into the record."""
         looks = read_looks(folder.audit)
-        readings = read_audit(stage.entry.config, folder)
+        readings = find_kind(stage.entry).read_outcome(stage.entry.config, folder)
         if looks and readings:
             self.record.set_readings(stage.label, looks[-1].policy, readings)
 
@@ -187,19 +187,22 @@ class RunMonitors:
                 place=f"monitors after {label}",
             )
 
-    def take_study(self, stage: Round, policy_hash: str, readings: Sequence[Reading], on_alarm: OnAlarm) -> None:
-        """Put what a study of best-of-n says of each score into the record.
+    def take_made(self, stage: Round, policy_hash: str, made: Artifact) -> None:
+        """Put what monitors say in an artifact that a stage made beside the policy into the record.
 
         Raises:
             RefusedError: One raised an alarm, the stage holds on alarms, and nobody goes on against it.
         """
+        readings = find_kind(stage.entry).read_made(made)
+        if not readings:
+            return
         self.record.set_readings(stage.label, policy_hash, readings)
         self.record.write()
         alarms = [reading for reading in readings if reading.status == "alarm"]
         for reading in alarms:
             self.progress.note(f"ALARM {reading.monitor} {_say_when(stage.label)}: {reading.why}")
-        name = stage.entry.name
-        if alarms and on_alarm == "hold" and not self.overrides.covers_monitor(name):
+        name, holds = stage.entry.name, getattr(stage.entry.config, "on_alarm", None) == "hold"
+        if alarms and holds and not self.overrides.covers_monitor(name):
             raise RefusedError(
                 "; ".join(f"{one.monitor} raised an alarm: {one.why}" for one in alarms),
                 expected="no alarm of a study whose 'on_alarm' is hold",

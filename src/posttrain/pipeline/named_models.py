@@ -14,14 +14,12 @@ from posttrain.core.run_folder import REWARD_REPORT, RunFolder
 from posttrain.evaluation.task import EvaluationTask, GenerationTask
 from posttrain.pipeline.scorer_settings import LearnedSettings, list_parts
 from posttrain.pipeline.stage_entries import StageEntry
+from posttrain.pipeline.stage_types import find_stage_type
 from posttrain.pipeline.yaml_reader import Positions
 from posttrain.stages.best_of_n import BestOfNConfig
 
 if TYPE_CHECKING:
     from posttrain.pipeline.recipe import Recipe
-
-REWARD_MODEL = "reward_model"
-"""The type of the stages that make one."""
 
 
 def name_stage_model(folder: RunFolder, stage: str, artifact: Artifact) -> None:
@@ -72,7 +70,7 @@ def check_named_models(stages: Sequence[StageEntry], tasks: Sequence[EvaluationT
     """
     names = [entry.name for entry in stages]
     for index, entry in enumerate(stages):
-        earlier = [other.name for other in stages[:index] if other.type == REWARD_MODEL]
+        earlier = [other.name for other in stages[:index] if find_stage_type(other.type).makes == "reward_model"]
         for path, value in list_scorers(entry.config):
             for name in sorted(list_named_models([value]) & set(names) - set(earlier)):
                 raise RecipeError(

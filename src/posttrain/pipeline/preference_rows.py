@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.protocols import Progress
-from posttrain.core.run_folder import RunFolder
-from posttrain.data.pairs import PairData, PairSettings, load_pairs
-from posttrain.data.sources import DataSource
-from posttrain.data.tokenizing import DataPlace
-from posttrain.lab.source import lab_rows
+from posttrain.data.pairs import PairData, PairSettings, PairTruncation, RenderedPair, load_pairs
 from posttrain.pipeline.recipe import Recipe
-from posttrain.pipeline.wiring import describe_sample, find_contaminated_rows, locate_sources
-from posttrain.stages.kto import KtoConfig
-from posttrain.stages.preference import PreferenceConfig
+from posttrain.pipeline.stage_rows import RowKeys, StageRows
+from posttrain.pipeline.wiring import describe_sample, find_place, load_stage_rows
 
-PairStageConfig = PreferenceConfig | KtoConfig
-"""The stages that are trained on completions behind prompts, compared or labelled."""
-
-
-@dataclass(frozen=True, slots=True)
-class StagePairs:
-    """The tokenized pairs of a stage: what it trains on and what it validates on."""
-
-    train: PairData
-    validation: PairData | None
+StagePairs = StageRows[PairData]
+"""The pairs or labelled rows of a stage."""
 
 
+class PairKeys(RowKeys, Protocol):
+    """The keys of stages whose rows are a prompt and what follows it: no completion is cut."""
+
+    @property
+    def truncation(self) -> PairTruncation:
+        """What becomes of rows that are too long."""
+
+
+# many parameters: those of load_stage_data, and what a row is
 def load_stage_pairs(
-    recipe: Recipe, config: PairStageConfig, renderer: Renderer, context_tokens: int | None, progress: Progress
+    recipe: Recipe,
+    config: PairKeys,
+    renderer: Renderer,
+    context_tokens: int | None,
+    progress: Progress,
+    *,
+    kind: Literal["preference", "unpaired"] = "preference",
+    splits_pairs: bool = False,
+    columns: tuple[str, ...] = (),
 ) -> StagePairs:
     """Return a stage's pairs, tokenized now or read from the run folder's cache.
 
@@ -41,6 +43,9 @@ def load_stage_pairs(
         renderer: Turns messages into tokens.
         context_tokens: The model's longest row, which `max_length: null` stands for; None if it has no limit.
         progress: Shows tokenizing.
+        kind: Whether a row is a pair, or a completion with its label.
+        splits_pairs: Whether a pair becomes two of the latter.
+        columns: What else is kept of a row.
 
     Raises:
         DataError: A source cannot be read, or too many rows are bad or too long.
@@ -52,16 +57,14 @@ def load_stage_pairs(
         max_length=config.max_length or context_tokens,
         truncation=config.truncation,
         max_affected_fraction=config.max_affected_fraction,
-        kind="unpaired" if isinstance(config, KtoConfig) else "preference",
-        splits_pairs=isinstance(config, KtoConfig) and config.pairs == "split",
+        kind=kind,
+        splits_pairs=splits_pairs,
+        columns=columns,
     )
-    place = DataPlace(recipe.root, RunFolder(recipe.folder).cache / "tokens", lab_rows, progress)
-
-    def load(sources: Sequence[DataSource], contaminated: Sequence[Mapping[str, str]] = ()) -> PairData:
-        return load_pairs(locate_sources(recipe, sources), renderer, settings, place, contaminated)
-
-    found = find_contaminated_rows(recipe, config.data, progress)
-    return StagePairs(load(config.data, found), load(config.validation) if config.validation else None)
+    place = find_place(recipe, progress)
+    return load_stage_rows(
+        recipe, config, lambda sources, left_out: load_pairs(sources, renderer, settings, place, left_out), progress
+    )
 
 
 def describe_pairs(data: PairData, tokenizer: Any, count: int) -> list[dict[str, Any]]:
@@ -72,12 +75,16 @@ def describe_pairs(data: PairData, tokenizer: Any, count: int) -> list[dict[str,
         for rows in data.sources:
             if index < len(rows) and len(shown) < limit:
                 pair = rows[index]
-                names: tuple[str, ...] = ("chosen", "rejected")
-                if rows.width == 1:
-                    names = ("desirable" if pair.columns["label"] else "undesirable",)
-                for name, completion in zip(names, pair.completions, strict=True):
+                for name, completion in zip(_name_completions(pair), pair.completions, strict=True):
                     tokens = describe_sample(pair.join(completion), tokenizer)
                     shown.append({"row_id": f"{pair.row_id} {name}", "tokens": tokens})
         if len(shown) >= limit:
             break
     return shown
+
+
+def _name_completions(pair: RenderedPair) -> tuple[str, ...]:
+    if len(pair.completions) == 2:
+        return ("chosen", "rejected")
+    label = pair.columns.get("label")
+    return ("desirable" if label else "undesirable",) if isinstance(label, bool) else ("completion",)

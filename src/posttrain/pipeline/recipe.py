@@ -22,7 +22,7 @@ from posttrain.evaluation.task import EvaluationTask, GenerationTask
 from posttrain.pipeline.gate_checks import check_gates
 from posttrain.pipeline.harness_suites import check_includes
 from posttrain.pipeline.monitor_checks import check_monitors, list_monitors
-from posttrain.pipeline.named_models import REWARD_MODEL, check_named_models, list_scorers
+from posttrain.pipeline.named_models import check_named_models, list_scorers
 from posttrain.pipeline.overrides import apply_overrides, parse_override
 from posttrain.pipeline.plugins import Plugin
 from posttrain.pipeline.recipe_checks import (
@@ -36,6 +36,7 @@ from posttrain.pipeline.recipe_checks import (
 from posttrain.pipeline.recipe_settings import TOP_KEYS, ChatSettings, Logger, ModelSource, RecipeHead
 from posttrain.pipeline.roots import Roots, declare_roots
 from posttrain.pipeline.stage_entries import StageEntry, read_stages
+from posttrain.pipeline.stage_types import find_stage_type
 from posttrain.pipeline.tool_settings import describe_tools, find_tool_plugins
 from posttrain.pipeline.yaml_reader import Positions, read_file, read_yaml
 from posttrain.rollouts.environments import EnvironmentSettings
@@ -194,7 +195,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, folder: Path | Non
         folder = roots.resolve(str(named), place=positions.describe(("folder",)))
     scorers = _find_scorers(head, stages, roots, positions)
     check_named_models(stages, head.evaluate, positions)
-    makers = tuple(entry.name for entry in stages if entry.type == REWARD_MODEL)
+    makers = tuple(entry.name for entry in stages if find_stage_type(entry.type).makes == "reward_model")
     roots = replace(roots, run=Path.cwd() / folder, reward_stages=makers)
     return Recipe(path, text, tuple(overrides), roots, head, stages, Path.cwd() / folder, scorers)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,15 @@ from typing import Any
 import torch
 
 from posttrain.chat.rendering import Renderer
-from posttrain.core.durable import write_json
 from posttrain.core.protocols import Progress
 from posttrain.core.records import Artifact
-from posttrain.core.run_folder import RunFolder, StageFolder
+from posttrain.core.run_folder import StageFolder
 from posttrain.data.judged import JudgedSettings, load_judged
-from posttrain.data.pairs import PairData, PairSettings, load_pairs
+from posttrain.data.pairs import PairData
 from posttrain.data.sources import DataSource
-from posttrain.data.tokenizing import DataPlace
-from posttrain.lab.source import lab_rows
 from posttrain.models.heads import find_backbone, find_causal_lm, find_head, is_sharing_exact
 from posttrain.models.loaded_policy import LoadedPolicy
-from posttrain.models.loading import load_policy, load_tokenizer, read_context_tokens
+from posttrain.models.loading import load_policy, load_tokenizer
 from posttrain.models.manifest import ArtifactFacts, Manifest
 from posttrain.models.reward_models import (
     RewardFacts,
@@ -30,13 +27,12 @@ from posttrain.models.reward_models import (
     make_head,
     save_reward_model,
 )
-from posttrain.pipeline.decontaminating import describe_decontamination
 from posttrain.pipeline.estimates import DTYPES
+from posttrain.pipeline.preference_rows import StagePairs, load_stage_pairs
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.sft_wiring import fit_layers, load_trained_policy
-from posttrain.pipeline.stage_jobs import StageJob, StageResult, check_key, describe_artifact, store_artifact
-from posttrain.pipeline.stoppable import StoppableProgress
-from posttrain.pipeline.wiring import PREVIEW_ROWS, describe_sample, find_contaminated_rows, locate_sources
+from posttrain.pipeline.stage_jobs import StageJob, StageResult, describe_artifact, store_artifact
+from posttrain.pipeline.wiring import find_place, load_stage_rows
 from posttrain.stages import reward_model
 from posttrain.stages.reward_diagnosis import Diagnosis
 from posttrain.stages.reward_model import RewardModelConfig, RewardModelParts
@@ -46,42 +42,32 @@ from posttrain.training.policy import enable_checkpointing
 from posttrain.training.reward_policy import ScoredRewardModel
 
 
-@dataclass(frozen=True, slots=True)
-class RewardData:
-    """The tokenized rows of a stage: what it trains on and what it validates on."""
-
-    train: PairData
-    validation: PairData | None
-
-
 def load_reward_data(
     recipe: Recipe, config: RewardModelConfig, renderer: Renderer, context_tokens: int | None, progress: Progress
-) -> RewardData:
+) -> StagePairs:
     """Return a stage's rows, tokenized now or read from the run folder's cache.
 
     Raises:
         DataError: A source cannot be read, or too many rows are bad or too long.
     """
+    if config.learns == "pairwise":
+        return load_stage_pairs(recipe, config, renderer, context_tokens, progress, columns=config.kept_columns)
     tokenizer: Any = renderer.tokenizer
-    place = DataPlace(recipe.root, RunFolder(recipe.folder).cache / "tokens", lab_rows, progress)
-    names = {"renderer_hash": renderer.format.hash, "tokenizer_hash": tokenizer.content_hash}
-    limits: dict[str, Any] = {
-        "max_length": config.max_length or context_tokens,
-        "truncation": config.truncation,
-        "max_affected_fraction": config.max_affected_fraction,
-    }
+    settings = JudgedSettings(
+        renderer_hash=renderer.format.hash,
+        tokenizer_hash=tokenizer.content_hash,
+        attributes=tuple(config.attributes),
+        separator=config.separator if config.learns == "process" else None,
+        max_length=config.max_length or context_tokens,
+        truncation=config.truncation,
+        max_affected_fraction=config.max_affected_fraction,
+    )
+    place = find_place(recipe, progress)
 
-    def load(sources: Sequence[DataSource], found: Sequence[dict[str, str]] = ()) -> PairData:
-        located = locate_sources(recipe, sources)
-        if config.learns == "pairwise":
-            settings = PairSettings(**names, columns=config.kept_columns, **limits)
-            return load_pairs(located, renderer, settings, place, found)
-        separator = config.separator if config.learns == "process" else None
-        judged = JudgedSettings(**names, attributes=tuple(config.attributes), separator=separator, **limits)
-        return load_judged(located, renderer, tokenizer.decode, judged, place, found)
+    def load(sources: Sequence[DataSource], left_out: Sequence[Mapping[str, str]]) -> PairData:
+        return load_judged(sources, renderer, tokenizer.decode, settings, place, left_out)
 
-    contaminated = find_contaminated_rows(recipe, config.data, progress)
-    return RewardData(load(config.data, contaminated), load(config.validation) if config.validation else None)
+    return load_stage_rows(recipe, config, load, progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +86,15 @@ class RewardSetting:
         return Path(self.parent.folder)
 
 
-def run_reward_model(job: StageJob, config: RewardModelConfig) -> StageResult:
-    """Run a reward-model stage and return the reward model beside the policy as it came.
+def train_reward_model(
+    job: StageJob, config: RewardModelConfig, data: StagePairs, ledger: dict[str, Any]
+) -> StageResult:
+    """Train a reward-model stage on its rows and return the reward model beside the policy as it came.
 
     Raises:
         PosttrainError: Whatever stops the stage; its checkpoints stay.
     """
     setting = RewardSetting(job.parent, job.entry.name, job.ranks, job.context.seed, find_device())
-    progress = job.context.progress
-    shown = StoppableProgress(progress, job.context.should_stop) if job.ranks.count == 1 else progress
-    context_tokens = read_context_tokens(setting.folder)
-    data = job.ranks.first(lambda: load_reward_data(job.recipe, config, job.renderer, context_tokens, shown))
-    check_key(job)
-    ledger = {**data.train.ledger.to_json(), "decontamination": describe_decontamination(job.recipe)}
-    if job.ranks.is_writer:
-        write_json(job.folder.ledger, ledger)
-        write_json(job.folder.preview, describe_reward_rows(data.train, job.renderer.tokenizer, PREVIEW_ROWS))
     facts = describe_artifact(job, config.identity(), ledger)
 
     def publish(tensors_of: Callable[[int], dict[str, torch.Tensor]], diagnosis: Diagnosis) -> Artifact:
@@ -123,7 +102,7 @@ def run_reward_model(job: StageJob, config: RewardModelConfig) -> StageResult:
 
     parts, notes = build_reward_parts(setting, config, data, publish)
     for note in notes:
-        progress.note(note)
+        job.context.progress.note(note)
     artifacts = reward_model.run(config, {"policy": job.parent}, parts, job.context)
     if job.ranks.is_writer:  # the artifact has taken their place
         for folder in [job.folder, *(StageFolder(job.folder.member(number)) for number in range(config.members))]:
@@ -134,7 +113,7 @@ def run_reward_model(job: StageJob, config: RewardModelConfig) -> StageResult:
 def build_reward_parts(
     setting: RewardSetting,
     config: RewardModelConfig,
-    data: RewardData,
+    data: StagePairs,
     publish: Callable[[Callable[[int], dict[str, torch.Tensor]], Diagnosis], Artifact],
 ) -> tuple[RewardModelParts, list[str]]:
     """Return the live parts of a stage, and notes on how they were chosen.
@@ -202,17 +181,3 @@ def save_members(
         weights_dtype=config.dtype,
         report=diagnosis.report,
     )
-
-
-def describe_reward_rows(data: PairData, tokenizer: Any, count: int) -> list[dict[str, Any]]:
-    """Return the first rows of each source in turn, each completion behind its prompt, token by token."""
-    shown: list[dict[str, Any]] = []
-    for index in range(max((len(rows) for rows in data.sources), default=0)):
-        for rows in data.sources:
-            if index < len(rows) and len(shown) < count:
-                pair = rows[index]
-                names = ("chosen", "rejected") if len(pair.completions) > 1 else ("completion",)
-                for name, completion in zip(names, pair.completions, strict=True):
-                    tokens = describe_sample(pair.join(completion), tokenizer)
-                    shown.append({"row_id": f"{pair.row_id} {name}", "tokens": tokens})
-    return shown[:count]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from posttrain.core.seeds import derive_seed
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.stage_entries import StageEntry
 
@@ -29,3 +30,8 @@ def list_rounds(recipe: Recipe) -> list[Round]:
     """Return every round of every stage, in the order in which they run."""
     pairs = [(entry, number) for entry in recipe.stages for number in range(1, entry.repeat + 1)]
     return [Round(entry, number, index) for index, (entry, number) in enumerate(pairs)]
+
+
+def derive_stage_seed(recipe: Recipe, stage: Round) -> int:
+    """Return the seed of one round of a stage."""
+    return derive_seed(recipe.seed, "stage", stage.entry.name, stage.number)

@@ -22,14 +22,12 @@ from posttrain.core.protocols import MetricsSink, Progress, RunContext
 from posttrain.core.records import Artifact
 from posttrain.core.run_folder import FolderLock, RunFolder, StageFolder
 from posttrain.evaluation.monitors.reading import Reading
-from posttrain.pipeline.audit_reading import read_audit
-from posttrain.pipeline.best_of_n_wiring import read_study_readings
 from posttrain.pipeline.gatekeeper import Verdict
 from posttrain.pipeline.loggers import FanOut, LoggedStage, build_metrics_sink, check_loggers
 from posttrain.pipeline.measure import Measurer, read_measure_settings
 from posttrain.pipeline.monitoring import RunMonitors
 from posttrain.pipeline.named_models import name_stage_model, read_warnings
-from posttrain.pipeline.plan import compute_stage_key, derive_stage_seed, hash_base
+from posttrain.pipeline.plan import compute_stage_key, hash_base
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.preflight.checks import Preflight
 from posttrain.pipeline.preflight.override_names import Overrides, read_overrides
@@ -38,16 +36,17 @@ from posttrain.pipeline.preflight.waiting import WaitingStage, find_progress
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.repair import NUM_SNAPSHOTS
-from posttrain.pipeline.rounds import Round, list_rounds
+from posttrain.pipeline.rounds import Round, derive_stage_seed, list_rounds
 from posttrain.pipeline.run_gates import RunGates, RunMeasuring, check_ranks, find_partial_tasks, refuse_hold
 from posttrain.pipeline.run_record import RunRecord, read_findings
 from posttrain.pipeline.stage_jobs import StageJob
+from posttrain.pipeline.stage_kinds.kind import find_kind
 from posttrain.pipeline.stage_runs import run_stage
+from posttrain.pipeline.stage_types import find_stage_type
 from posttrain.pipeline.stoppable import StoppableProgress, check_stop
 from posttrain.pipeline.store import ArtifactStore, WorkingFolders
 from posttrain.pipeline.wiring import build_callbacks
 from posttrain.reports.page import build_report
-from posttrain.stages.best_of_n import BestOfNConfig
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks, find_device, join_ranks
@@ -218,7 +217,7 @@ class _Run:
             artifact = self._train(stage, entry, key, parent, folder)
             status = "finished"
         self.record.add_artifact(artifact, [parent.hash], stage.label)
-        if artifact.kind != "policy":
+        if find_stage_type(stage.entry.type).passes_policy_on:
             self._pass_on(stage, entry, artifact, parent, status)
             return
         # Rows that a gate asks a part of first are asked by it, and all of them once it has let the policy through.
@@ -229,7 +228,7 @@ class _Run:
         made = passed_on if is_passed_on else artifact
         entry |= {"outputs": {"policy": made.hash}, "status": status, "gate": verdict and verdict.record}
         self._write()
-        beside = read_audit(stage.entry.config, folder)
+        beside = find_kind(stage.entry).read_outcome(stage.entry.config, folder)
         self._read_monitors(stage.label, made, parent, may_hold=is_passed_on, beside=beside)
         if verdict is not None and verdict.decision == "hold":
             raise refuse_hold(stage, verdict)
@@ -237,10 +236,10 @@ class _Run:
 
     # many parameters: what a round made beside the policy that it was given
     def _pass_on(self, stage: Round, entry: dict[str, Any], made: Artifact, policy: Artifact, status: str) -> None:
-        """Have later stages find a reward model by its stage's name, and go on with the policy as it came.
+        """Go on with the policy as it came, and have later stages find a reward model by its stage's name.
 
         Raises:
-            RefusedError: A study raised an alarm that holds.
+            RefusedError: A monitor's alarm in what was made, and the stage holds on alarms.
         """
         if made.kind == "reward_model":
             _on_writer(self.ranks, lambda: name_stage_model(self.folder, stage.entry.name, made))
@@ -250,12 +249,7 @@ class _Run:
         entry |= {"outputs": {"policy": policy.hash, made.kind: made.hash}, "status": status}
         self._write()
         self.outputs[stage.entry.name] = policy
-        if isinstance(stage.entry.config, BestOfNConfig):
-            on_alarm = stage.entry.config.on_alarm
-            _on_writer(
-                self.ranks,
-                lambda: self.monitors.take_study(stage, policy.hash, read_study_readings(made), on_alarm),
-            )
+        _on_writer(self.ranks, lambda: self.monitors.take_made(stage, policy.hash, made))
 
     def _compute_key(self, stage: Round, parent: Artifact) -> str:
         return compute_stage_key(self.recipe, stage, parent.hash, self.renderer, self.base)
@@ -284,7 +278,7 @@ class _Run:
             stack.callback(lambda: self.monitors.note_audit(stage, folder))
             result = run_stage(self._build_job(stage, key, parent, folder, sink))
         entry |= {"tokens": result.tokens, "ledger": result.ledger}
-        return next((made for made in result.artifacts.values() if made.kind != "policy"), result.artifacts["policy"])
+        return result.artifacts[find_stage_type(stage.entry.type).makes]
 
     # many parameters: a job is what surrounds one round
     def _build_job(self, stage: Round, key: str, parent: Artifact, folder: StageFolder, sink: MetricsSink) -> StageJob:

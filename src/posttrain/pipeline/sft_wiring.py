@@ -20,10 +20,18 @@ from posttrain.models.loading import load_policy
 from posttrain.pipeline.compiled import build_training_kernels
 from posttrain.pipeline.estimates import DTYPES, needs_checkpointing
 from posttrain.pipeline.preflight.rounds import check_adapter_start
+from posttrain.pipeline.stage_jobs import StageJob, StageResult, build_publisher, clear_checkpoints
+from posttrain.pipeline.tracked_metric import (
+    MetricTracker,
+    build_tracker,
+    find_tracked_metric,
+    measure_on_first_rank,
+)
 from posttrain.pipeline.wiring import StageData
+from posttrain.stages import sft
 from posttrain.stages.sft import SftConfig
 from posttrain.stages.training_keys import TrainingKeys
-from posttrain.training.distributed import Ranks, find_layers, shard_policy
+from posttrain.training.distributed import Ranks, find_device, find_layers, shard_policy
 from posttrain.training.policy import ScoredPolicy, enable_checkpointing
 
 
@@ -122,3 +130,48 @@ def wrap_policy(
     scored = ScoredPolicy(model, backbone, read_head, layout)
     shard_policy(scored, find_layers(backbone), ranks, compute_dtype=DTYPES[config.dtype])
     return scored
+
+
+def load_start(job: StageJob, config: TrainingKeys) -> LoadedPolicy:
+    """Return the policy that a stage started from, in training form and whole, on this rank alone."""
+    base, seed = Path(job.parent.folder), job.context.seed
+    return load_trained_policy(base, config, job.entry.name, seed, Ranks(), find_device())
+
+
+def train_sft(job: StageJob, config: SftConfig, data: StageData, ledger: dict[str, Any]) -> StageResult:
+    """Train an SFT stage on its rows and return what it made.
+
+    Raises:
+        PosttrainError: Whatever stops the stage; its checkpoints stay.
+    """
+    device, seed = find_device(), job.context.seed
+    policy = load_trained_policy(Path(job.parent.folder), config, job.entry.name, seed, job.ranks, device)
+    scored, notes = build_scored_policy(policy, config, data, job.ranks, seed)
+    for note in notes:
+        job.context.progress.note(note)
+    publish = build_publisher(job, policy, config, ledger)
+    measure = job.ranks.first(lambda: _build_measure(job, config, policy, scored))
+    parts = sft.SftParts(scored, data.train, data.validation, job.ranks, device, publish, measure)
+    artifacts = sft.run(config, {"policy": job.parent}, parts, job.context)
+    clear_checkpoints(job)
+    return StageResult(artifacts, parts.num_tokens, ledger)
+
+
+def _build_measure(
+    job: StageJob, config: SftConfig, policy: LoadedPolicy, scored: ScoredPolicy
+) -> Callable[[], float] | None:
+    """Return what gives the score of the metric that chooses the weights to keep, or None where none does."""
+    tracked = find_tracked_metric(job.recipe, config)
+    if tracked is None:
+        return None
+
+    def build(whole: LoadedPolicy) -> MetricTracker:
+        return build_tracker(
+            job.recipe, tracked, whole, job.renderer, job.context.progress, allow_unsafe=job.allow_unsafe
+        )
+
+    if job.ranks.count == 1:
+        return build(policy).measure
+    tracker = build(load_start(job, config)) if job.ranks.is_writer else None
+    sharded = {name: p.detach() for name, p in scored.model.named_parameters() if p.requires_grad}
+    return measure_on_first_rank(tracker, sharded, job.ranks)

@@ -10,17 +10,24 @@ from typing import Any
 import torch
 
 from posttrain.chat.rendering import Renderer
+from posttrain.core.durable import write_json
 from posttrain.core.errors import DataError, TrainingError
-from posttrain.core.protocols import RunContext
+from posttrain.core.protocols import Progress, RunContext
 from posttrain.core.records import Artifact
 from posttrain.core.run_folder import StageFolder
 from posttrain.models.artifacts import save_policy
 from posttrain.models.loaded_policy import LoadedPolicy
+from posttrain.models.loading import read_context_tokens
 from posttrain.models.manifest import ArtifactFacts
+from posttrain.pipeline.decontaminating import describe_decontamination
 from posttrain.pipeline.policies import describe_chat
+from posttrain.pipeline.preflight.override_names import TRUNCATION
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.stage_entries import StageEntry
+from posttrain.pipeline.stage_rows import StageRows, T
+from posttrain.pipeline.stoppable import StoppableProgress
 from posttrain.pipeline.store import ArtifactStore
+from posttrain.pipeline.wiring import PREVIEW_ROWS
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks
@@ -117,3 +124,35 @@ def clear_checkpoints(job: StageJob) -> None:
     if job.ranks.is_writer:
         for folder in (job.folder.checkpoints, job.folder.best):
             CheckpointStore(folder).clear()
+
+
+def read_stage_rows(
+    job: StageJob,
+    load: Callable[[int | None, bool, Progress], StageRows[T]],
+    show: Callable[[T, int], list[dict[str, Any]]],
+) -> tuple[StageRows[T], dict[str, Any]]:
+    """Return the rows of a stage that runs, and its ledger, having written down the ledger and the first rows.
+
+    Args:
+        job: The stage as it runs.
+        load: Gives the rows, told the model's longest row and whether any number of them may be too long.
+        show: Gives the first rows, token by token.
+
+    Raises:
+        DataError: A source cannot be read, or is not what the stage's key names.
+    """
+    progress = job.context.progress
+    # Left at any time if there is one process; with several, the others would wait for this one.
+    shown = StoppableProgress(progress, job.context.should_stop) if job.ranks.count == 1 else progress
+
+    def read() -> StageRows[T]:
+        found = load(read_context_tokens(Path(job.parent.folder)), TRUNCATION in job.overridden, shown)
+        check_key(job)
+        return found
+
+    data = job.ranks.first(read)
+    ledger = {**data.train.ledger.to_json(), "decontamination": describe_decontamination(job.recipe)}
+    if job.ranks.is_writer:
+        write_json(job.folder.ledger, ledger)
+        write_json(job.folder.preview, show(data.train, PREVIEW_ROWS))
+    return data, ledger

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,14 @@ from posttrain.core.records import RenderedSample, TokenRows
 from posttrain.core.run_folder import RunFolder
 from posttrain.data.sources import DataSource, fingerprint
 from posttrain.data.tokenized import TokenizedData, TokenizeSettings, load_token_rows
+from posttrain.data.tokenizing import DataPlace
 from posttrain.lab.source import lab_rows
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
-from posttrain.pipeline.decontaminating import RowSearch, list_searched_tasks
+from posttrain.pipeline.decontaminating import OFF, RowSearch, list_searched_tasks
 from posttrain.pipeline.plugins import Plugin, call_plugin, load_object
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.stage_entries import StageEntry
+from posttrain.pipeline.stage_rows import RowKeys, StageRows, T
 from posttrain.stages.sft import SftConfig
 
 PREVIEW_ROWS = 8
@@ -28,12 +29,25 @@ _INCOMPLETE = "\ufffd"
 _MOST_TOKENS_OF_A_CHARACTER = 8
 
 
-@dataclass(frozen=True, slots=True)
-class StageData:
-    """The tokenized rows of a stage: what it trains on and what it validates on."""
+StageData = StageRows[TokenizedData]
+"""The demonstrations or documents of a stage."""
 
-    train: TokenizedData
-    validation: TokenizedData | None
+
+def load_stage_rows(
+    recipe: Recipe,
+    config: RowKeys,
+    load: Callable[[Sequence[DataSource], Sequence[Mapping[str, str]]], T],
+    progress: Progress,
+) -> StageRows[T]:
+    """Return a stage's rows, as a function reads them of located sources and of the rows of each that are left out."""
+    found = find_contaminated_rows(recipe, config.data, progress)
+    train = load(locate_sources(recipe, config.data), found)
+    return StageRows(train, load(locate_sources(recipe, config.validation), ()) if config.validation else None)
+
+
+def find_place(recipe: Recipe, progress: Progress) -> DataPlace:
+    """Return where a recipe's sources start and where their tokens are kept."""
+    return DataPlace(recipe.root, RunFolder(recipe.folder).cache / "tokens", lab_rows, progress)
 
 
 def load_stage_data(
@@ -62,20 +76,13 @@ def load_stage_data(
         train_on=config.train_on,
     )
 
-    def load(sources: Sequence[DataSource], contaminated: Sequence[Mapping[str, str]] = ()) -> TokenizedData:
-        return load_token_rows(
-            locate_sources(recipe, sources),
-            renderer,
-            settings,
-            root=recipe.root,
-            cache=RunFolder(recipe.folder).cache / "tokens",
-            row_source=lab_rows,
-            progress=progress,
-            contaminated=contaminated,
-        )
-
-    found = find_contaminated_rows(recipe, config.data, progress)
-    return StageData(load(config.data, found), load(config.validation) if config.validation else None)
+    place = find_place(recipe, progress)
+    return load_stage_rows(
+        recipe,
+        config,
+        lambda sources, left_out: load_token_rows(sources, renderer, settings, place, left_out),
+        progress,
+    )
 
 
 def locate_sources(recipe: Recipe, sources: Sequence[DataSource]) -> list[DataSource]:
@@ -107,6 +114,14 @@ def find_contaminated_rows(
     held_back = locate_sources(recipe, [task.data for task in tasks])
     search = RowSearch(recipe, settings, list(zip(tasks, held_back, strict=True)), progress)
     return [search.find(source) for source in locate_sources(recipe, sources)]
+
+
+def identify_left_out(recipe: Recipe, sources: Sequence[DataSource]) -> dict[str, Any]:
+    """Return what of decontamination decides a stage's artifact: the rows left out, and that none were looked for."""
+    if recipe.head.decontaminate is None:
+        return {"decontaminate": OFF}
+    found = find_contaminated_rows(recipe, sources)
+    return {"contaminated": [sorted(rows) for rows in found]} if any(found) else {}
 
 
 def fingerprint_values(recipe: Recipe, values: Any) -> list[str]:

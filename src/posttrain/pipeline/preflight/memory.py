@@ -13,8 +13,10 @@ from posttrain.pipeline.preflight.override_names import MEMORY
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.stage_entries import StageEntry
+from posttrain.pipeline.stage_types import find_stage_type
 from posttrain.pipeline.wiring import StageData
 from posttrain.stages.sft import SftConfig
+from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.distributed import Ranks
 from posttrain.training.memory import MemoryEstimate
 
@@ -83,13 +85,13 @@ def _list_changes(config: SftConfig, longest: int) -> Iterator[list[tuple[str, d
 def find_trained_adapter(recipe: Recipe, entry: StageEntry) -> LoraSettings | None:
     """Return the shape of the adapter that a stage trains, which may be that of a stage before it; None if none."""
     entries = {other.name: other for other in recipe.stages}
-    while True:
-        config = entry.config
-        if not isinstance(config, SftConfig) or config.adapter is not None or config.adapter_start != "continue":
-            return config.adapter if isinstance(config, SftConfig) else None
-        if entry.parent == BASE:
-            return None
+    while isinstance(entry.config, TrainingKeys):
+        if entry.config.adapter is not None or entry.config.adapter_start != "continue" or entry.parent == BASE:
+            return entry.config.adapter
         entry = entries[entry.parent]
+        while find_stage_type(entry.type).passes_policy_on and entry.parent != BASE:
+            entry = entries[entry.parent]
+    return None
 
 
 def _show(num_bytes: int) -> str:

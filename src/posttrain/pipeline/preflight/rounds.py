@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from posttrain.core.errors import RecipeError, RefusedError
+from posttrain.core.errors import RefusedError
 from posttrain.core.run_folder import ARTIFACT_MANIFEST
 from posttrain.evaluation.harness import check_installed
 from posttrain.evaluation.harness_task import HarnessTask
@@ -16,20 +16,13 @@ from posttrain.evaluation.task import PerplexityTask
 from posttrain.gates.rules import list_tasks
 from posttrain.models.loading import read_context_tokens
 from posttrain.models.manifest import load_manifest
-from posttrain.pipeline.best_of_n_wiring import hash_study_scorers
 from posttrain.pipeline.development_rows import read_development_problems
-from posttrain.pipeline.grpo_samplers import check_stage_sampler
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.rounds import Round
-from posttrain.pipeline.tracked_metric import find_tracked_metric
+from posttrain.pipeline.stage_kinds.kind import find_kind
+from posttrain.pipeline.stage_types import find_stage_type
 from posttrain.pipeline.wiring import fingerprint_sources
-from posttrain.stages.best_of_n import BestOfNConfig
-from posttrain.stages.grpo import GrpoConfig
-from posttrain.stages.kto import KtoConfig
-from posttrain.stages.preference import PreferenceConfig
-from posttrain.stages.reward_model import RewardModelConfig
-from posttrain.stages.sft import SftConfig
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.distributed import Ranks
 
@@ -53,33 +46,16 @@ def check_rounds(recipe: Recipe, base: Path, rounds: Sequence[Round], ranks: Ran
         if stage.entry.gate is not None and stage.entry.gate.on_fail:
             selecting.update(list_tasks(stage.entry.gate))
         has_adapters = adapters[stage.entry.parent if stage.number == 1 else name]
-        if isinstance(config, BestOfNConfig):
-            fingerprint_sources(recipe, config.data)
-            hash_study_scorers(recipe, config)
-            adapters[name] = has_adapters  # the policy is passed on as it came
-            continue
-        if not isinstance(config, TrainingKeys):
-            adapters[name] = None  # a plug-in: what it gives is known to itself alone
-            continue
-        if isinstance(config, SftConfig):
-            check_max_length(config, context_tokens)
-            fingerprint_sources(recipe, [*config.data, *config.validation])
-            tracked = find_tracked_metric(recipe, config)
-            if tracked is not None:
-                selecting.add(tracked.task.name)
-        elif isinstance(config, PreferenceConfig | KtoConfig | RewardModelConfig):
-            check_max_length(config, context_tokens)
-            fingerprint_sources(recipe, [*config.data, *config.validation])
-        elif isinstance(config, GrpoConfig):
-            fingerprint_sources(recipe, config.data)
-            check_stage_sampler(config, ranks, recipe.roots)
-        if has_adapters is not None:
+        selecting.update(find_kind(stage.entry).check_recipe(recipe, config, context_tokens, ranks))
+        if isinstance(config, TrainingKeys) and has_adapters is not None:
             check_adapter_start(config, name, has_adapters)
-        if isinstance(config, RewardModelConfig):
-            adapters[name] = has_adapters  # the policy is passed on as it came
-            continue
-        goes_on = has_adapters and config.adapter_start == "continue"
-        adapters[name] = config.adapter is not None or bool(goes_on)
+        if find_stage_type(stage.entry.type).passes_policy_on:
+            adapters[name] = has_adapters
+        elif isinstance(config, TrainingKeys):
+            goes_on = has_adapters and config.adapter_start == "continue"
+            adapters[name] = config.adapter is not None or bool(goes_on)
+        else:
+            adapters[name] = None  # a plug-in: what it gives is known to itself alone
     for task in recipe.evaluate:
         if isinstance(task, HarnessTask):
             check_installed(f"evaluate: {task.name}")
@@ -107,23 +83,6 @@ def check_adapter_start(config: TrainingKeys, name: str, has_adapters: bool) -> 
     else:
         return
     raise RefusedError(found, expected=expected, cure=cure, place=f"stages: {name}: adapter_start")
-
-
-def check_max_length(
-    config: SftConfig | PreferenceConfig | KtoConfig | RewardModelConfig, context_tokens: int | None
-) -> None:
-    """Check that rows will fit the model.
-
-    Raises:
-        RecipeError: `max_length` is longer than the model's context.
-    """
-    if config.max_length is not None and config.max_length > (context_tokens or config.max_length):
-        raise RecipeError(
-            f"max_length {config.max_length} is longer than the model's context of {context_tokens} tokens",
-            expected=f"at most {context_tokens}",
-            cure="lower max_length, or leave it out",
-            place="max_length",
-        )
 
 
 def holds_adapters(folder: Path) -> bool:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 from posttrain.data.ledger import Ledger
 from posttrain.data.truncation import TooLongRows, find_too_long
-from posttrain.pipeline.preference_rows import PairStageConfig
 from posttrain.pipeline.preflight.findings import Finding
 from posttrain.pipeline.preflight.override_names import TRUNCATION
-from posttrain.stages.sft import SftConfig
+from posttrain.pipeline.stage_rows import RowKeys
 
 _LENGTH_STEP = 64
 
 
 def check_truncation(
     stage: str,
-    config: SftConfig | PairStageConfig,
+    config: RowKeys,
     ledgers: Sequence[Ledger],
     *,
     max_length: int | None,
@@ -59,8 +58,9 @@ def check_truncation(
     return Finding(stage, TRUNCATION, "refused", found, expected, cure, figures)
 
 
-def _list_policies(config: SftConfig | PairStageConfig) -> str:
-    others = [policy for policy in get_args(type(config).model_fields["truncation"].annotation) if policy != "refuse"]
+def _list_policies(config: RowKeys) -> str:
+    kind: Any = type(config)
+    others = [policy for policy in get_args(kind.model_fields["truncation"].annotation) if policy != "refuse"]
     return ", ".join(others[:-1]) + f" or {others[-1]}"
 
 

@@ -15,9 +15,8 @@ from posttrain.pipeline.plan import compute_stage_key
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.rounds import Round
+from posttrain.pipeline.stage_types import find_stage_type
 from posttrain.pipeline.store import ArtifactStore, read_folder_key
-from posttrain.stages.best_of_n import BestOfNConfig
-from posttrain.stages.reward_model import RewardModelConfig
 from posttrain.training.checkpoints import CheckpointStore
 
 
@@ -69,11 +68,10 @@ def find_progress(
     for stage, entry in zip(rounds, entries, strict=True):
         name = stage.entry.name
         parent = known[stage.entry.parent if stage.number == 1 else name]
-        is_reward_model = isinstance(stage.entry.config, RewardModelConfig)
-        passes_on = is_reward_model or isinstance(stage.entry.config, BestOfNConfig)
+        passes_on = find_stage_type(stage.entry.type).passes_policy_on
         if parent is None or unmade & list_reward_models(recipe, stage.entry):
             known[name] = parent if passes_on else None
-            unmade |= {name} if is_reward_model else set()
+            unmade |= {name} if passes_on else set()
             progress.waiting.append(WaitingStage(stage, None))
             continue
         key = compute_stage_key(recipe, stage, parent.hash, renderer, Path(base.folder))
@@ -82,9 +80,11 @@ def find_progress(
             progress.unchanged.add(stage.label)
         if known[name] is not None:
             progress.made.append(stage.label)
-        is_made = known[name] is not None
-        unmade |= {name} if is_reward_model and not is_made else set()
-        known[name] = parent if passes_on else known[name]
+        if passes_on:
+            unmade |= set() if known[name] is not None else {name}
+            is_made, known[name] = known[name] is not None, parent
+        else:
+            is_made = known[name] is not None
         if is_made:
             continue
         own = folder.stage(stage.index, name, stage.number)

@@ -1,0 +1,47 @@
+"""Stages of the type `kto`: labelled completions, and pairs as two of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from posttrain.chat.rendering import Renderer
+from posttrain.core.protocols import Progress
+from posttrain.data.mixing import RowOrder
+from posttrain.data.pairs import PairData
+from posttrain.data.unpaired import read_labels
+from posttrain.pipeline.kto_wiring import train_kto
+from posttrain.pipeline.preference_rows import load_stage_pairs
+from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.stage_jobs import StageJob, StageResult
+from posttrain.pipeline.stage_kinds.pairs import PairKind
+from posttrain.pipeline.stage_rows import StageRows
+from posttrain.stages import kto
+from posttrain.stages.kto import KtoConfig
+
+
+class KtoKind(PairKind[KtoConfig]):
+    """KTO and BCO."""
+
+    noun = "rows"
+
+    # many parameters: those of RowKind.load
+    def load(
+        self, recipe: Recipe, config: KtoConfig, renderer: Renderer, context_tokens: int | None, progress: Progress
+    ) -> StageRows[PairData]:
+        """Return the labelled completions."""
+        return load_stage_pairs(
+            recipe, config, renderer, context_tokens, progress, kind="unpaired", splits_pairs=config.pairs == "split"
+        )
+
+    def train(self, job: StageJob, config: KtoConfig, data: StageRows[PairData], ledger: dict[str, Any]) -> StageResult:
+        """Train on the completions, whose labels are refused before the policy is loaded if they are all the same."""
+        read_labels(data.train.sources)
+        return train_kto(job, config, data, ledger)
+
+    def build_order(self, config: KtoConfig, train: PairData, seed: int) -> RowOrder:
+        """Return which completions each step trains on."""
+        read_labels(train.sources)
+        return kto.build_order(config, train, seed)
+
+
+KIND = KtoKind()
