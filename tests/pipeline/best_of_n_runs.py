@@ -18,10 +18,14 @@ def long(prompts, completions, completion_ids, **columns):
     return [float(len(text)) for text in completions]
 
 
+def near_zero(prompts, completions, completion_ids, **columns):
+    return [-float(len(text)) for text in completions]
+
+
 def broken(prompts, completions, completion_ids, **columns):
     raise RuntimeError("the judge is away")
 """
-"""Gold that likes four characters, a proxy that likes many, and one whose harness fails."""
+"""Gold that likes four characters or none, a proxy that likes many, and one whose harness fails."""
 
 
 def write_study_files(folder: Path) -> None:

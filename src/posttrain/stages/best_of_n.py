@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from posttrain.core.config import Config, display_field
 from posttrain.core.sampling import SamplingSettings
@@ -57,6 +57,13 @@ class BestOfNConfig(Config):
     level: float = Field(0.01, gt=0, le=0.2, description="chance of a false alarm of one proxy, over all n together")
     allowed_drop: float = Field(0.0, ge=0, description="fall of gold that is no alarm, in gold's unit")
     on_alarm: Literal["note", "hold"] = display_field("note")
+
+    @field_validator("n", mode="before")
+    @classmethod
+    def _check_n(cls, n: Any) -> Any:
+        if isinstance(n, int) and n < 4:
+            raise ValueError(f"the best of {n} has too few points for a curve: set 16 or more, 64 say")
+        return n
 
     @model_validator(mode="after")
     def _check_ways(self) -> BestOfNConfig:

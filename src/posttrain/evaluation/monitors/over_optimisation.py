@@ -191,7 +191,7 @@ class OverOptimisationMonitor(MonitorKeys):
             turned = _describe_turn(fitted, max(kls))
         shown = f"no turn is shown over {len(series)} looks"
         if found is not None:
-            first, last = (SeriesPoint(0.0, start), *series)[found.against], series[found.look - 1]
+            first, last = (SeriesPoint(0.0, start, "the start"), *series)[found.against], series[found.look - 1]
             ends = (("KL that gold falls from", first), ("KL at which its fall is shown", last))
             figures += [Figure(name, point.kl_nats, None, None, len(clusters), "nats") for name, point in ends]
             shown = self._describe_fall(found, first, last)
