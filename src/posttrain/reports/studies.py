@@ -110,7 +110,9 @@ def _write_turn(found: Mapping[str, Any]) -> tuple[str, str]:
         low, high = number_of(turn.get("low")), number_of(turn.get("high"))
         limits = "" if low is None or high is None else f"{low:.2f} to {high:.2f}"
         return f"{value:.2f}", limits
-    if value is not None and furthest is not None and value > furthest:
+    bend = number_of(mapping_of(mapping_of(found.get("fitted")).get("beta")).get("low"))
+    is_bent = bend is not None and bend > 0
+    if is_bent and value is not None and furthest is not None and value > furthest:
         return "not shown", f"beyond {furthest:.2f}"
     return "not shown", ""
 
