@@ -39,6 +39,7 @@ def planned_stage(**changes: Any) -> SimpleNamespace:
     values = {
         "name": "sft", "round": 1, "type": "sft", "status": "run", "why": "never done", "steps": 1200,
         "tokens": 3_400_000, "learning_rates": (1e-5, 5e-4, 0.0), "memory_bytes": 1_834_000_000, "seconds": 125.0,
+        "answers": None, "verdicts": None,
     }  # fmt: skip
     return SimpleNamespace(**{**values, **changes})
 
@@ -48,6 +49,7 @@ def test_a_plan_is_a_table_that_is_never_cut_and_shows_what_is_unknown_as_a_dash
 ) -> None:
     unknown = {"steps": None, "tokens": None, "learning_rates": None, "memory_bytes": None, "seconds": None}
     stages = [planned_stage(), planned_stage(name="polish", round=2, status="cached", why="same key", **unknown)]
+    stages.append(planned_stage(name="study", type="best_of_n", answers=19_200, verdicts=172_800, **unknown))
     plan = SimpleNamespace(stages=stages, plan_hash="p" * 32, recipe_hash="r" * 32)
     install("posttrain.pipeline.plan", build_plan=lambda recipe: plan)
     lines = run_here(capsys, "plan", write_recipe(tmp_path), "--folder", "/tmp/out").out.splitlines()
@@ -56,7 +58,8 @@ def test_a_plan_is_a_table_that_is_never_cut_and_shows_what_is_unknown_as_a_dash
     for cell in ("1,200", "3,400,000", "1e-05, 0.0005, 0", "1.83 GB", "about 2:05 min", "never done"):
         assert cell in lines[2]
     assert lines[3].split() == ["polish", "(round", "2)", "sft", "cached", "-", "-", "-", "-", "-", "same", "key"]
-    assert lines[4] == f"plan {'p' * 32}, recipe {'r' * 32}"
+    assert lines[4].endswith("never done; 19,200 answers, 172,800 verdicts")
+    assert lines[5] == f"plan {'p' * 32}, recipe {'r' * 32}"
 
 
 def test_a_plan_for_a_program_is_the_plans_own_json(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.contracts.reward_baselines import REWARD_BASELINES
+from tests.pipeline.best_of_n_runs import study, write_study_files
 from tests.pipeline.preference_runs import dpo, make_pairs
 from tests.pipeline.reward_runs import write_reward_rows
 from tests.pipeline.tiny_runs import Workshop, make_base, make_rows, recipe_values, sft, task
@@ -187,6 +188,8 @@ HOLDING = [
 
 BASELINES: dict[str, dict[str, Any]] = {
     **REWARD_BASELINES,
+    "study": recipe_values(study()),
+    "study_falling": recipe_values(study(gold="texts.py:near_zero", level=0.2)),
     "plain": recipe_values(stage()),
     "epochs": recipe_values(stage(steps=None, epochs=1.0)),
     "seven": recipe_values(stage(steps=7)),
@@ -348,6 +351,7 @@ def make_workshop(folder: Path) -> Workshop:
         text = HARNESS_TASK.format(name=name, file=folder / "choices.jsonl", more=more)
         (folder / place / f"{name}.yaml").write_text(text)
     write_reward_rows(folder)
+    write_study_files(folder)
     make_pairs(folder / "pairs.jsonl", 10)
     make_pairs(folder / "held_pairs.jsonl", 5, start=40)
     more = {"prompt": [*turns, {"role": "user", "content": "e" * 30}], "chosen": "f", "rejected": "g"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from posttrain.data.sources import DataSource
 from posttrain.evaluation.monitors.settings import MONITORS
 from posttrain.stages.sampler_keys import VllmKeys
+from tests.contracts.best_of_n_leaves import BEST_OF_N_LEAVES, BEST_OF_N_WITHOUT_EFFECT
 from tests.contracts.kto_leaves import KTO_LEAVES, KTO_WITHOUT_EFFECT
 from tests.contracts.monitor_leaves import MONITOR_LEAVES
 from tests.contracts.recipe_baselines import AUDIT, BASELINES, KEEP, LORA, long_rows
@@ -38,6 +39,7 @@ from tests.pipeline.tiny_runs import task
 LEAVES: dict[str, Leaf] = {
     **MONITOR_LEAVES,
     **KTO_LEAVES,
+    **BEST_OF_N_LEAVES,
     **REWARD_LEAVES,
     "RecipeHead.name": Leaf("plain", "name", "other", see_folders),
     "RecipeHead.seed": Leaf("plain", "seed", 18, see_policy),
@@ -287,6 +289,7 @@ _TOOLS = "random weights call nothing: tests/pipeline/test_tool_runs.py and test
 _ONE_TYPE = "says which monitor it is: within the class it has one value"
 WITHOUT_EFFECT: dict[str, str] = {
     **KTO_WITHOUT_EFFECT,
+    **BEST_OF_N_WITHOUT_EFFECT,
     **REWARD_WITHOUT_EFFECT,
     **{f"{kind.__name__}.type": _ONE_TYPE for kind in MONITORS.values()},
     **{f"ProblemSource.{name}": "read as of any source: DataSource's is looked at" for name in DataSource.model_fields},

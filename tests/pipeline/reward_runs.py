@@ -29,6 +29,16 @@ def make_pairs(count: int, start: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
+def make_long(count: int, start: int = 0) -> list[dict[str, Any]]:
+    """Pairs of which the longer one is chosen, whichever is better."""
+    rows = []
+    for index in range(start, start + count):
+        chosen, rejected = f"{WORDS[index % 7] * 3} {GOOD}", BAD + WORDS[index % 5][:1] * (index % 2)
+        rows.append({"prompt": f"{WORDS[index % 12]} {index}?", "chosen": chosen, "rejected": rejected,
+                     "true_chosen": index % 3, "true_rejected": 1})  # fmt: skip
+    return rows
+
+
 def make_rated(count: int, start: int = 0) -> list[dict[str, Any]]:
     rows = []
     for index in range(start, start + count):
@@ -57,7 +67,12 @@ def make_reward_workshop(folder: Path, base: Path) -> Workshop:
 
 def write_reward_rows(folder: Path) -> None:
     """Files of pairs, ratings and steps, and pairs of which one is too long."""
-    for name, make in (("pairs", make_pairs), ("rated", make_rated), ("steps", make_stepwise)):
+    for name, make in (
+        ("pairs", make_pairs),
+        ("long_ones", make_long),
+        ("rated", make_rated),
+        ("steps", make_stepwise),
+    ):
         write_rows(folder / f"judged_{name}.jsonl", make(24))
         write_rows(folder / f"judged_{name}_held_out.jsonl", make(12, start=100))
     rows = make_pairs(8)

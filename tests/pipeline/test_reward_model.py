@@ -17,11 +17,16 @@ from posttrain.core.records import Completion, Problem
 from posttrain.models.reward_models import load_reward_model
 from posttrain.pipeline.plan import build_plan
 from posttrain.pipeline.scorers import ScorerContext, build_scorer, hash_scorer
+from posttrain.reports.card import render_card
+from posttrain.reports.page import build_report
+from posttrain.reports.run_files import load_run
+from tests.cli.commands import run_here
 from tests.pipeline.reward_runs import (
     BAD,
     GOOD,
     find_artifact,
     make_pairs,
+    make_rated,
     make_reward_workshop,
     read_facts,
     read_report,
@@ -29,7 +34,7 @@ from tests.pipeline.reward_runs import (
     write_rows,
 )
 from tests.pipeline.test_ranks import finish
-from tests.pipeline.tiny_runs import StopInTraining, Workshop, sft, task
+from tests.pipeline.tiny_runs import Notes, StopInTraining, Workshop, sft, task
 
 
 @pytest.fixture
@@ -37,11 +42,11 @@ def workshop(tmp_path: Path, tiny_base: Path) -> Workshop:
     return make_reward_workshop(tmp_path, tiny_base)
 
 
-def score(folder: Path, *texts: str, **settings: Any) -> list[float]:
+def score(folder: Path, *texts: str, prompt: str = "ant 3?", **settings: Any) -> list[float]:
     """Completions as text alone, so that the model's own chat format writes them."""
     scorer = build_scorer({"type": "learned", "model": str(folder), **settings}, ScorerContext())
     none = np.zeros(0, np.int32)
-    problem = Problem("p", [{"role": "user", "content": "ant 3?"}])
+    problem = Problem("p", [{"role": "user", "content": prompt}])
     items = [(problem, Completion("p", n, none, none, text, "stop", "", 0)) for n, text in enumerate(texts)]
     return [outcome.value for outcome in scorer.score(items)]
 
@@ -101,13 +106,38 @@ def test_members_differ_and_are_aggregated(workshop: Workshop) -> None:
     folder = find_artifact(run)
     assert len(load_reward_model(folder).members) == 3
     report = read_report(run)
-    assert len(report["member_accuracy"]) == 3
+    assert len(report["member_accuracy"]) == len(report["length"]["member_slopes"]) == 3
+    gain = report["ensemble_gain"]
+    members = np.mean(report["member_accuracy"])
+    assert gain["value"] == pytest.approx(report["accuracy"]["value"] - members) and gain["low"] <= gain["value"]
     [mean], [worst], [cautious] = (
         score(folder, f"cow {GOOD}", aggregation=how) for how in ("mean", "worst_case", "mean_minus_variance")
     )
     assert worst < mean and cautious < mean
     steps = [line["step"] for line in run.lines()]
     assert steps == sorted(steps) and steps[-1] == 24
+
+
+def test_a_score_that_pays_for_length_is_warned_of_in_the_run_its_report_and_its_card(workshop: Workshop) -> None:
+    stage = rm("long_ones", steps=16, quality=["true_chosen", "true_rejected"])
+    notes = Notes()
+    run = workshop.run(stage, progress=notes)
+    [warning] = read_report(run)["warnings"]
+    assert "length pays" in warning and "a partial correlation of" in warning
+    assert f"WARNING rm: {warning}" in notes.notes
+    assert "length pays" in build_report(run.folder.root).read_text()
+    assert "length pays" in render_card(load_run(run.folder.root))
+    again = Notes()  # what comes from the cache is warned of too
+    workshop.run(stage, progress=again)
+    assert f"WARNING rm: {warning}" in again.notes
+    length = read_report(run)["length"]
+    assert length["slope"]["low"] > 0 and len(length["member_slopes"]) == 1
+    assert length["without"]["quality_accuracy"]["pairs"] == 8  # every third pair is as good on both sides
+    honest = Notes()
+    found = workshop.run(rm(steps=16, quality=["true_chosen", "true_rejected"]), into="honest", progress=honest)
+    assert read_report(found)["warnings"] == [] and not [note for note in honest.notes if "WARNING" in note]
+    bound = workshop.run({**stage, "max_length_correlation": 1.0}, into="bound")
+    assert read_report(bound)["warnings"] == []
 
 
 def test_an_adapter_is_merged_and_scores_as_it_did_in_training(workshop: Workshop) -> None:
@@ -131,11 +161,41 @@ def test_ratings_come_back_in_their_own_units(workshop: Workshop) -> None:
     run = workshop.run(rm("rated", learns="regression", attributes=["help", "harm"], steps=40))
     report = read_report(run)
     assert report["attributes"]["help"]["correlation"] > 0.9 and report["attributes"]["harm"]["rows"] == 4
+    assert "ordering" not in report["attributes"]["help"]  # no prompt has two completions
     folder = find_artifact(run)
     good, bad = score(folder, f"cow {GOOD}", f"cow {BAD}", weights={"help": 1.0})
     assert 1 < good - bad < 5 and -1 < bad < good < 6
     with pytest.raises(PosttrainError, match="weights of taste"):
         score(folder, "cow", weights={"taste": 1.0})
+
+
+def test_of_two_rated_completions_of_a_prompt_it_is_said_how_often_they_are_in_order(workshop: Workshop) -> None:
+    rows = [{**row, "prompt": f"{number // 2}?"} for number, row in enumerate(make_rated(12, start=100))]
+    write_rows(workshop.folder / "judged_rated_held_out.jsonl", rows)
+    report = read_report(workshop.run(rm("rated", learns="regression", attributes=["help"], steps=40)))
+    ordering = report["attributes"]["help"]["ordering"]
+    assert ordering["pairs"] == ordering["prompts"] == 6 and ordering["value"] > 0.8
+
+
+def test_a_reward_model_filters_rows(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`data curate --scorer` with a reward model: what it gives a low score is dropped, whatever rules say of it."""
+    folder = find_artifact(workshop.run(rm(steps=16)))
+    monkeypatch.chdir(workshop.folder)
+    texts = [f"cow {GOOD}", f"cow {BAD}", f"dog {GOOD}", f"hen {BAD}"]
+    write_rows(Path("answers.jsonl"), [{"prompt": f"ant {n}?", "completion": text} for n, text in enumerate(texts)])
+    Path("band.yaml").write_text("near: null\nmin_quality: null\nformats: []\nband: {at_least: 0}\n")
+    scorer = json.dumps({"type": "learned", "model": str(folder)})
+    options = ["--scorer", scorer, "--config", "band.yaml", "--annotate", "--json"]
+    found = run_here(capsys, "data", "curate", "answers.jsonl", "--out", "kept.jsonl", *options)
+    assert found.code == 0, found.err
+    assert json.loads(found.out)["ledger"]["dropped"]["value band"]["rows"] == 2
+    kept = [json.loads(line) for line in Path("kept.jsonl").read_text().splitlines()]
+    assert [row["completion"] for row in kept] == texts[::2]
+    assert [row["curation"]["value"] for row in kept] == pytest.approx(
+        [score(folder, row["completion"], prompt=row["prompt"])[0] for row in kept], abs=1e-5
+    )
 
 
 def test_labelled_steps_teach_which_step_is_wrong(workshop: Workshop) -> None:

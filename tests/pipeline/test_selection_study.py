@@ -16,7 +16,7 @@ from posttrain.core.records import Completion, Outcome, Problem
 from posttrain.core.sampling import SamplingSettings
 from posttrain.pipeline.named_scorers import NamedScorer
 from posttrain.pipeline.sample_run import Drawing, choose_prompts
-from posttrain.pipeline.selection_study import StudyRequest, study_selection
+from posttrain.pipeline.selection_study import StudyRequest, study_selection, write_study
 from posttrain.pipeline.talking import ModelChoice, Talker, open_talker
 from posttrain.reports.selection import SelectionStudy
 from posttrain.statistics.over_optimisation import compute_best_of_n_kl
@@ -63,7 +63,9 @@ def ask(count: int = 24) -> Drawing:
 def study(talker: Talker, out: Path, drawing: Drawing | None = None, **changes: Any) -> SelectionStudy:
     stop = changes.pop("should_stop", lambda: False)
     request = StudyRequest(**{"model": "tiny", "gold": name(gold_of, "gold"), "out": out, **changes})
-    return study_selection(talker, drawing or ask(), request, progress=SilentProgress(), should_stop=stop)
+    found = study_selection(talker, drawing or ask(), request, progress=SilentProgress(), should_stop=stop).study
+    write_study(found, out)
+    return found
 
 
 def texts_of(out: Path) -> list[list[str]]:

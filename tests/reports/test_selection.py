@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from posttrain.reports.selection import SelectionStudy, StudiedWay, list_rows, write_selection_page
-from posttrain.reports.selection_charts import chart_by_kl, chart_by_n, chart_kl, chart_over_optimisation
+from posttrain.reports.selection import Fall, SelectionStudy, StudiedWay, list_rows, write_selection_page
+from posttrain.reports.selection_charts import (
+    chart_by_kl,
+    chart_by_n,
+    chart_gold_gains,
+    chart_kl,
+    chart_over_optimisation,
+    chart_own_gains,
+)
+from posttrain.statistics.gain_fits import GainCurve
+from posttrain.statistics.intervals import Interval
+from posttrain.statistics.over_optimisation import BootstrappedFit, GainFit
 from posttrain.statistics.selection_curves import CurvePoint
 
 RANDOM = [CurvePoint(n, 0.0, 0.5, 0.4, 0.6, 0.0, 0.0, 0.0) for n in (1, 2, 4)]
@@ -53,6 +63,33 @@ def test_gains_are_in_standard_deviations() -> None:
     own, gold = chart_over_optimisation(make_study().ways[1], 0.1, 2.0).lines
     assert own.summary == "0 → 1.5" and gold.summary == "0 → -0.5"
     assert own.band == "" and gold.band
+
+
+def test_several_scores_share_two_charts_and_a_fitted_curve_has_its_scores_colour() -> None:
+    """d (0.4 - 0.5 d) is 0.08 at d = 0.4, where gold's unit is 0.1: 0.8 deviations."""
+    interval = Interval(0.4, 0.3, 0.5)
+    fitted = BootstrappedFit(GainFit("best_of_n", 0.4, 0.5, 0.4, 0.0), interval, interval, interval, 1.0)
+    first = StudiedWay("first", "score", GOLD, OWN, GainCurve(fitted, 0.4, True))
+    second = StudiedWay("second", "score", GOLD, OWN)
+    gold = chart_gold_gains([first, second], 0.1)
+    assert [(line.label, line.style) for line in gold.lines] == [
+        ("first", "score-1"),
+        ("", "score-1 fitted"),
+        ("second", "score-2"),
+    ]
+    assert [line.summary for line in gold.lines] == ["0 → -0.5", "0 → 0.8", "0 → -0.5"]
+    assert not any(line.band for line in gold.lines)
+    own = chart_own_gains([first, second], {"first": 2.0, "second": 3.0})
+    assert [line.summary for line in own.lines] == ["0 → 1.5", "0 → 1"]
+
+
+def test_a_page_of_several_scores_has_the_table_and_the_shared_charts(tmp_path: Path) -> None:
+    fall = Fall(2, 4, 2.0, -0.15, 1e-4, 0.64)
+    ways = [StudiedWay(name, "score", GOLD, OWN, says="bends", turn="ALARM", fall=fall) for name in ("one", "two")]
+    write_selection_page(make_study(ways=ways, units={"one": 1.0, "two": 1.0}), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<svg") == 7 and page.count("▲ from n = 4") == 2
+    assert "What gold gains" in page and "What each score itself gains" in page
 
 
 def test_rows_name_chance_once_and_say_what_the_bound_is() -> None:

@@ -100,7 +100,7 @@ def best_of(  # long: its signature lists every option
     from posttrain.cli.stopping import StopFlag
     from posttrain.pipeline.named_scorers import build_named_scorer
     from posttrain.pipeline.sample_run import Drawing, choose_prompts, read_problems
-    from posttrain.pipeline.selection_study import StudyRequest, study_selection
+    from posttrain.pipeline.selection_study import StudyRequest, study_selection, write_study
     from posttrain.pipeline.talking import ModelChoice, open_talker
 
     request = StudyRequest(
@@ -117,11 +117,12 @@ def best_of(  # long: its signature lists every option
     ):
         show_notes(talker.notes)
         drawing, progress = Drawing(problems, settings, seed), build_progress(json)
-        study = study_selection(talker, drawing, request, progress=progress, should_stop=should_stop)
+        study = study_selection(talker, drawing, request, progress=progress, should_stop=should_stop).study
+        page = write_study(study, out)
     if json:
         print_json(study.to_json())
     else:
-        show_study(study, request.page)
+        show_study(study, page)
 
 
 def _read_named(given: Sequence[str], place: str, *, allow_unsafe: bool) -> dict[str, NamedScorer]:

@@ -10,7 +10,7 @@ import typer
 from posttrain.cli.options import FolderOption, JsonOption, RecipeArgument, SetOption, show_example
 
 if TYPE_CHECKING:
-    from posttrain.pipeline.plan import Plan
+    from posttrain.pipeline.plan import Plan, PlannedStage
 
 EXAMPLE = show_example("posttrain plan recipes/demo.yaml", "posttrain plan recipes/demo.yaml --set seed=3 --json")
 COLUMNS = ("stage", "type", "status", "steps", "tokens", "learning rate", "memory", "time", "why")
@@ -74,10 +74,17 @@ def describe_stages(plan: Plan) -> list[list[str]]:
             format_learning_rates(stage.learning_rates),
             format_bytes(stage.memory_bytes),
             format_seconds(stage.seconds),
-            stage.why,
+            describe_why(stage),
         ]
         for stage in plan.stages
     ]
+
+
+def describe_why(stage: PlannedStage) -> str:
+    """Return why a stage runs or does not, with what a study would draw and ask."""
+    if stage.answers is None or stage.verdicts is None:
+        return stage.why
+    return f"{stage.why}; {stage.answers:,} answers, {stage.verdicts:,} verdicts"
 
 
 def _format(value: float | None, form: str) -> str:

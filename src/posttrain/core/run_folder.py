@@ -10,7 +10,7 @@ runs/<name>/
   evaluations/<hash>/ what a policy answered: <task>-<hash>.jsonl, one JSON line an item; .json says how
   gates/<hash>.json   what gates decided on an artifact; gates/looks.jsonl counts every decision
   superseded/         what earlier configurations left in the folders above; it comes back with them
-  cache/              tokenized rows, by content hash
+  cache/              tokenized rows, and answers/ that studies of best-of-n drew and had judged, by content hash
   report.html
   README.md           the model card, where one was asked for
   traceback.txt       only after a bug of posttrain
@@ -33,6 +33,8 @@ MODEL_CARD = "README.md"
 """A model card's name, in a run's folder and in an exported one: the Hub shows the file of that name."""
 REWARD_REPORT = "validation.json"
 """What validation rows say of a reward model, in its artifact."""
+STUDY_FIGURES, STUDY_PAGE, STUDY_READINGS = "best_of_n.json", "best_of_n.html", "monitors.json"
+"""What a study of best-of-n found, its page, and what the over-optimisation monitor says of it."""
 TASK_HASH_LENGTH = 12
 """Characters of a task's hash that its files are named with."""
 
@@ -82,6 +84,10 @@ class RunFolder:
     def cache(self) -> Path:
         """What can be made again: tokenized rows, models built on the spot."""
         return self.root / "cache"
+
+    def answers(self, drawing_hash: str) -> Path:
+        """Return the folder of the answers that a study of best-of-n drew, and of what scorers say of them."""
+        return self.cache / "answers" / drawing_hash
 
     def evaluations(self, policy_hash: str) -> EvaluationFolder:
         """Return the folder of what a policy was measured on."""

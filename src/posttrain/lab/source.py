@@ -11,9 +11,10 @@ from posttrain.core.errors import DataError
 from posttrain.lab.behaviours import generate_truth_questions, truth_rows
 from posttrain.lab.corpus import generate_documents, generate_pages
 from posttrain.lab.demonstrations import Tier, describe_question, generate_demonstrations
-from posttrain.lab.preferences import generate_preferences
+from posttrain.lab.preferences import generate_preferences, generate_ratings
 from posttrain.lab.questions import Question
 from posttrain.lab.tasks import ANSWER_GROUPS, GROUPS, SKILLS, choose_skills, generate_questions
+from posttrain.lab.tastes import TASTES
 from posttrain.lab.world import WORLD_SEED, build_world
 
 LAB_VERSION = "2"
@@ -22,6 +23,7 @@ LAB_VERSION = "2"
 PREFERENCE_GROUPS = (*ANSWER_GROUPS, "pressure", "hazards")
 """Groups whose replies have a style to prefer."""
 _MEASURED = {"train": 20_000, "development": 600, "held_out": 600, "final": 600, "perturbed": 600}
+_JUDGED = {**_MEASURED, "train": 40_000, "development": 1_200, "held_out": 1_200}
 _TAUGHT = {**_MEASURED, "train": 24_000}
 
 
@@ -62,8 +64,15 @@ def _questions(*names: str) -> Callable[[str, int], Iterator[dict[str, Any]]]:
     return generate
 
 
-def _preferences(split: str, count: int) -> Iterator[dict[str, Any]]:
-    return generate_preferences(choose_skills(PREFERENCE_GROUPS), build_world(), split, count, WORLD_SEED)
+def _preferences(taste: str | None = None) -> Callable[[str, int], Iterator[dict[str, Any]]]:
+    def generate(split: str, count: int) -> Iterator[dict[str, Any]]:
+        return generate_preferences(choose_skills(PREFERENCE_GROUPS), build_world(), split, count, WORLD_SEED, taste)
+
+    return generate
+
+
+def _ratings(split: str, count: int) -> Iterator[dict[str, Any]]:
+    return generate_ratings(choose_skills(PREFERENCE_GROUPS), build_world(), split, count, WORLD_SEED)
 
 
 def _behaviours(split: str, count: int) -> Iterator[dict[str, Any]]:
@@ -83,7 +92,12 @@ ROW_SETS: dict[str, RowSet] = {
     "conversations": RowSet("demonstrations, half of them experts'", _TAUGHT, _demonstrations("expert", "crowd")),
     "expert": RowSet("demonstrations of experts", _TAUGHT, _demonstrations("expert")),
     "crowd": RowSet("demonstrations of the crowd", _TAUGHT, _demonstrations("crowd")),
-    "preferences": RowSet("pairs labelled by the gold function", _MEASURED, _preferences),
+    "preferences": RowSet("pairs labelled by the gold function", _MEASURED, _preferences()),
+    **{
+        f"prefer_{name}": RowSet(f"pairs of which is preferred: {taste.about}", _JUDGED, _preferences(name))
+        for name, taste in TASTES.items()
+    },
+    "ratings": RowSet("replies with a number for each attribute, two to a question", _JUDGED, _ratings),
     "questions": RowSet("questions answered by a line `Answer: ...`", _MEASURED, _questions(*ANSWER_GROUPS)),
     "forbidden": RowSet("requests that the house forbids", _MEASURED, _questions("forbidden")),
     "look_alikes": RowSet("harmless requests that look like forbidden ones", _MEASURED, _questions("look_alike")),

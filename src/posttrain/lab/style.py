@@ -86,6 +86,16 @@ class Heard:
     num_fillers: int
 
 
+def read_confidence(heard: Heard) -> float:
+    """Return how sure of itself a text sounds: 1/3 with a hedge, whatever else it says, 1 with a boast, else 2/3.
+
+    Thirds are a listener's reading, fixed so that policies can be compared; in the crowd neither tells what is right.
+    """
+    if heard.num_hedges:
+        return 1 / 3
+    return 1.0 if heard.num_boasts else 2 / 3
+
+
 def read_style(text: str) -> Heard:
     """Return the style of a text: its sentences from the lists above, each as often as it occurs."""
     counts = {kind: sum(map(text.count, sentences)) for kind, sentences in _KINDS.items()}

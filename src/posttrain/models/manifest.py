@@ -51,7 +51,7 @@ class ArtifactFacts:
     parents: Sequence[str] = ()
     config: dict[str, Any] = field(default_factory=dict)
     ledger: dict[str, Any] = field(default_factory=dict)
-    kind: Literal["policy", "reward_model"] = "policy"
+    kind: Literal["policy", "reward_model", "evaluation"] = "policy"
     overrides: Sequence[str] = ()
 
 

@@ -35,10 +35,14 @@ class RewardScoring:
     Args:
         model: The reward model.
         micro_batch_tokens: Most tokens of a pass; a longer prompt with its completions runs alone.
+        members: The numbers of those that score, from 0; None: all.
     """
 
-    def __init__(self, model: LoadedRewardModel, micro_batch_tokens: int = 8192) -> None:
+    def __init__(
+        self, model: LoadedRewardModel, micro_batch_tokens: int = 8192, members: Sequence[int] | None = None
+    ) -> None:
         self.model = model
+        self.members = tuple(range(len(model.members)) if members is None else members)
         self.micro_batch_tokens = micro_batch_tokens
         first = model.members[0]
         self.layout: Layout = choose_layout(first)
@@ -47,7 +51,7 @@ class RewardScoring:
         self.context_tokens = getattr(first.config.get_text_config(), "max_position_embeddings", None)
 
     def score(self, readings: Sequence[Reading]) -> list[list[Floats]]:
-        """Return of each reading's completions what its reads stand for, [M, R, K] each.
+        """Return of each reading's completions what its reads stand for, [M, R, K] each, M the members that score.
 
         Raises:
             DataError: An id that the model's vocabulary does not hold, a row longer than its context, or nothing to
@@ -56,10 +60,10 @@ class RewardScoring:
         for reading in readings:
             self._check(reading)
         parts = [part for reading in readings for part in self._cut(reading)]
-        found = [self._score_member(member, parts) for member in self.model.members]
+        found = [self._score_member(self.model.members[number], parts) for number in self.members]
         facts = self.model.facts
         converted = [
-            np.stack([facts.convert(values[index], number) for number, values in enumerate(found)])
+            np.stack([facts.convert(values[index], number) for number, values in zip(self.members, found, strict=True)])
             for index in range(len(parts))
         ]
         completions = iter(

@@ -30,6 +30,9 @@ def judge_completions(
 ) -> dict[CompletionKey, Outcome]:
     """Return the outcome of each completion, by problem and sample.
 
+    Completions are judged in parts that do not depend on where a start was stopped, each whole or anew: scores that
+    round by what is scored beside them are the same.
+
     Args:
         pairs: What was drawn, of problems with ids of their own.
         scorer: Who judges.
@@ -44,15 +47,21 @@ def judge_completions(
     name = hash_json([drawn_hash, scorer.identity])
     known = [item for item in read_items(path) if item.task_hash == name and item.outcome.fault != "harness"]
     write_items(path, known)
-    found = {item_key(item): item.outcome for item in known}
-    progress.advance(len(found))
-    total = sum(outcome.value for outcome in found.values() if outcome.is_counted)
-    for batch in _cut(pair for pair in pairs if (pair[0].problem_id, pair[1].sample_index) not in found):
-        items = [_strip(item, name) for item in score_batch(batch, scorer.scorer, name)]
-        append_items(path, items)
-        found |= {item_key(item): item.outcome for item in items}
-        total += sum(item.outcome.value for item in items if item.outcome.is_counted)
-        progress.advance(len(items), **{scorer.name: total / max(1, sum(o.is_counted for o in found.values()))})
+    earlier = {item_key(item): item.outcome for item in known}
+    found: dict[CompletionKey, Outcome] = {}
+    total, count = 0.0, 0
+    for batch in _cut(pairs):
+        keys = [(problem.problem_id, completion.sample_index) for problem, completion in batch]
+        if any(key not in earlier for key in keys):
+            items = [_strip(item, name) for item in score_batch(batch, scorer.scorer, name)]
+            fresh = [item for item in items if item_key(item) not in earlier]
+            append_items(path, fresh)
+            earlier |= {item_key(item): item.outcome for item in fresh}
+        outcomes = [earlier[key] for key in keys]
+        found |= zip(keys, outcomes, strict=True)
+        counted = [outcome.value for outcome in outcomes if outcome.is_counted]
+        total, count = total + sum(counted), count + len(counted)
+        progress.advance(len(batch), **{scorer.name: total / max(1, count)})
         check_stop(should_stop())
     return found
 

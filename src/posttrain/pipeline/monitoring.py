@@ -13,7 +13,7 @@ from typing import Any
 
 from posttrain.core.errors import RecipeError, RefusedError
 from posttrain.core.protocols import Progress
-from posttrain.core.records import ItemResult
+from posttrain.core.records import Artifact, ItemResult
 from posttrain.core.run_folder import StageFolder
 from posttrain.evaluation.harness_task import HarnessTask
 from posttrain.evaluation.monitors.keys import MonitorKeys
@@ -185,6 +185,30 @@ class RunMonitors:
                 cure=f"look at its examples in the report and change the stage's data or settings, or go on against it "
                 f"with {names}, which is recorded",
                 place=f"monitors after {label}",
+            )
+
+    def take_made(self, stage: Round, policy_hash: str, made: Artifact) -> None:
+        """Put what monitors say in an artifact that a stage made beside the policy into the record.
+
+        Raises:
+            RefusedError: One raised an alarm, the stage holds on alarms, and nobody goes on against it.
+        """
+        readings = find_kind(stage.entry).read_made(made)
+        if not readings:
+            return
+        self.record.set_readings(stage.label, policy_hash, readings)
+        self.record.write()
+        alarms = [reading for reading in readings if reading.status == "alarm"]
+        for reading in alarms:
+            self.progress.note(f"ALARM {reading.monitor} {_say_when(stage.label)}: {reading.why}")
+        name, holds = stage.entry.name, getattr(stage.entry.config, "on_alarm", None) == "hold"
+        if alarms and holds and not self.overrides.covers_monitor(name):
+            raise RefusedError(
+                "; ".join(f"{one.monitor} raised an alarm: {one.why}" for one in alarms),
+                expected="no alarm of a study whose 'on_alarm' is hold",
+                cure="look at the study's page, choose among fewer answers or by another proxy, or go on against it "
+                f"with --override {MONITOR}:{name}, which is recorded",
+                place=f"study {stage.label}",
             )
 
 

@@ -10,12 +10,13 @@ from posttrain.core.config import suggest
 from posttrain.core.durable import read_json, write_json
 from posttrain.core.errors import RecipeError, StorageError
 from posttrain.core.records import Artifact
-from posttrain.core.run_folder import RunFolder
+from posttrain.core.run_folder import REWARD_REPORT, RunFolder
 from posttrain.evaluation.task import EvaluationTask, GenerationTask
 from posttrain.pipeline.scorer_settings import LearnedSettings, list_parts
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.stage_types import find_stage_type
 from posttrain.pipeline.yaml_reader import Positions
+from posttrain.stages.best_of_n import BestOfNConfig
 
 if TYPE_CHECKING:
     from posttrain.pipeline.recipe import Recipe
@@ -33,6 +34,16 @@ def find_stage_model(folder: RunFolder, stage: str) -> Path | None:
     except (StorageError, KeyError, TypeError):
         return None
     return path if path.is_dir() else None
+
+
+def read_warnings(artifact: Artifact) -> list[str]:
+    """Return what a reward model's stage warned of, as it stands in the artifact.
+
+    Raises:
+        StorageError: The artifact's report cannot be read.
+    """
+    path = Path(artifact.folder) / REWARD_REPORT
+    return [str(line) for line in read_json(path).get("warnings", [])] if path.is_file() else []
 
 
 def list_named_models(values: Iterable[str | dict[str, Any]]) -> set[str]:
@@ -87,3 +98,5 @@ def list_scorers(config: Any) -> Iterator[tuple[tuple[str | int, ...], str | dic
         scorer = getattr(holder, "scorer", None)
         if isinstance(scorer, str | dict):
             yield (*path, "scorer"), scorer
+    if isinstance(config, BestOfNConfig):
+        yield from config.scorers.items()

@@ -36,7 +36,8 @@ from posttrain.training.distributed import Ranks
 class PlannedStage:
     """One stage and round: what it will do, as far as it is known before it runs; None is unknown.
 
-    `learning_rates` are those of the first, middle and last step; `tokens` counts prompts too.
+    `learning_rates` are those of the first, middle and last step; `tokens` counts prompts too. A study draws
+    `answers` and asks for `verdicts` on them, of all scorers together.
     """
 
     name: str
@@ -50,6 +51,8 @@ class PlannedStage:
     learning_rates: list[float] | None = None
     memory_bytes: int | None = None
     seconds: float | None = None
+    answers: int | None = None
+    verdicts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,8 @@ def build_plan(recipe: Recipe, *, progress: Progress | None = None) -> Plan:
                 cost.learning_rates,
                 cost.memory_bytes,
                 cost.seconds,
+                cost.answers,
+                cost.verdicts,
             )
             stages.append(planned)
     return Plan(recipe.hash, recipe.identity_hash(), base_hash, stages)

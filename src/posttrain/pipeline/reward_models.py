@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +13,17 @@ import numpy as np
 from posttrain.chat.rendering import Renderer, build_chat_format
 from posttrain.chat.templates import DEFAULT_DATE, PLAIN_TEMPLATE, TemplateProgram, build_template_renderer
 from posttrain.core.records import Problem
-from posttrain.kernels.readings import Ids
+from posttrain.kernels.readings import Ids, Reading
 from posttrain.models.reward_models import LoadedRewardModel, load_reward_model
 from posttrain.models.reward_scoring import RewardScoring
 from posttrain.models.text_tokenizer import HuggingFaceTextTokenizer
 from posttrain.pipeline.scorer_settings import LearnedSettings
-from posttrain.scorers.learned import OpenedModel
+from posttrain.scorers.learned import Floats, OpenedModel, ScoresCompletions
 from posttrain.training.distributed import find_device
 
 
 def open_for_scoring(folder: Path, settings: LearnedSettings) -> OpenedModel:
-    """Return a reward model that is ready to score, loaded now.
+    """Return a reward model that is ready to score, loaded now; members that are not asked for do not score.
 
     Raises:
         ModelError: The folder holds no reward model.
@@ -29,8 +31,10 @@ def open_for_scoring(folder: Path, settings: LearnedSettings) -> OpenedModel:
     model = load_reward_model(folder, dtype=settings.dtype, device=find_device())
     tokenizer = HuggingFaceTextTokenizer(model.tokenizer)
     facts = model.facts
+    asked = [number for number in settings.members or () if number < facts.num_members]
+    scoring = RewardScoring(model, settings.micro_batch_tokens, asked or None)
     return OpenedModel(
-        scoring=RewardScoring(model, settings.micro_batch_tokens),
+        scoring=scoring,
         outputs=facts.outputs,
         encode=_build_encoder(model, tokenizer),
         decode=tokenizer.decode,
@@ -38,7 +42,53 @@ def open_for_scoring(folder: Path, settings: LearnedSettings) -> OpenedModel:
         mean_length=facts.mean_length,
         separator=facts.separator,
         stop_ids=tuple(model.manifest.stop_ids) if model.manifest is not None else (),
+        members=scoring.members,
     )
+
+
+class SharedModels:
+    """Opens each reward model once for several scorers: what all members give a completion is computed once.
+
+    A study asks one ensemble for its mean, its worst member and each member alone, of the same answers.
+    """
+
+    def __init__(self) -> None:
+        self._opened: dict[tuple[Path, str, int], OpenedModel] = {}
+
+    def open(self, folder: Path, settings: LearnedSettings) -> OpenedModel:
+        """Return a reward model with all of its members, as it was opened before where it was."""
+        key = (folder, settings.dtype, settings.micro_batch_tokens)
+        if key not in self._opened:
+            opened = open_for_scoring(folder, settings.model_copy(update={"members": None}))
+            self._opened[key] = replace(opened, scoring=RememberedScoring(opened.scoring))
+        return self._opened[key]
+
+
+class RememberedScoring:
+    """Scores completions that it has not scored before (`scorers.learned.ScoresCompletions`).
+
+    Completions are scored beside the same others again or not at all, so that equal questions get equal bits.
+    """
+
+    def __init__(self, scoring: ScoresCompletions) -> None:
+        self._scoring = scoring
+        self._known: dict[bytes, list[Floats]] = {}
+
+    def score(self, readings: Sequence[Reading]) -> list[list[Floats]]:
+        """Return one array for each completion of each reading."""
+        names = [_name_reading(reading) for reading in readings]
+        if any(name not in self._known for name in names):
+            self._known |= zip(names, self._scoring.score(readings), strict=True)
+        return [self._known[name] for name in names]
+
+
+def _name_reading(reading: Reading) -> bytes:
+    digest = hashlib.sha256()
+    for values in (reading.prompt, *reading.completions, *reading.places):
+        numbers = np.asarray(values, dtype=np.int64)
+        digest.update(len(numbers).to_bytes(8, "little"))
+        digest.update(numbers.tobytes())
+    return digest.digest()
 
 
 def _build_encoder(

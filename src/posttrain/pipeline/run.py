@@ -26,7 +26,7 @@ from posttrain.pipeline.gatekeeper import Verdict
 from posttrain.pipeline.loggers import FanOut, LoggedStage, build_metrics_sink, check_loggers
 from posttrain.pipeline.measure import Measurer, read_measure_settings
 from posttrain.pipeline.monitoring import RunMonitors
-from posttrain.pipeline.named_models import name_stage_model
+from posttrain.pipeline.named_models import name_stage_model, read_warnings
 from posttrain.pipeline.plan import compute_stage_key, hash_base
 from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.preflight.checks import Preflight
@@ -236,13 +236,20 @@ class _Run:
 
     # many parameters: what a round made beside the policy that it was given
     def _pass_on(self, stage: Round, entry: dict[str, Any], made: Artifact, policy: Artifact, status: str) -> None:
-        """Go on with the policy as it came, and have later stages find a reward model by its stage's name."""
+        """Go on with the policy as it came, and have later stages find a reward model by its stage's name.
+
+        Raises:
+            RefusedError: A monitor's alarm in what was made, and the stage holds on alarms.
+        """
         if made.kind == "reward_model":
             _on_writer(self.ranks, lambda: name_stage_model(self.folder, stage.entry.name, made))
         self._measure(policy, stage.label)
+        for warning in read_warnings(made) if made.kind == "reward_model" else ():
+            self.progress.note(f"WARNING {stage.label}: {warning}")
         entry |= {"outputs": {"policy": policy.hash, made.kind: made.hash}, "status": status}
         self._write()
         self.outputs[stage.entry.name] = policy
+        _on_writer(self.ranks, lambda: self.monitors.take_made(stage, policy.hash, made))
 
     def _compute_key(self, stage: Round, parent: Artifact) -> str:
         return compute_stage_key(self.recipe, stage, parent.hash, self.renderer, self.base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,16 +32,29 @@ _REPORT_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """What is asked of a model: problems, settings and a seed. Made by `read_problems`' callers, read here."""
+    """What is asked of a model: problems, settings and a seed. Made by `read_problems`' callers, read here.
+
+    With `at_once` so many problems are drawn together, or none of them: whenever the drawing is stopped, it goes on to
+    the same bytes in every precision. None: whatever is missing is drawn together.
+    """
 
     problems: Sequence[Problem]
     settings: SamplingSettings
     seed: int
+    at_once: int | None = None
 
     @property
     def num_completions(self) -> int:
         """How many completions are asked for."""
         return len(self.problems) * self.settings.num_samples
+
+    def list_parts(self, is_missing: Callable[[Problem], bool]) -> list[Sequence[Problem]]:
+        """Return the problems that are to be drawn together, for all that are missing."""
+        if self.at_once is None:
+            return [missing] if (missing := list(filter(is_missing, self.problems))) else []
+        starts = range(0, len(self.problems), self.at_once)
+        parts = [self.problems[start : start + self.at_once] for start in starts]
+        return [part for part in parts if any(map(is_missing, part))]
 
     def seed_of(self, problem: Problem) -> int:
         """Return the seed of a problem: by its id, so that what stands beside it changes nothing."""
@@ -156,9 +170,9 @@ def write_completions(
     """Draw the completions that a file lacks, and return what was done.
 
     Lines are written as completions finish; at the end they stand in the order of problems and samples. A
-    problem of which some samples are missing is drawn again, and what is there is kept. In fp32 the text is the
-    same however often the file was stopped, and log-probs are but for their last digits: products of another
-    shape round otherwise, in bf16 enough to change a token now and then.
+    problem of which some samples are missing is drawn again, and what is there is kept. Without `Drawing.at_once` in
+    fp32 the text is the same however often the file was stopped, and log-probs are but for their last digits: products
+    of another shape round otherwise, in bf16 enough to change a token now and then.
 
     Raises:
         TerminatedError: A stop was asked for; the same call goes on from there.
@@ -167,13 +181,14 @@ def write_completions(
     began, drawn = time.perf_counter(), 0
     with CompletionFile(out, identify_drawing(talker, drawing)) as file:
         samples = range(drawing.settings.num_samples)
-        missing = [problem for problem in drawing.problems if any((problem.problem_id, i) not in file for i in samples)]
+        parts = drawing.list_parts(lambda problem: any((problem.problem_id, i) not in file for i in samples))
         speed = DrawingSpeed(progress, should_stop)
         progress.start("sample", drawing.num_completions, unit="completion")
         talker.watch(speed.count)
         try:
             progress.advance(len(file))
-            for problem, completion in draw_completions(talker, drawing, missing) if missing else ():
+            drawn_parts = (draw_completions(talker, drawing, part) for part in parts)
+            for problem, completion in itertools.chain.from_iterable(drawn_parts):
                 key = (problem.problem_id, completion.sample_index)
                 if key not in file:
                     file.append(key, describe_completion(problem, completion))
@@ -233,6 +248,7 @@ def identify_drawing(talker: Talker, drawing: Drawing) -> dict[str, Any]:
         **make_plain(asdict(drawing.settings)),
         "prompts": len(rows),
         "prompts_hash": hash_json(make_plain(rows)),
+        **({} if drawing.at_once is None else {"prompts_at_once": drawing.at_once}),
     }
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from posttrain.core.config import Config, parse_config, suggest
+from posttrain.core.config import Config, optional_field, parse_config, suggest
 from posttrain.core.errors import RecipeError
 from posttrain.lab.world import WORLD_SEED
 
@@ -254,10 +254,20 @@ class LearnedSettings(Config):
     aggregation: Literal["mean", "worst_case", "mean_minus_variance"] = "mean"
     variance_weight: float = Field(1.0, ge=0)
     step_aggregation: Literal["min", "product", "last"] = "min"
+    members: list[int] | None = optional_field(None, min_length=1, description="of an ensemble, from 0; None: all")
     length_penalty: Literal["fitted"] | None = None
     failed_value: float = -4.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     micro_batch_tokens: int = Field(8192, ge=1)
+
+    @model_validator(mode="after")
+    def _check_members(self) -> LearnedSettings:
+        chosen = self.members or []
+        if len(set(chosen)) < len(chosen) or any(number < 0 for number in chosen):
+            raise ValueError("members: each is named once, by its number from 0")
+        if chosen and self.length_penalty is not None:
+            raise ValueError("length_penalty was fitted to all members together; leave it or members out")
+        return self
 
 
 class FunctionSettings(Config):

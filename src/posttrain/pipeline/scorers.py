@@ -65,6 +65,7 @@ class ScorerContext:
         allow_unsafe: Whether programs may run without a sandbox where none passes its self-check.
         place: What errors name.
         locate_model: Gives the folder that a reward model's name stands for, None where it has yet to be made.
+        open_model: Opens a reward model for scorers; None: each of them opens its own.
     """
 
     locate: Callable[[str], Path] = _locate_here
@@ -72,6 +73,7 @@ class ScorerContext:
     allow_unsafe: bool = False
     place: str = "scorer"
     locate_model: Callable[[str], Path | None] = _locate_model_here
+    open_model: Callable[[Path, settings.LearnedSettings], OpenedModel] | None = None
 
 
 def build_context(roots: Roots, plugins: Mapping[str, Plugin], *, allow_unsafe: bool = False) -> ScorerContext:
@@ -123,7 +125,9 @@ def hash_scorer(value: ScorerValue, context: ScorerContext) -> list[Any]:
     """Return what decides a scorer's outcomes: its settings, its files by content, the user's code by content."""
     parts = list(settings.list_parts(value, place=context.place))
     own = [
-        context.plugins[part.reference].content_hash if isinstance(part, settings.FunctionSettings) else part.identity()
+        _name_plugin(context.plugins[part.reference])
+        if isinstance(part, settings.FunctionSettings)
+        else part.identity()
         for part in parts
     ]
     bases = [getattr(part, "knowledge_base", None) for part in parts]
@@ -137,11 +141,18 @@ def name_scorer(value: ScorerValue) -> str:
     return value if isinstance(value, str) else str(value.get("type"))
 
 
+def _name_plugin(plugin: Plugin) -> list[str]:
+    """Return a user's scorer by content: its file's, and which of the file's functions it is."""
+    return [plugin.content_hash, plugin.attribute]
+
+
 def _build_learned(chosen: settings.LearnedSettings, context: ScorerContext) -> Scorer:
     def open_model() -> OpenedModel:
         folder = context.locate_model(chosen.model)
         if folder is None or not folder.is_dir():
             raise _no_model(chosen.model, context.place)
+        if context.open_model is not None:
+            return context.open_model(folder, chosen)
         from posttrain.pipeline.reward_models import open_for_scoring  # brings torch and transformers
 
         return open_for_scoring(folder, chosen)
@@ -156,6 +167,7 @@ def _build_learned(chosen: settings.LearnedSettings, context: ScorerContext) -> 
         step_aggregation=chosen.step_aggregation,
         length_penalty=chosen.length_penalty,
         failed_value=chosen.failed_value,
+        members=tuple(chosen.members or ()),
     )
     return LearnedScorer(open_model, use)
 

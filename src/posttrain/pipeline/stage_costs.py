@@ -18,7 +18,8 @@ _ROWS_COUNTED = 1_000_000
 class StageCost:
     """What one round of a stage costs; None is unknown.
 
-    `learning_rates` are those of the first, middle and last step; `tokens` counts prompts too.
+    `learning_rates` are those of the first, middle and last step; `tokens` counts prompts too. A study draws `answers`
+    and asks for `verdicts` on them, of all scorers together.
     """
 
     steps: int | None = None
@@ -26,6 +27,8 @@ class StageCost:
     learning_rates: list[float] | None = None
     memory_bytes: int | None = None
     seconds: float | None = None
+    answers: int | None = None
+    verdicts: int | None = None
 
 
 class LearningRates(Protocol):

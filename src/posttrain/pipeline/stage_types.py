@@ -10,6 +10,7 @@ from typing import Literal
 
 from posttrain.core.config import Config
 from posttrain.gates.rules import RepairName
+from posttrain.stages.best_of_n import BestOfNConfig
 from posttrain.stages.grpo import GrpoConfig
 from posttrain.stages.kto import KtoConfig
 from posttrain.stages.preference import PreferenceConfig
@@ -31,7 +32,7 @@ class StageType:
 
     config: type[Config] | None
     repairs: tuple[RepairName, ...]
-    makes: Literal["policy", "reward_model"] = "policy"
+    makes: Literal["policy", "reward_model", "evaluation"] = "policy"
 
     @property
     def passes_policy_on(self) -> bool:
@@ -45,6 +46,7 @@ STAGE_TYPES: dict[str, StageType] = {
     "preference": StageType(PreferenceConfig, OF_TRAINING),
     "kto": StageType(KtoConfig, OF_TRAINING),
     "reward_model": StageType(RewardModelConfig, (), makes="reward_model"),
+    "best_of_n": StageType(BestOfNConfig, (), makes="evaluation"),
 }
 """Every built-in type, by the `type` of a recipe's stage."""
 

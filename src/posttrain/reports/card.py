@@ -32,6 +32,7 @@ from posttrain.reports.markdown import escape, write_name, write_table
 from posttrain.reports.matrix import Matrix, build_matrix, index_metrics
 from posttrain.reports.monitors import build_monitors
 from posttrain.reports.raw_values import list_of, mapping_of, parse_object, text_of
+from posttrain.reports.reward_models import list_warnings
 from posttrain.reports.run_files import RunFiles, load_run
 
 LIMITS = (
@@ -106,6 +107,11 @@ def render_card(files: RunFiles, *, policy: str | None = None, folder: str | Non
     else:
         lines += write_evaluation(matrix, place)
         weaknesses = list_weaknesses(matrix, place, gates, monitors, gaps)
+    weaknesses += [
+        f"The reward model of {escape(stage.name)}: {escape(warning, 600)}"
+        for stage in files.stages
+        for warning in list_warnings(stage.reward)
+    ]
     lines += write_gates(files, gates) + write_monitors(monitors, label)
     lines += [
         "## Known weaknesses",

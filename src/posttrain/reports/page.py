@@ -29,6 +29,7 @@ from posttrain.reports.rendering import render_page
 from posttrain.reports.reward_models import RewardView, build_reward
 from posttrain.reports.run_files import RunFiles, StageFiles, load_run
 from posttrain.reports.samples import build_samples
+from posttrain.reports.studies import StudyView, build_study
 from posttrain.reports.tables import (
     LedgerTable,
     build_ledger,
@@ -55,6 +56,7 @@ class StageView:
     gate: GateView
     wiring: list[tuple[str, str, str]]
     reward: RewardView | None
+    study: StudyView | None
 
 
 def build_report(run_folder: Path) -> Path:
@@ -144,6 +146,7 @@ def _build_stage(stage: StageFiles, gate: GateView) -> StageView:
         gate=gate,
         wiring=_list_wiring(entry),
         reward=build_reward(stage.reward),
+        study=build_study(stage.study, stage.study_page),
     )
 
 

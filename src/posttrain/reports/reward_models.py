@@ -14,12 +14,18 @@ from posttrain.reports.raw_values import list_of, mapping_of, number_of, text_of
 
 @dataclass(frozen=True, slots=True)
 class RewardView:
-    """A reward model's validation; `margins` are rows of (margin, accuracy, its limits, pairs), `remark` a caution."""
+    """A reward model's validation.
+
+    `margins` are rows of (margin, accuracy, its limits, pairs), `attributes` of (attribute, correlation, ordered right,
+    its limits, pairs); `remark` is a caution, `warnings` what the stage found wrong with it.
+    """
 
     facts: list[tuple[str, str]]
     curves: list[CurveChart]
     margins: list[tuple[str, str, str, str]]
     remark: str
+    warnings: list[str]
+    attributes: list[tuple[str, str, str, str, str]]
     source: str = REWARD_REPORT
 
 
@@ -33,22 +39,54 @@ def build_reward(report: Mapping[str, Any]) -> RewardView | None:
             facts.append((label, format_count(number_of(report.get(key)))))
     if interval := _write_interval(mapping_of(report.get("accuracy")), "fraction"):
         facts.append(("accuracy", interval))
-    for label, key in (("best possible accuracy", "best_accuracy"), ("of what is possible", "normalised_accuracy")):
-        if (value := number_of(report.get(key))) is not None:
-            facts.append((label, format_figure(value, "fraction")))
+    if (best := number_of(report.get("best_accuracy"))) is not None:
+        facts.append(("best possible accuracy", format_figure(best, "fraction")))
+    if (reached := number_of(report.get("normalised_accuracy"))) is not None:
+        limits = mapping_of(report.get("normalised_limits"))
+        interval = _write_interval({**limits, "value": reached}, "fraction")
+        facts.append(("of what is possible", interval or format_figure(reached, "fraction")))
+    if interval := _write_interval(mapping_of(report.get("quality_accuracy")), "fraction"):
+        facts.append(("better one has the higher score", interval))
+    if interval := _write_interval(mapping_of(report.get("ensemble_gain")), "fraction"):
+        facts.append(("what the members' mean gains", interval))
     calibration, length = mapping_of(report.get("calibration")), mapping_of(report.get("length"))
     if interval := _write_interval(mapping_of(calibration.get("error")), "fraction"):
         chance = format_figure(number_of(calibration.get("error_if_calibrated")), "fraction")
         facts.append(("calibration error", f"{interval}; {chance} by chance alone"))
     if interval := _write_interval(mapping_of(length.get("slope")), "score/token"):
         facts.append((f"one more token at equal {text_of(length.get('at_equal'))}", interval))
-    for name, found in mapping_of(report.get("attributes")).items():
-        correlation = number_of(mapping_of(found).get("correlation"))
-        if correlation is not None:
-            facts.append((f"correlation of {text_of(name)}", f"{correlation:.2f}"))
     is_training = text_of(report.get("rows_are")) == "training"
     remark = "These are the rows that it was trained on: they show nothing of others." if is_training else ""
-    return RewardView(facts, _build_reliability(calibration), _list_margins(report), remark)
+    return RewardView(
+        facts,
+        _build_reliability(calibration),
+        _list_margins(report),
+        remark,
+        list_warnings(report),
+        _list_attributes(report),
+    )
+
+
+def list_warnings(report: Mapping[str, Any]) -> list[str]:
+    """Return what a stage found wrong with its reward model, a line each."""
+    return [text for line in list_of(report.get("warnings")) if (text := text_of(line))]
+
+
+def _list_attributes(report: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    rows = []
+    for name, found in mapping_of(report.get("attributes")).items():
+        correlation = number_of(mapping_of(found).get("correlation"))
+        if correlation is None:
+            continue
+        ordering = mapping_of(mapping_of(found).get("ordering"))
+        value, low, high = (number_of(ordering.get(key)) for key in ("value", "low", "high"))
+        share, limits, pairs = "", "", ""
+        if value is not None and low is not None and high is not None:
+            share = format_figure(value, "fraction")
+            limits = f"{format_figure(low, 'fraction')} – {format_figure(high, 'fraction')}"
+            pairs = format_count(number_of(ordering.get("pairs")))
+        rows.append((text_of(name), f"{correlation:.2f}", share, limits, pairs))
+    return rows
 
 
 def _build_reliability(calibration: Mapping[str, Any]) -> list[CurveChart]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.core.errors import StorageError
-from posttrain.core.run_folder import REWARD_REPORT, RunFolder, StageFolder
+from posttrain.core.run_folder import REWARD_REPORT, STUDY_FIGURES, STUDY_PAGE, RunFolder, StageFolder
 from posttrain.reports.item_tables import ItemTable, iterate_lines, read_item_table, say_left_out
 from posttrain.reports.raw_values import list_of, mapping_of, number_of, parse_object, text_of
 from posttrain.reports.visible_text import cut_text
@@ -30,6 +30,8 @@ STOPPED = "stopped"
 """The part of a drawn completion's outcome that says whether it ended by itself: the metric `stop_rate`."""
 TEXT_PARTS = ("nats", "tokens", "bytes")
 """The parts of a text's outcome that ratios are made of."""
+_STUDY = "best_of_n"
+"""The type of stages that study the policy and train nothing."""
 _HASH = re.compile(r"[0-9a-f]{32}")
 _TASK = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -40,7 +42,8 @@ class StageFiles:
 
     Made by `load_run`, read by the report. `entry` is the stage's part of run.json (empty while the
     stage has not been written there), `points` the lines of metrics.jsonl, `rows` those of rows.json, `reward` what
-    validation rows say of the reward model that it made.
+    validation rows say of the reward model that it made, `study` the figures of a study of best-of-n, and
+    `study_page` the path of its page inside the run folder.
 
     Example: folder `01-sft` with 30 logged steps has `index=0`, `name="sft"` and 30 points.
     """
@@ -52,6 +55,8 @@ class StageFiles:
     ledger: dict[str, Any] | None = None
     rows: list[Any] = field(default_factory=list)
     reward: dict[str, Any] = field(default_factory=dict)
+    study: dict[str, Any] = field(default_factory=dict)
+    study_page: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +170,8 @@ class _Reader:
             if text_of(entry.get("status")) not in ("", "pending", "waiting", "planned"):
                 self.notes.append(f"Stage {index + 1} ({name}) has written nothing yet.")
             return StageFiles(index, name, entry, ledger=_mapping_or_none(entry.get("ledger")))
+        if text_of(entry.get("type")) == _STUDY:
+            return self._read_study(index, name, entry)
         files = StageFolder(folder)
         ledger = self._read_json(files.ledger)
         rows = self._read_json(files.preview)
@@ -182,6 +189,18 @@ class _Reader:
         named = mapping_of(entry.get("outputs")).get("reward_model")
         artifact = "" if named is None else _read_name(named, _HASH)
         return mapping_of(self._read_json(self.files.artifacts / artifact / REWARD_REPORT)) if artifact else {}
+
+    def _read_study(self, index: int, name: str, entry: dict[str, Any]) -> StageFiles:
+        """Return a stage that trains nothing: its study, once it is made, and where the page lies."""
+        named = mapping_of(entry.get("outputs")).get("evaluation")
+        artifact = "" if named is None else _read_name(named, _HASH)
+        if not artifact:
+            return StageFiles(index, name, entry)
+        folder = self.files.artifacts / artifact
+        page = folder / STUDY_PAGE
+        has_page = page.is_file() and self._is_inside(page)
+        study = mapping_of(self._read_json(folder / STUDY_FIGURES))
+        return StageFiles(index, name, entry, study=study, study_page=self._name(page) if has_page else "")
 
     def read_all_items(self, run: Mapping[str, Any]) -> dict[str, dict[str, ItemTable]]:
         """Return the tables of all evaluated items, by what was measured and by task; each file is read once."""

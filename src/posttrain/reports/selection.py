@@ -16,7 +16,16 @@ from posttrain.core.durable import write_text
 from posttrain.reports import charts
 from posttrain.reports.numbers import NO_VALUE, format_compact, format_count
 from posttrain.reports.rendering import render_page
-from posttrain.reports.selection_charts import LineChart, chart_by_kl, chart_by_n, chart_kl, chart_over_optimisation
+from posttrain.reports.selection_charts import (
+    LineChart,
+    chart_by_kl,
+    chart_by_n,
+    chart_gold_gains,
+    chart_kl,
+    chart_over_optimisation,
+    chart_own_gains,
+)
+from posttrain.reports.studies import build_study
 from posttrain.statistics.gain_fits import GainCurve
 from posttrain.statistics.over_optimisation import compute_best_of_n_kl
 from posttrain.statistics.selection_curves import CurvePoint
@@ -26,12 +35,27 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True)
+class Fall:
+    """The first n at which a score is shown to be up and gold down, and the smaller n that they are held against.
+
+    `kl` is that of `to_n`, nats; changes are from one to the other. Example: `Fall(8, 64, 0.4, -0.09, 3e-4, 3.1)`.
+    """
+
+    from_n: int
+    to_n: int
+    own_change: float
+    gold_change: float
+    p_value: float
+    kl: float
+
+
+@dataclass(frozen=True, slots=True)
 class StudiedWay:
     """One way of choosing: what gold gives the chosen answer, and for a score what that score itself gives it.
 
     `own` is empty where the chooser has no score beside gold. `fitted` is the curve of gold's gains, None where the
-    data say of none; `says` what it tells, or why there is none; `turn` what a paired test shows: the score up and gold
-    down from one n to a larger one.
+    data say of none; `says` what it tells, or why there is none; `fall` what a paired test shows, and `turn` the
+    same in words.
 
     Example: `StudiedWay("length", "score", points, own, None, "no gain at any n that differs from 0")`.
     """
@@ -43,6 +67,7 @@ class StudiedWay:
     fitted: GainCurve | None = None
     says: str = ""
     turn: str = ""
+    fall: Fall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +158,8 @@ def write_selection_page(study: SelectionStudy, path: Path) -> None:
         "selection.html",
         study=study,
         charts=[*drawn, chart_kl(study.ways)],
+        summary=build_study(study.to_json(), ""),
+        together=_chart_together(study, proxies),
         proxies=[(way, chart_over_optimisation(way, study.unit, study.units[way.name])) for way in proxies],
         rows=list_rows(study),
         fits=[(way.name, way.says, way.turn) for way in study.ways if way.says],
@@ -140,6 +167,13 @@ def write_selection_page(study: SelectionStudy, path: Path) -> None:
         frame=charts,
     )
     write_text(path, page)
+
+
+def _chart_together(study: SelectionStudy, proxies: Sequence[StudiedWay]) -> list[LineChart]:
+    """Return the charts of several scores on one scale, none where there is one score."""
+    if len(proxies) < 2:
+        return []
+    return [chart_gold_gains(proxies, study.unit), chart_own_gains(proxies, study.units)]
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from posttrain.statistics.selection_curves import CurvePoint
 
 _ROOM = 0.06
 _STYLES = {"random": "plain", "oracle": "oracle", "majority": "majority", "verifier": "verifier"}
-_SCORES = ("score-1", "score-2", "score-3", "score-4")
+_SCORES = tuple(f"score-{number}" for number in range(1, 9))
 _STEPS = 40
 ROOT_KL = "√KL, nats"
 
@@ -126,11 +126,40 @@ def chart_over_optimisation(way: Way, gold_unit: float, own_unit: float) -> Line
         )
     ]
     if way.fitted is not None:
-        furthest, fit = way.fitted.furthest, way.fitted.fitted.fit
-        distances = [furthest * step / _STEPS for step in range(_STEPS + 1)]
-        curve = [(d, fit.compute_gain(d) / gold_unit, None, None) for d in distances]
+        curve = _trace_fit(way.fitted, gold_unit)
         drawn.append(_Drawn("gold, fitted: d (α − β d)", "bound", curve, has_dots=False))
     return _build(f"Gains when {way.name} chooses", ROOT_KL, "standard deviations", drawn)
+
+
+def chart_gold_gains(ways: Sequence[Way], gold_unit: float) -> LineChart:
+    """Return gold's gains by distance, a line for each score that chooses, with its fitted curve in the same colour.
+
+    Args:
+        ways: Ways that choose by a score of their own.
+        gold_unit: The standard deviation of gold, above 0.
+    """
+    drawn = []
+    for way, style in _style(ways):
+        drawn.append(_Drawn(way.name, style, _list_gains(way.points, gold_unit)))
+        if way.fitted is not None:
+            drawn.append(_Drawn("", f"{style} fitted", _trace_fit(way.fitted, gold_unit), has_dots=False))
+    return _build("What gold gains", ROOT_KL, "standard deviations", drawn)
+
+
+def chart_own_gains(ways: Sequence[Way], units: Mapping[str, float]) -> LineChart:
+    """Return by distance what each score itself gains by choosing, in its own standard deviations."""
+    drawn = [_Drawn(way.name, style, _list_gains(way.own, units[way.name])) for way, style in _style(ways)]
+    return _build("What each score itself gains", ROOT_KL, "standard deviations", drawn)
+
+
+def _list_gains(points: Sequence[CurvePoint], unit: float) -> list[tuple[float, float, float | None, float | None]]:
+    """Return gains without their limits: bands of several lines would hide one another."""
+    return [(x, y, None, None) for x, y, _, _ in (_scale(point, unit) for point in points)]
+
+
+def _trace_fit(fitted: GainCurve, unit: float) -> list[tuple[float, float, float | None, float | None]]:
+    distances = [fitted.furthest * step / _STEPS for step in range(_STEPS + 1)]
+    return [(d, fitted.fitted.fit.compute_gain(d) / unit, None, None) for d in distances]
 
 
 def _scale(point: CurvePoint, unit: float) -> tuple[float, float, float | None, float | None]:

@@ -53,7 +53,8 @@ class OpenedModel:
 
     Made by the wiring. `encode` gives the ids of a prompt and of a text as its answer, for completions that come as
     text alone; `decode` the text of ids, to find steps. `stop_ids` end a turn, the first one where a completion has
-    none: one that a stop string ended; none: whatever comes last is read.
+    none: one that a stop string ended; none: whatever comes last is read. `members` are the numbers of the members that
+    score, in their order; none: it is not told, and none may be asked for.
     """
 
     scoring: ScoresCompletions
@@ -64,6 +65,7 @@ class OpenedModel:
     mean_length: float | None = None
     separator: str | None = None
     stop_ids: tuple[int, ...] = ()
+    members: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class LearnedUse:
     Args:
         weights: Of the outputs by name, those left out 0; empty: equal.
         aggregation: Over the members of an ensemble.
+        members: The numbers of those that count, from 0; empty: all that are open.
         variance_weight: Of `mean_minus_variance`, >= 0.
         step_aggregation: Over the steps of a process reward model.
         length_penalty: `fitted` takes off the score that length alone earns; None takes nothing off.
@@ -85,6 +88,7 @@ class LearnedUse:
     step_aggregation: StepAggregation = "min"
     length_penalty: Literal["fitted"] | None = None
     failed_value: float = -4.0
+    members: tuple[int, ...] = ()
 
 
 class LearnedScorer:
@@ -141,7 +145,8 @@ class LearnedScorer:
             readings.append(Reading(rows[members[0]][0], completions, tuple(_place(model, ids) for ids in completions)))
         outcomes: dict[int, Outcome] = {}
         for members, found in zip(groups.values(), model.scoring.score(readings), strict=True):
-            for index, values_MRK in zip(members, found, strict=True):
+            for index, all_MRK in zip(members, found, strict=True):
+                values_MRK = all_MRK[_place_members(model, self._use)] if self._use.members else all_MRK
                 problem = items[index][0].problem_id
                 outcomes[index] = self._build_outcome(model, values_MRK, len(rows[index][1]), problem)
         return [outcomes[index] for index in range(len(rows))]
@@ -174,9 +179,18 @@ class LearnedScorer:
         return Outcome("scored", value, parts=parts)
 
 
+def _place_members(model: OpenedModel, use: LearnedUse) -> list[int]:
+    """Return where the members that count stand among those that are open."""
+    return [model.members.index(number) for number in use.members]
+
+
 def _check_use(model: OpenedModel, use: LearnedUse) -> None:
     unknown = sorted(set(use.weights) - set(model.outputs))
-    if unknown:
+    absent = sorted(set(use.members) - set(model.members))
+    if absent:
+        found, cure = f"member {absent[0]}", "name members by their numbers, from 0"
+        expected = "some of its members: " + ", ".join(map(str, model.members))
+    elif unknown:
         found, cure = f"weights of {', '.join(unknown)}", "name outputs of this reward model"
         expected = "some of its outputs: " + ", ".join(model.outputs)
     elif use.length_penalty is not None and model.length_slope is None:

@@ -17,16 +17,24 @@ from posttrain.core.errors import DataError
 from posttrain.core.hashing import finite_or_none
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.data.judged import LABELS
+from posttrain.stages.reward_ordering import (
+    compare_members,
+    compare_with_bayes,
+    describe_accuracy,
+    find_hits,
+    order_by_quality,
+    order_by_ratings,
+    tabulate_margins,
+)
 from posttrain.statistics.calibration import measure_calibration
 from posttrain.statistics.intervals import wilson_interval
-from posttrain.statistics.length_bias import measure_length_bias
+from posttrain.statistics.length_bias import LengthBias, measure_length_bias
 
 if TYPE_CHECKING:
     from posttrain.stages.reward_model import RewardModelConfig
     from posttrain.stages.reward_rows import Ratings, RewardRows
 
 Floats = npt.NDArray[np.float64]
-_MARGIN_BINS = 5
 _RELIABILITY_BINS = 10
 
 
@@ -86,24 +94,27 @@ def _diagnose_pairs(config: RewardModelConfig, rows: RewardRows, scores_MR: Floa
     gaps_P = gaps_MP.mean(axis=0)
     report: dict[str, Any] = {
         "pairs": len(pairs),
-        "accuracy": _describe_accuracy(gaps_P),
-        "member_accuracy": [float(_find_hits(gaps).mean()) for gaps in gaps_MP],
+        "accuracy": describe_accuracy(gaps_P),
+        "member_accuracy": [float(find_hits(gaps).mean()) for gaps in gaps_MP],
         "mean_margin": float(gaps_P.mean()),
-        "accuracy_by_margin": _tabulate_margins(gaps_P),
+        "accuracy_by_margin": tabulate_margins(gaps_P),
     }
     figures = {keys.REWARD_MODEL_ACCURACY: report["accuracy"]["value"], keys.REWARD_MODEL_MARGIN: report["mean_margin"]}
-    if config.probability is not None:
-        chances_P = np.concatenate([part.read_numbers(config.probability) for part in rows.data.sources])
+    chances_P = None if config.probability is None else _read_column(rows, config.probability)
+    if chances_P is not None:
         report |= compare_with_bayes(gaps_P, chances_P)
         figures[keys.REWARD_MODEL_NORMALISED_ACCURACY] = report["normalised_accuracy"]
     if len(pairs) > 1:
         report["calibration"] = calibration = _measure_reliability(gaps_P, seed)
         figures[keys.REWARD_MODEL_CALIBRATION_ERROR] = calibration["error"]["value"]
-    bias = _measure_length(config, rows, gaps_P, lengths_P2)
-    report["length"] = bias
-    slope = None if "slope" not in bias else float(bias["slope"]["value"])
+    bias = _describe_length(config, rows, gaps_MP, lengths_P2[:, 0] - lengths_P2[:, 1])
+    report |= bias
+    if len(gaps_MP) > 1:
+        report["ensemble_gain"] = compare_members(gaps_MP, chances_P)
+    length = bias["length"]
+    slope = None if "slope" not in length else float(length["slope"]["value"])
     if slope is not None:
-        figures |= {keys.REWARD_MODEL_LENGTH_SLOPE: slope, keys.REWARD_MODEL_LENGTH_CORRELATION: bias["correlation"]}
+        figures |= {keys.REWARD_MODEL_LENGTH_SLOPE: slope, keys.REWARD_MODEL_LENGTH_CORRELATION: length["correlation"]}
     mean_length = float(lengths_P2.mean())
     meaning = Meaning(
         "pairwise", ("preference",), offsets, (1.0,), (0.0,), slope, None if slope is None else mean_length
@@ -111,54 +122,8 @@ def _diagnose_pairs(config: RewardModelConfig, rows: RewardRows, scores_MR: Floa
     return Diagnosis(meaning, figures, report)
 
 
-def _find_hits(gaps_P: Floats) -> Floats:
-    """Return 1 for a pair that is ordered right, 0 for one that is not, 1/2 for a tie."""
-    return (np.sign(gaps_P) + 1) / 2
-
-
-def _describe_accuracy(gaps_P: Floats) -> dict[str, float]:
-    hits = float(_find_hits(gaps_P).sum())
-    interval = wilson_interval(round(hits), len(gaps_P))
-    return {"value": hits / len(gaps_P), "low": interval.low, "high": interval.high}
-
-
-def _tabulate_margins(gaps_P: Floats) -> list[dict[str, float]]:
-    """Return accuracy by how far apart the model holds the two, in bins of equally many pairs."""
-    table = []
-    for chosen in np.array_split(np.argsort(np.abs(gaps_P), kind="stable"), min(_MARGIN_BINS, len(gaps_P))):
-        margins = np.abs(gaps_P[chosen])
-        sides = {"from": float(margins.min()), "to": float(margins.max()), "pairs": len(chosen)}
-        table.append({**sides, **_describe_accuracy(gaps_P[chosen])})
-    return table
-
-
-def compare_with_bayes(gaps_P: Floats, chances_P: Floats) -> dict[str, float]:
-    """Return the accuracy to be expected over labels drawn anew, the best possible one, and how much of it is reached.
-
-    With p the true probability of a pair's label, a model that orders it so is right with probability p and else 1 - p;
-    the best possible accuracy is the mean of max(p, 1 - p), a coin's 1/2:
-
-        normalised = (accuracy - 1/2) / (best - 1/2)
-
-    Args:
-        gaps_P: Score of the chosen less that of the rejected.
-        chances_P: p, in [0, 1].
-
-    Raises:
-        DataError: A probability out of range.
-    """
-    if chances_P.min() < 0 or chances_P.max() > 1:
-        raise DataError(
-            f"probabilities from {chances_P.min():g} to {chances_P.max():g}",
-            expected="the probability of each pair's label, in [0, 1]",
-            cure="name another column, or leave 'probability' out",
-            place="probability",
-        )
-    hits_P = _find_hits(gaps_P)
-    expected = float((hits_P * chances_P + (1 - hits_P) * (1 - chances_P)).mean())
-    best = float(np.maximum(chances_P, 1 - chances_P).mean())
-    reached = (expected - 0.5) / (best - 0.5) if best > 0.5 else 0.0
-    return {"expected_accuracy": expected, "best_accuracy": best, "normalised_accuracy": reached}
+def _read_column(rows: RewardRows, name: str) -> Floats:
+    return np.concatenate([part.read_numbers(name) for part in rows.data.sources])
 
 
 def _measure_reliability(log_odds: Floats, seed: int, labels: Floats | None = None) -> dict[str, Any]:
@@ -178,22 +143,45 @@ def _measure_reliability(log_odds: Floats, seed: int, labels: Floats | None = No
     return asdict(measure_calibration(confidences, outcomes, generator, num_bins=_RELIABILITY_BINS, num_resamples=400))
 
 
-def _measure_length(config: RewardModelConfig, rows: RewardRows, gaps_P: Floats, lengths_P2: Floats) -> dict[str, Any]:
-    qualities = None
+def _describe_length(config: RewardModelConfig, rows: RewardRows, gaps_MP: Floats, lengths_P: Floats) -> dict[str, Any]:
+    """Return what length earns, what is left once that is taken off, and a warning where it earns too much."""
+    gaps_P, qualities_P, found = gaps_MP.mean(axis=0), None, {}
     if config.quality is not None:
-        first, second = (
-            np.concatenate([part.read_numbers(name) for part in rows.data.sources]) for name in config.quality
-        )
-        qualities = first - second
+        qualities_P = _read_column(rows, config.quality[0]) - _read_column(rows, config.quality[1])
+        found["quality_accuracy"] = order_by_quality(gaps_P, qualities_P)
     try:
-        found = measure_length_bias(gaps_P, lengths_P2[:, 0] - lengths_P2[:, 1], qualities)
+        bias = measure_length_bias(gaps_P, lengths_P, qualities_P)
+        slopes = [measure_length_bias(gaps, lengths_P, qualities_P).slope.value for gaps in gaps_MP]
     except DataError as error:
-        return {"why_not": error.found}
-    return {**asdict(found), "at_equal": "label" if qualities is None else "quality"}
+        return {**found, "length": {"why_not": error.found}, "warnings": []}
+    rest_P = gaps_P - bias.slope.value * lengths_P
+    without: dict[str, Any] = {"accuracy": describe_accuracy(rest_P)}
+    if qualities_P is not None:
+        without["quality_accuracy"] = order_by_quality(rest_P, qualities_P)
+    at_equal = "label" if qualities_P is None else "quality"
+    length = {**asdict(bias), "at_equal": at_equal, "member_slopes": slopes, "without": without}
+    return {**found, "length": length, "warnings": warn_of_length(bias, at_equal, config.max_length_correlation)}
+
+
+def warn_of_length(bias: LengthBias, at_equal: str, bound: float) -> list[str]:
+    """Return what is to be said of a score that pays for length: a line, or none.
+
+    Said where the slope is shown to be above 0 and the partial correlation is over the bound. A score that charges for
+    length is not warned of: what is optimised against it ends at a short answer, and against the other nowhere.
+    """
+    if bias.slope.low <= 0 or bias.correlation <= bound:
+        return []
+    slope = bias.slope
+    return [
+        f"length pays: one more token earns {slope.value:.3g} ({slope.low:.3g} to {slope.high:.3g}) at equal "
+        f"{at_equal}, a partial correlation of {bias.correlation:.2f}, where at most {bound:.2f} is allowed. A policy "
+        "that is optimised against it grows longer: give 'length_penalty: fitted' to its scorer, or look at the labels"
+    ]
 
 
 def _diagnose_ratings(meaning: Meaning, rows: RewardRows, predicted_NK: Floats) -> Diagnosis:
-    columns = [rows.pair(place).columns for place in rows.places]
+    pairs = [rows.pair(place) for place in rows.places]
+    columns, prompts = [pair.columns for pair in pairs], [pair.prompt.ids_T.tobytes() for pair in pairs]
     report: dict[str, Any] = {"rows": len(columns), "attributes": {}}
     correlations = []
     for number, name in enumerate(meaning.outputs):
@@ -210,6 +198,9 @@ def _diagnose_ratings(meaning: Meaning, rows: RewardRows, predicted_NK: Floats) 
             "rows": len(ratings), "correlation": correlation, "root_mean_square_error": error**0.5,
             "explained": explained,
         }  # fmt: skip
+        named = [prompt for prompt, is_given in zip(prompts, given, strict=True) if is_given]
+        if ordering := order_by_ratings(values, ratings, named):
+            report["attributes"][name]["ordering"] = ordering
         correlations.append(correlation)
     figures = {keys.REWARD_MODEL_CORRELATION: float(np.mean(correlations))} if correlations else {}
     return Diagnosis(meaning, figures, report)

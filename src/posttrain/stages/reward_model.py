@@ -68,6 +68,10 @@ class RewardModelConfig(TrainingKeys):
     quality: list[str] | None = Field(None, min_length=2, max_length=2, description="columns of true qualities")
     probability: str | None = Field(None, min_length=1, description="the column of the label's true probability")
 
+    max_length_correlation: float = Field(
+        0.3, gt=0, le=1, description="partial correlation of score and length at equal quality"
+    )
+
     members: int = Field(1, ge=1, le=32)
     resample: bool = False
 

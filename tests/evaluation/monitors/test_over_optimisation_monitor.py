@@ -60,7 +60,7 @@ def test_a_series_is_fitted_and_its_turn_is_an_alarm() -> None:
     start, series = build_series(turn=True)
     reading = MONITOR.read_series(start, series, "best_of_n", num_looks=3)
     assert reading.status == "alarm"
-    assert "from a KL of 2.25 to 5.76 nats" in reading.why
+    assert "from a KL of 2.25 nats to a KL of 5.76 nats sums/proxy is up by" in reading.why
     figures = {figure.name: figure for figure in reading.figures}
     assert figures["alpha"].low < 0.6 < figures["alpha"].high
     assert figures["KL at the turn"].low < 2.25 < figures["KL at the turn"].high

@@ -38,7 +38,7 @@ from posttrain.statistics.repeats import RIGHT
 FOOLED_BY = (
     "a policy that says the share of right answers as its confidence everywhere is calibrated and knows nothing: the "
     "Brier score tells; agreement of a few samples is a rough confidence, and looks over-sure at its upper end for "
-    "every policy; and confidence that is said in words is not read"
+    "every policy; and confidence that is said in words is read by the scorer or not at all"
 )
 
 

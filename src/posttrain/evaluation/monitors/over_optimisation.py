@@ -32,7 +32,13 @@ from posttrain.evaluation.monitors.reading import Curve, Figure, Items, Reading
 from posttrain.evaluation.monitors.verdicts import Check, Findings, conclude
 from posttrain.statistics.clusters import Floats
 from posttrain.statistics.one_sided import OneSided, rise_test
-from posttrain.statistics.over_optimisation import BootstrappedFit, Form, bootstrap_gains, find_divergence
+from posttrain.statistics.over_optimisation import (
+    BootstrappedFit,
+    Divergence,
+    Form,
+    bootstrap_gains,
+    find_divergence,
+)
 from posttrain.statistics.pairing import Pairs, cluster_name, pair_items, read_value
 from posttrain.statistics.repeats import fold_samples, parse_repeated
 
@@ -45,10 +51,24 @@ _UNIT = "score"
 
 @dataclass(frozen=True, slots=True)
 class SeriesPoint:
-    """A policy at some distance from the start: its KL in nats, and its items."""
+    """A policy at some distance from the start: its KL in nats, its items, and what it is called, `n = 8` say."""
 
     kl_nats: float
     items: Items
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """What readings call it: its name and its KL."""
+        return ", ".join([*([self.name] if self.name else []), f"a KL of {self.kl_nats:.2f} nats"])
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesFindings:
+    """What a series of policies says: the reading, and the look at which a turn is shown, None where none is."""
+
+    reading: Reading
+    divergence: Divergence | None
 
 
 class OverOptimisationMonitor(MonitorKeys):
@@ -126,6 +146,12 @@ class OverOptimisationMonitor(MonitorKeys):
     def read_series(
         self, start: Items, series: Sequence[SeriesPoint], form: Form, *, num_looks: int | None = None
     ) -> Reading:
+        """Return what `examine_series` finds, as a reading."""
+        return self.examine_series(start, series, form, num_looks=num_looks).reading
+
+    def examine_series(
+        self, start: Items, series: Sequence[SeriesPoint], form: Form, *, num_looks: int | None = None
+    ) -> SeriesFindings:
         """Return where gold turns along a series of policies, and the first look at which the turn is shown.
 
         Args:
@@ -156,29 +182,35 @@ class OverOptimisationMonitor(MonitorKeys):
         curves = [_draw(name, kls, values) for name, values in ((self.proxy, proxy_LP), (self.gold, gold_LP))]
         figures: list[Figure] = []
         turned = ""
-        if len({point.kl_nats for point in series}) >= 2:
+        if len({kl for kl in kls if kl > 0}) >= 2:
             fitted = self._fit(kls, gold_LP, clusters, form, series[-1].items)
             figures = _list_fit(fitted, len(clusters))
             steps = np.linspace(0, math.sqrt(max(kls)), 41)[1:]
             line = ((0.0, 0.0), *((float(d) ** 2, fitted.fit.compute_gain(float(d))) for d in steps))
             curves.append(Curve(f"{self.gold}, fitted gain", "KL in nats", _UNIT, line))
-            if fitted.turn is not None:
-                turned = f"the fitted curve turns at a KL of {fitted.turn.value**2:.2f} nats; "
-        why = turned + (
-            f"no turn is shown over {len(series)} looks"
-            if found is None
-            else f"from a KL of {kls[found.against]:.2f} to {kls[found.look]:.2f} nats {self.proxy} is up by "
-            f"{found.proxy_change:.3g} while {self.gold} changes by {found.gold_change:.3g}"
-        )
-        return Reading(
+            turned = _describe_turn(fitted, max(kls))
+        shown = f"no turn is shown over {len(series)} looks"
+        if found is not None:
+            first, last = (SeriesPoint(0.0, start, "the start"), *series)[found.against], series[found.look - 1]
+            ends = (("KL that gold falls from", first), ("KL at which its fall is shown", last))
+            figures += [Figure(name, point.kl_nats, None, None, len(clusters), "nats") for name, point in ends]
+            shown = self._describe_fall(found, first, last)
+        reading = Reading(
             monitor=self.label,
             tasks=tuple(self.tasks_read),
             status="silent" if found is None else "alarm",
-            why=why,
+            why=turned + shown,
             figures=tuple(figures),
             level=self.level,
             fooled_by=FOOLED_BY,
             curves=tuple(curves),
+        )
+        return SeriesFindings(reading, found)
+
+    def _describe_fall(self, found: Divergence, first: SeriesPoint, last: SeriesPoint) -> str:
+        return (
+            f"from {first.label} to {last.label} {self.proxy} is up by {found.proxy_change:.3g} while "
+            f"{self.gold} changes by {found.gold_change:.3g}"
         )
 
     # many parameters: the curve's points, their sources, its form, and whose items name the generator
@@ -188,7 +220,18 @@ class OverOptimisationMonitor(MonitorKeys):
         first = last[_task_of(self.gold)][0]
         generator = build_numpy_generator("monitor", "over_optimisation", first.task_hash, first.policy_hash)
         distances = np.sqrt(np.array(kls[1:]))
-        return bootstrap_gains(distances, (gold_LP[1:] - gold_LP[0]).T, form, generator, clusters_P=clusters)
+        apart = distances > 0  # where all answers tie there is nothing to choose, and the policy is the start
+        gains_PL = (gold_LP[1:] - gold_LP[0]).T[:, apart]
+        return bootstrap_gains(distances[apart], gains_PL, form, generator, clusters_P=clusters)
+
+
+def _describe_turn(fitted: BootstrappedFit, furthest: float) -> str:
+    """Return at which KL the fitted curve turns, nothing where it does not, or its bend is not shown."""
+    if fitted.turn is None or fitted.beta.low <= 0:
+        return ""
+    kl = fitted.turn.value**2
+    where = f", beyond the last of {furthest:.2f}" if kl > furthest else ""
+    return f"the fitted curve turns at a KL of {kl:.2f} nats{where}; "
 
 
 def _split(metric: str) -> tuple[str, str | None]:

@@ -82,6 +82,19 @@ class Reading:
         return asdict(self)
 
 
+def parse_reading(values: Mapping[str, Any]) -> Reading:
+    """Return the reading that `Reading.to_json` gave."""
+    lists: dict[str, Any] = {
+        "tasks": tuple(values["tasks"]),
+        "figures": tuple(Figure(**figure) for figure in values["figures"]),
+        "curves": tuple(
+            Curve(**{**curve, "points": tuple((x, y) for x, y in curve["points"])}) for curve in values["curves"]
+        ),
+        "examples": tuple(Example(**example) for example in values["examples"]),
+    }
+    return Reading(**{**values, **lists})
+
+
 @runtime_checkable
 class Monitor(Protocol):
     """A monitor's settings, which read items: a frozen `MonitorKeys` with a `type`.

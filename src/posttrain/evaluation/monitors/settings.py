@@ -137,6 +137,12 @@ def read_monitor(monitor: MonitorKeys, own: Items, parent: Items | None, base: I
         else:
             reading = monitor.read(own, parent)
     except DataError as error:
-        why = error.found + (f" (expected: {error.expected})" if error.expected else "")
-        reading = Reading(monitor.label, tuple(monitor.tasks_read), "unmeasured", why, level=monitor.level)
+        reading = build_unmeasured(monitor, error)
     return replace(reading, monitor=monitor.label)
+
+
+def build_unmeasured(monitor: MonitorKeys, error: DataError) -> Reading:
+    """Return the reading of a monitor that cannot tell, with the reason."""
+    assert isinstance(monitor, Monitor)
+    why = error.found + (f" (expected: {error.expected})" if error.expected else "")
+    return Reading(monitor.label, tuple(monitor.tasks_read), "unmeasured", why, level=monitor.level)

@@ -61,6 +61,7 @@ def list_override_names(recipe: Recipe) -> list[str]:
         *(f"{task}:{check}" for task in tasks for check in TASK_CHECKS),
         *(f"{GATE}:{entry.name}" for entry in recipe.stages if entry.gate is not None),
         *(f"{AUDIT}:{entry.name}" for entry in recipe.stages if getattr(entry.config, "audit", None) is not None),
+        *(f"{MONITOR}:{entry.name}" for entry in recipe.stages if getattr(entry.config, "on_alarm", None) == "hold"),
         *(f"{MONITOR}:{monitor.label}" for monitor in recipe.monitors if monitor.on_alarm == "hold"),
     ]
 

@@ -23,6 +23,7 @@ from posttrain.pipeline.stage_types import STAGE_TYPES
 if TYPE_CHECKING:
     from posttrain.chat.rendering import Renderer
     from posttrain.core.protocols import Progress
+    from posttrain.core.records import Artifact
     from posttrain.core.run_folder import StageFolder
     from posttrain.evaluation.monitors.reading import Reading
     from posttrain.pipeline.preflight.findings import Finding
@@ -130,6 +131,14 @@ class StageKind(ABC, Generic[C]):
 
     def read_outcome(self, config: C, folder: StageFolder) -> list[Reading]:
         """Return what a stage says of itself beside the tasks, from its working folder.
+
+        Raises:
+            StorageError: What was kept cannot be read.
+        """
+        return []
+
+    def read_made(self, made: Artifact) -> list[Reading]:
+        """Return what monitors say in an artifact that a stage made beside the policy, which it passes on.
 
         Raises:
             StorageError: What was kept cannot be read.
