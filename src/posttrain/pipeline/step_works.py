@@ -254,13 +254,20 @@ def _count_drawing_bytes(
 ) -> int:
     """Return the bytes of keys and values of one drawing, and of the logits of all its sequences at one token."""
     language_model: Any = policy.model
-    model = language_model.config.get_text_config()
-    heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
-    size = getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
     options, dtype = EngineOptions(), DTYPES[config.dtype]
-    shapes = [LayerShape(heads, size, size, None)] * model.num_hidden_layers
+    shapes = _list_layer_shapes(language_model.config.get_text_config())
     cache = KvCache(shapes, dtype, torch.device("meta"), options.cache_bytes)
     wanted = min(options.max_rows, round_up_rows(problems * config.group_size))
     sizes = cache.count_rows(wanted, tokens, prompt_tokens, config.group_size)
     logits = sizes.num_rows * policy.head().weight.shape[0] * (dtype.itemsize + 4)
     return sizes.num_tokens * cache.bytes_per_token + logits
+
+
+def _list_layer_shapes(model: Any) -> list[LayerShape]:
+    """Return what each layer keeps of a token as the model's configuration says it; nothing without attention."""
+    queries = getattr(model, "num_attention_heads", None)
+    if not isinstance(queries, int):
+        return []
+    heads = getattr(model, "num_key_value_heads", None) or queries
+    size = getattr(model, "head_dim", None) or model.hidden_size // queries
+    return [LayerShape(heads, size, size, None)] * model.num_hidden_layers

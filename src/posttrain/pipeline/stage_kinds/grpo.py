@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
+from posttrain.core.errors import TemplateError
 from posttrain.core.run_folder import StageFolder
 from posttrain.evaluation.monitors.reading import Reading
 from posttrain.pipeline.audit_reading import read_audit
@@ -78,23 +80,29 @@ class GrpoKind(StageKind[GrpoConfig]):
             shape_adapter(setting.recipe, setting.stage.entry, config),
             lambda changed: self._build_work(setting, changed, problems),
             setting.ranks,
-            longest=self._count_prompt_tokens(setting, problems) + config.max_new_tokens,
+            longest=_count_prompt_tokens(setting, problems) + config.max_new_tokens,
         )
         return CheckedRows([found])
 
     def _build_work(self, setting: StageSetting, config: GrpoConfig, problems: StageProblems) -> StepWork:
-        tokens = self._count_prompt_tokens(setting, problems)
-        return build_grpo_work(config, tokens, setting.context_tokens, setting.ranks)
-
-    def _count_prompt_tokens(self, setting: StageSetting, problems: StageProblems) -> int:
-        """Return the tokens of the longest prompt among those of most characters."""
-        chosen = sorted(problems.all, key=lambda problem: -len(str(problem.messages)))[:_PROMPTS_COUNTED]
-        rendered = setting.renderer.render_prompts([(one.messages, one.tools) for one in chosen])
-        return max(len(prompt) for prompt in rendered)
+        tokens, context_tokens = _count_prompt_tokens(setting, problems), setting.context_tokens
+        if context_tokens is not None:  # a longer one leaves no room for a completion, and is left out
+            tokens = max(1, min(tokens, context_tokens - config.max_new_tokens))
+        return build_grpo_work(config, tokens, context_tokens, setting.ranks)
 
     def read_outcome(self, config: GrpoConfig, folder: StageFolder) -> list[Reading]:
         """Return what the stage's audit says."""
         return read_audit(config, folder)
+
+
+def _count_prompt_tokens(setting: StageSetting, problems: StageProblems) -> int:
+    """Return the tokens of the longest prompt among those of most characters."""
+    lengths = [1]
+    for problem in sorted(problems.all, key=lambda problem: -len(str(problem.messages)))[:_PROMPTS_COUNTED]:
+        with suppress(TemplateError):  # one that the template refuses is never drawn: the check of problems says so
+            (prompt,) = setting.renderer.render_prompts([(problem.messages, problem.tools)])
+            lengths.append(len(prompt))
+    return max(lengths)
 
 
 KIND = GrpoKind()

@@ -133,6 +133,8 @@ class RowKind(StageKind[C], Generic[C, T]):
         steps, models = self.count_steps(config, order.steps_per_epoch), self.count_models(config)
         tokens = count_tokens(order, self.list_lengths(data.train), steps)
         work = self.build_work(setting, config, data)
+        # Before anything is timed, which would count as the process's own.
+        memory = estimate_memory(setting.base, config, work, setting.ranks)
         seconds = 0.0
         if not is_cached:
             forward = self.count_forward_tokens(config, tokens, steps / order.steps_per_epoch)
@@ -142,7 +144,7 @@ class RowKind(StageKind[C], Generic[C, T]):
             steps=steps * models,
             tokens=tokens * models,
             learning_rates=list_learning_rates(config, steps),
-            memory_bytes=estimate_memory(setting.base, config, work, setting.ranks).total,
+            memory_bytes=memory.total,
             seconds=seconds,
         )
 
