@@ -245,6 +245,11 @@ def _measure(answers: Path, pattern: str) -> int:
         ({"verifiers": {"long": "texts.py:long"}}, "'long' is a proxy and a verifier", "name of its own"),
         ({"proxies": {"a": {"type": "learned", "model": "rm", "aggregation": "best"}}}, "aggregation", "mean"),
         ({"proxies": {"a": {"type": "learned", "model": "rm", "members": [0, 0]}}}, "members", "once"),
+        (
+            {"proxies": {"a": {"type": "learned", "model": "rm", "members": [4]}}},
+            "member 4 of 'rm', which has 1",
+            "to 5",
+        ),
         ({"proxies": {"a": "nobody"}}, "'nobody'", "scorer"),
         ({"proxies": {"a": {"type": "learned", "model": "later"}}}, "the scorer's model 'later'", "rm"),
         ({"gold": {"type": "learned", "model": "study"}}, "the scorer's model 'study'", "rm"),
