@@ -208,11 +208,11 @@ class StopAfterAnswers(Notes):
 def test_a_study_that_is_killed_anywhere_ends_as_one_that_was_not(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stages = (rm(members=2, steps=2), study(proxies=ENSEMBLE, dtype="bfloat16", n=256))
+    stages = (rm(members=2, steps=2), study(proxies=ENSEMBLE, dtype="bfloat16", n=128))
     whole = workshop.run(*stages, into="whole")
     path = workshop.write(*stages)
     answers = workshop.folder / "killed" / "cache" / "answers"
-    for grown in ("*/completions.jsonl", "*/completions.jsonl", "*/judged-*.jsonl", "*/judged-*.jsonl"):
+    for grown in ("*/completions.jsonl", "*/completions.jsonl", "*/judged-*.jsonl"):
         _kill_when_grown(path, workshop.folder / "killed", answers, grown)
     again = Finished(read_recipe(path), RunFolder(workshop.folder / "killed"))
     workshop.run(*stages, into="killed")
