@@ -18,6 +18,7 @@ from posttrain.pipeline.policies import find_base, open_renderer
 from posttrain.pipeline.previews import preview_rows
 from posttrain.pipeline.recipe import Recipe, read_recipe
 from posttrain.pipeline.run import run_recipe
+from posttrain.pipeline.step_works import build_sft_work
 from posttrain.pipeline.wiring import find_contaminated_rows, load_stage_data
 from posttrain.stages.audit import AuditLook, LookJudge
 from posttrain.stages.grpo import GrpoConfig
@@ -70,7 +71,8 @@ def see_activations(trial: Trial) -> Any:
     base = find_base(recipe)
     with open_renderer(recipe, base) as renderer:
         data = load_stage_data(recipe, config, renderer, 256, SilentProgress())
-        return estimate_memory(base, config, data, Ranks(), 1).activations
+        work = build_sft_work(config, data, Ranks(), 1)
+        return estimate_memory(base, config, work, Ranks()).activations
 
 
 def see_rows(trial: Trial) -> Any:

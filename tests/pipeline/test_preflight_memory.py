@@ -13,6 +13,7 @@ from posttrain.core.errors import RefusedError
 from posttrain.pipeline import estimates
 from posttrain.pipeline.preflight import step_zero
 from posttrain.pipeline.preflight.memory import check_memory, find_trained_adapter
+from posttrain.pipeline.step_works import build_sft_work
 from posttrain.pipeline.wiring import StageData
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks
@@ -27,7 +28,14 @@ def config(**changes: Any) -> SftConfig:
 
 
 def judge(base: Path, data: StageData, **changes: Any) -> Any:
-    return check_memory("sft", base, config(**changes), data, Ranks(), 1)
+    return check_memory(
+        "sft",
+        base,
+        config(**changes),
+        lambda changed: build_sft_work(changed, data, Ranks(), 1),
+        Ranks(),
+        longest=100,
+    )
 
 
 def needed(base: Path, data: StageData, **changes: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -13,7 +14,13 @@ from posttrain.kernels import token_logprobs
 from posttrain.models.adapters import add_adapter
 from posttrain.models.lora_settings import LoraSettings
 from posttrain.objectives.sft import compute_sft_loss
-from posttrain.training.batches import build_micro_batch
+from posttrain.training.batches import (
+    MicroBatch,
+    PromptFamily,
+    ScoredCompletion,
+    build_family_batch,
+    build_micro_batch,
+)
 from posttrain.training.memory import MemoryEstimate, estimate_step_memory, measure_resident_bytes
 from posttrain.training.optimizer import AdamWSettings, MasterOptimizer
 from posttrain.training.policy import ScoredPolicy, enable_checkpointing
@@ -45,9 +52,9 @@ def build_policy(name: str, device: str, dtype: torch.dtype, *, lora: bool, chec
     return make_policy(model)
 
 
-def measure_saved_bytes(policy: ScoredPolicy) -> tuple[int, int]:
+def measure_saved_bytes(policy: ScoredPolicy, batch: MicroBatch | None = None) -> tuple[int, int]:
     """Really run the backbone, then all; return the bytes that autograd keeps of each, counted once a storage."""
-    batch = build_micro_batch(make_samples(LENGTHS), ["a", "b", "c"])
+    batch = batch or build_micro_batch(make_samples(LENGTHS), ["a", "b", "c"])
     own = {p.untyped_storage().data_ptr() for p in policy.parameters()}
     sums = []
     policy.train()
@@ -89,6 +96,29 @@ def test_planned_activations_are_what_autograd_keeps(
     assert planned.activations == pytest.approx(backbone, rel=0.15)
     assert planned.activations + planned.head >= 0.95 * whole
     assert planned.activations > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_that_share_a_prompt_keep_what_one_row_of_as_many_tokens_is_planned_to(dtype: torch.dtype) -> None:
+    def complete(count: int) -> ScoredCompletion:
+        return ScoredCompletion(
+            np.ones(count, np.int32), np.ones(count, np.bool_), np.ones(count, np.float32), {}, "row"
+        )
+
+    families = [
+        PromptFamily(np.ones(80, np.int32), [complete(100), complete(60)]),
+        PromptFamily(np.ones(30, np.int32), [complete(40), complete(41)]),
+    ]
+    batch = build_family_batch(families, is_shared=True)
+    planned = estimate_step_memory(
+        build_policy("llama", "meta", dtype, lora=False, checkpointed=False),
+        batch.lengths,
+        len(batch.targets_N),
+        num_micro_batches=1,
+        has_ema=False,
+    )
+    backbone, _ = measure_saved_bytes(build_policy("llama", "cpu", dtype, lora=False, checkpointed=False), batch)
+    assert planned.activations == pytest.approx(backbone, rel=0.15)
 
 
 def test_checkpointing_keeps_far_less_and_an_adapter_less_gradient() -> None:

@@ -27,16 +27,15 @@ from posttrain.chat.steps import find_step_ends, split_ids
 from posttrain.core.errors import TemplateError
 from posttrain.core.records import Example, RenderedSample
 from posttrain.data.examples import drop_bad_row
-from posttrain.data.ledger import Ledger
 from posttrain.data.pairs import PairData, build_pair_data
 from posttrain.data.rows import BadRow
 from posttrain.data.sources import DataSource
 from posttrain.data.tokenizing import (
     DataPlace,
+    RowRendering,
     SampleRenderer,
     SourceJob,
     TokenizedRow,
-    check_lost_rows,
     describe_template_error,
     load_sources,
 )
@@ -104,20 +103,11 @@ def load_judged(
     return build_pair_data(stored, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
+@dataclass(frozen=True)
+class _Judged(RowRendering[JudgedSettings]):
     """Rows as a prompt and its completion, one sample each, in this order."""
 
-    settings: JudgedSettings
-    renderer: SampleRenderer
     decode: Callable[[Sequence[int]], str]
-
-    def identity(self) -> dict[str, object]:
-        return self.settings.identity()
-
-    def check(self, source: DataSource, ledger: Ledger) -> None:
-        settings = self.settings
-        check_lost_rows(source, ledger, settings.truncation, settings.max_length, settings.max_affected_fraction)
 
     def tokenize(self, job: SourceJob, batch: list[Example]) -> Iterator[TokenizedRow]:
         prepared = [self._prepare(example) for example in batch]

@@ -42,12 +42,12 @@ from posttrain.data.sources import DataSource
 from posttrain.data.token_store import StoredColumns
 from posttrain.data.tokenizing import (
     DataPlace,
+    RowRendering,
     SampleRenderer,
     SourceJob,
     StoredSource,
     TokenizedRow,
     add_up,
-    check_lost_rows,
     describe_template_error,
     load_sources,
 )
@@ -254,19 +254,9 @@ def build_pair_data(stored: Sequence[StoredSource], width: int) -> PairData:
     return PairData(rows, *add_up(stored))
 
 
-@dataclass(frozen=True, slots=True)
-class _Pairs:
+@dataclass(frozen=True)
+class _Pairs(RowRendering[PairSettings]):
     """Rows as a prompt and its completions, one sample each, in this order."""
-
-    settings: PairSettings
-    renderer: SampleRenderer
-
-    def identity(self) -> dict[str, object]:
-        return self.settings.identity()
-
-    def check(self, source: DataSource, ledger: Ledger) -> None:
-        settings = self.settings
-        check_lost_rows(source, ledger, settings.truncation, settings.max_length, settings.max_affected_fraction)
 
     def tokenize(self, job: SourceJob, batch: list[Example]) -> Iterator[TokenizedRow]:
         batch = split_pairs(batch, job.ledger) if self.settings.splits_pairs else batch

@@ -20,11 +20,11 @@ from posttrain.data.rows import BadRow
 from posttrain.data.sources import DataSource
 from posttrain.data.tokenizing import (
     DataPlace,
+    RowRendering,
     SampleRenderer,
     SourceJob,
     TokenizedRow,
     add_up,
-    check_lost_rows,
     describe_template_error,
     load_sources,
 )
@@ -116,19 +116,9 @@ def load_token_rows(
     return TokenizedData([source.rows for source in stored], *add_up(stored))
 
 
-@dataclass(frozen=True, slots=True)
-class _Demonstrations:
+@dataclass(frozen=True)
+class _Demonstrations(RowRendering[TokenizeSettings]):
     """Rows as samples to be imitated."""
-
-    settings: TokenizeSettings
-    renderer: SampleRenderer
-
-    def identity(self) -> dict[str, object]:
-        return self.settings.identity()
-
-    def check(self, source: DataSource, ledger: Ledger) -> None:
-        settings = self.settings
-        check_lost_rows(source, ledger, settings.truncation, settings.max_length, settings.max_affected_fraction)
 
     def tokenize(self, job: SourceJob, batch: list[Example]) -> Iterator[TokenizedRow]:
         limit, settings = self.settings.max_length, self.settings

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from posttrain.chat.rendering import SampleRequest
 from posttrain.core.durable import remove_temporaries, storage_errors, write_folder
@@ -67,6 +67,52 @@ class RowTokenizer(Protocol):
         Raises:
             DataError: More is lost.
         """
+
+
+class TokenSettings(Protocol):
+    """What decides the tokens of a row, beside the row, and how many rows may be too long."""
+
+    @property
+    def max_length(self) -> int | None:
+        """Most tokens of a row, None for no limit."""
+
+    @property
+    def truncation(self) -> TruncationPolicy:
+        """What becomes of longer ones."""
+
+    @property
+    def max_affected_fraction(self) -> float:
+        """How many may be longer where none may be cut."""
+
+    def identity(self) -> dict[str, object]:
+        """Return what the tokens depend on."""
+
+
+S = TypeVar("S", bound=TokenSettings)
+
+
+@dataclass(frozen=True)
+class RowRendering(Generic[S]):
+    """What every `RowTokenizer` has: settings that name its tokens and bound what may be lost, and a renderer."""
+
+    settings: S
+    renderer: SampleRenderer
+
+    def identity(self) -> dict[str, object]:
+        """Return what the tokens of a row depend on, beside the row."""
+        return self.settings.identity()
+
+    def check(self, source: DataSource, ledger: Ledger) -> None:
+        """Check that few enough rows of a source are too long.
+
+        Raises:
+            DataError: More are.
+        """
+        settings = self.settings
+        try:
+            check_affected(ledger, settings.truncation, settings.max_length, settings.max_affected_fraction)
+        except DataError as error:
+            raise DataError(error.found, expected=error.expected, cure=error.cure, place=source.source) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,17 +306,3 @@ def _batch(examples: Iterable[Example]) -> Iterator[list[Example]]:
 def describe_template_error(example: Example, error: TemplateError) -> BadRow:
     """Return what stands in the place of a row that the chat template refuses."""
     return BadRow(example.row_id, example.row_id, "template", error.found, error.cure)
-
-
-def check_lost_rows(
-    source: DataSource, ledger: Ledger, truncation: TruncationPolicy, max_length: int | None, max_fraction: float
-) -> None:
-    """Check that the rows of a source that are too long are few enough (`truncation.check_affected`).
-
-    Raises:
-        DataError: The policy is `refuse` and more than `max_fraction` of the rows are too long.
-    """
-    try:
-        check_affected(ledger, truncation, max_length, max_fraction)
-    except DataError as error:
-        raise DataError(error.found, expected=error.expected, cure=error.cure, place=source.source) from None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,17 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from posttrain.core.durable import read_json
-from posttrain.core.records import RenderedSample
-from posttrain.core.seeds import build_numpy_generator
 from posttrain.kernels.attention import register_packed_attention
 from posttrain.kernels.layouts import Layout, run_packed
-from posttrain.models.adapters import add_adapter
+from posttrain.kernels.token_logprobs import TokenObjective
+from posttrain.models.adapters import add_adapter, list_adapters
 from posttrain.models.fusing import fuse_layers
 from posttrain.models.heads import attention_backend, depends_on_longest_row, find_backbone, find_head
 from posttrain.models.loading import ADAPTERS_FOLDER, BASE_FOLDER
 from posttrain.models.lora_settings import LoraSettings
 from posttrain.objectives.sft import compute_sft_loss
-from posttrain.pipeline.wiring import StageData
-from posttrain.stages.sft import SftConfig, build_order, group_rows
-from posttrain.stages.training_keys import count_steps
-from posttrain.training.batches import build_micro_batch
+from posttrain.pipeline.stage_costs import TrainingConfig
+from posttrain.training.batches import MicroBatch
 from posttrain.training.distributed import Ranks, find_device, find_layers
 from posttrain.training.memory import MemoryEstimate, estimate_runtime, estimate_step_memory
 from posttrain.training.optimizer import AdamWSettings, MasterOptimizer
@@ -39,30 +37,59 @@ _MEASURED_FLOPS = 4e11  # a micro-batch below this is run to be timed (about a s
 _LARGE_EFFICIENCY = 0.25  # share of the matrix rate that a larger one reaches on a CPU
 
 
-def estimate_memory(folder: Path, config: SftConfig, data: StageData, ranks: Ranks, seed: int) -> MemoryEstimate:
+@dataclass(frozen=True, slots=True)
+class LargestStep:
+    """The largest micro-batch of a stage, and how many of them a step has at most on one rank."""
+
+    micro_batch: MicroBatch
+    num_micro_batches: int
+
+
+def wrap_language_model(model: Any, layout: Layout) -> ScoredPolicy:
+    """Return a causal language model as one that scores micro-batches."""
+    return ScoredPolicy(model, find_backbone(model), find_head, layout)
+
+
+@dataclass(frozen=True, slots=True)
+class StepWork:
+    """What a stage's steps compute, as far as it shows before the first of them.
+
+    Made for each type of stage by `step_works`. `find_largest` gives the largest micro-batch of a layout; `wrap` brings
+    a model into the form that the stage trains; `num_copies` weights are kept beside the trained ones in the stage's
+    precision; `count_drawing` gives the bytes that drawing takes beside all of these, between two updates.
+    """
+
+    find_largest: Callable[[Layout], LargestStep]
+    objective: TokenObjective = compute_sft_loss
+    wrap: Callable[[Any, Layout], ScoredPolicy] = wrap_language_model
+    has_ema: bool = False
+    num_copies: int = 0
+    count_drawing: Callable[[ScoredPolicy], int] | None = None
+
+
+def estimate_memory(folder: Path, config: TrainingConfig, work: StepWork, ranks: Ranks) -> MemoryEstimate:
     """Return the peak memory of the stage's largest step on one rank, without loading weights.
 
     Args:
         folder: The policy's folder.
         config: The stage's configuration.
-        data: Its rows.
+        work: What its steps compute.
         ranks: The processes that share a step.
-        seed: The stage's seed, which decides which rows share a step.
     """
-    plain = _estimate(folder, config, data, ranks, seed)
+    plain = _estimate(folder, config, work, ranks)
     setting = config.activation_checkpointing
     is_kept = setting == "off" or (setting == "auto" and fits_memory(plain))
-    return plain if is_kept else _estimate(folder, config, data, ranks, seed, plain=plain)
+    return plain if is_kept else _estimate(folder, config, work, ranks, plain=plain)
 
 
 def needs_checkpointing(
-    folder: Path, config: SftConfig, data: StageData, ranks: Ranks, seed: int, *, is_loaded: bool = False
+    folder: Path, config: TrainingConfig, work: StepWork, ranks: Ranks, *, is_loaded: bool = False
 ) -> bool:
     """Return whether a step without activation checkpointing would not fit into the memory that is free.
 
     With `is_loaded` the weights are in memory already, and so missing from what is free.
     """
-    return not fits_memory(_estimate(folder, config, data, ranks, seed), is_loaded=is_loaded)
+    return not fits_memory(_estimate(folder, config, work, ranks), is_loaded=is_loaded)
 
 
 def fits_memory(estimate: MemoryEstimate, *, is_loaded: bool = False) -> bool:
@@ -72,79 +99,70 @@ def fits_memory(estimate: MemoryEstimate, *, is_loaded: bool = False) -> bool:
 
 
 def _estimate(
-    folder: Path, config: SftConfig, data: StageData, ranks: Ranks, seed: int, *, plain: MemoryEstimate | None = None
+    folder: Path, config: TrainingConfig, work: StepWork, ranks: Ranks, *, plain: MemoryEstimate | None = None
 ) -> MemoryEstimate:
     """Return the estimate without activation checkpointing; given that one, the estimate with it."""
-    policy, layout = _build_policy(folder, config, ranks, "meta", checkpointing=plain is not None)
-    lengths, scored, num_micro_batches = find_largest_micro_batch(config, data, ranks, seed, layout)
-    has_ema = config.ema_decay is not None
-    whole = estimate_step_memory(policy, lengths, scored, num_micro_batches=num_micro_batches, has_ema=has_ema)
-    if config.keep == "best_metric":  # a sampler's copy; over several ranks also the whole policy that it copies
-        size = sum(p.numel() for p in policy.parameters()) * DTYPES[config.dtype].itemsize
-        whole = replace(whole, copies=size if ranks.count == 1 else 2 * size)
+    policy = _build_policy(folder, config, work, ranks, "meta", checkpointing=plain is not None)
+    largest = work.find_largest(policy.layout)
+    batch = largest.micro_batch
+    whole = estimate_step_memory(
+        policy,
+        batch.lengths,
+        len(batch.scored_N),
+        num_micro_batches=largest.num_micro_batches,
+        has_ema=work.has_ema,
+    )
+    size = sum(p.numel() for p in policy.parameters()) * DTYPES[config.dtype].itemsize
+    drawing = 0 if work.count_drawing is None else work.count_drawing(policy)
+    whole = replace(whole, copies=work.num_copies * size, drawing=drawing)
     if find_device() != "cpu":
         return replace(whole, process=0).share_among(ranks.count)
     layers = max(1, len(find_layers(find_backbone(policy.model))))
     runtime = estimate_runtime(
         whole,
         is_bf16=config.dtype == "bfloat16",
-        has_adapter=any(not p.requires_grad for p in policy.parameters()),
+        has_adapter=bool(list_adapters(policy.model)),
         recomputed=plain.activations // layers if plain is not None else 0,
     )
     return replace(whole, runtime=runtime).share_among(ranks.count)
 
 
-def estimate_seconds(folder: Path, config: SftConfig, data: StageData, seed: int, tokens: int, *, device: str) -> float:
-    """Return about how long a stage trains on one rank.
+def estimate_seconds(folder: Path, config: TrainingConfig, work: StepWork, tokens: int, *, device: str) -> float:
+    """Return about how long updates on so many tokens take on one rank.
 
     A small model's micro-batch is run once with random weights and timed. For a larger one the time
     follows from 6 operations a parameter and token, and the measured matrix-product rate.
     """
-    meta, layout = _build_policy(folder, config, Ranks(), "meta", checkpointing=False)
-    lengths, scored, _ = find_largest_micro_batch(config, data, Ranks(), seed, layout)
+    meta = _build_policy(folder, config, work, Ranks(), "meta", checkpointing=False)
+    batch = work.find_largest(meta.layout).micro_batch
     flops = 6 * sum(p.numel() for p in meta.parameters())
-    if flops * sum(lengths) > _MEASURED_FLOPS:
+    if flops * len(batch.ids_T) > _MEASURED_FLOPS:
         return flops * tokens / (measure_matrix_rate(config.dtype, device) * _LARGE_EFFICIENCY)
     should_checkpoint = config.activation_checkpointing == "on"
-    policy, _ = _build_policy(folder, config, Ranks(), device, checkpointing=should_checkpoint)
+    policy = _build_policy(folder, config, work, Ranks(), device, checkpointing=should_checkpoint)
     updater = Updater(
         policy,
-        MasterOptimizer(policy.model.named_parameters(), AdamWSettings()),
+        MasterOptimizer(policy.named_parameters(), AdamWSettings()),
         Ranks(),
-        compute_sft_loss,
+        work.objective,
         max_grad_norm=config.max_grad_norm,
         device=device,
     )
-    vocabulary = policy.head().weight.shape[0]
-    batch = _draw_batch(lengths, scored, vocabulary, layout)
+    trained = len(batch.scored_N)
+    step = StepBatch([batch], float(max(1, trained)), len(batch.ids_T), trained)
     seconds = []
     for _ in range(2):  # the first one compiles kernels
         began = time.perf_counter()
-        updater.update(batch, 1e-6)
+        updater.update(step, 1e-6)
         seconds.append(time.perf_counter() - began)
-    return min(seconds) * tokens / sum(lengths)
+    return min(seconds) * tokens / len(batch.ids_T)
 
 
-def _draw_batch(lengths: list[int], scored: int, vocabulary: int, layout: Layout) -> StepBatch:
-    """Return rows of random tokens with as many trained ones as the real micro-batch."""
-    import numpy as np
-
-    generator = build_numpy_generator("timed micro-batch")
-    share = scored / max(1, sum(lengths))
-    samples = []
-    for length in lengths:
-        is_trainable = np.arange(length) >= round(length * (1 - share))
-        ids = generator.integers(0, vocabulary, length).astype(np.int32)
-        samples.append(RenderedSample(ids, np.zeros(length, np.uint8), is_trainable))
-    micro_batch = build_micro_batch(samples, [""] * len(samples), has_filler=layout == "packed")
-    trained = len(micro_batch.targets_N)
-    return StepBatch([micro_batch], float(max(1, trained)), sum(lengths), trained)
-
-
+# many parameters: which policy, in which form, and where
 def _build_policy(
-    folder: Path, config: SftConfig, ranks: Ranks, device: str, *, checkpointing: bool
-) -> tuple[ScoredPolicy, Layout]:
-    """Return a policy of the folder's shape with weights that mean nothing, and the layout of its rows."""
+    folder: Path, config: TrainingConfig, work: StepWork, ranks: Ranks, device: str, *, checkpointing: bool
+) -> ScoredPolicy:
+    """Return a policy of the folder's shape with weights that mean nothing, in the layout of its rows."""
     dtype = DTYPES[config.dtype] if ranks.count == 1 else torch.float32  # shards are fp32 masters
     base = folder / BASE_FOLDER if (folder / BASE_FOLDER).is_dir() else folder
     settings = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
@@ -160,11 +178,10 @@ def _build_policy(
     fuse_layers(model)
     if checkpointing:
         enable_checkpointing(model)
-    layout = _guess_layout(model, config)
-    return ScoredPolicy(model, find_backbone(model), find_head, layout), layout
+    return work.wrap(model, _guess_layout(model, config))
 
 
-def _guess_layout(model: Any, config: SftConfig) -> Layout:
+def _guess_layout(model: Any, config: TrainingConfig) -> Layout:
     """Return the layout that the stage will choose, as far as it shows without trained weights."""
     if depends_on_longest_row(model):
         return "single"
@@ -201,43 +218,6 @@ def measure_matrix_rate(dtype: str, device: str, *, size: int = 1024, repeats: i
         (matrix @ matrix)[0, 0].item()
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
-
-
-def find_largest_micro_batch(
-    config: SftConfig, data: StageData, ranks: Ranks, seed: int, layout: Layout, *, num_steps: int = 50
-) -> tuple[list[int], int, int]:
-    """Return lengths and trained tokens of the largest micro-batch, and how many a step has at most on one rank.
-
-    The first steps are looked at. If others follow, the longest row counts too: no budget makes it shorter.
-
-    Args:
-        config: The stage's configuration.
-        data: Its rows.
-        ranks: The processes that share a step.
-        seed: The stage's seed, which decides which rows share a step.
-        layout: How rows lie in a micro-batch; padded, the longest row is what each of them takes.
-        num_steps: How many of the first steps to look at.
-    """
-    order = build_order(config, data.train, seed)
-    lengths_of = [part.lengths_R for part in data.train.rows]
-    steps = count_steps(config, order.steps_per_epoch)
-    largest: list[tuple[int, int]] = []
-    size = most = 0
-    for step in range(min(num_steps, steps)):
-        rows = order.rows_of_step(step)
-        lengths = [int(lengths_of[source][row]) for source, row in rows]
-        groups = group_rows(lengths, config.micro_batch_tokens, layout)
-        most = max(most, -(-len(groups) // ranks.count))
-        for group in groups:
-            taken = [lengths[i] for i in group]
-            if (tokens := len(taken) * max(taken) if layout == "padded" else sum(taken)) > size:
-                largest, size = [rows[i] for i in group], tokens
-    if steps > num_steps:
-        source = max(range(len(lengths_of)), key=lambda source: lengths_of[source].max())
-        row = int(lengths_of[source].argmax())
-        largest = [(source, row)] if lengths_of[source][row] > size else largest
-    trained = sum(int(data.train.rows[source].row(row).is_trainable_T[1:].sum()) for source, row in largest)
-    return [int(lengths_of[source][row]) for source, row in largest] or [1], max(1, trained), max(1, most)
 
 
 def find_free_memory() -> int:

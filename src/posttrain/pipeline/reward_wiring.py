@@ -27,11 +27,12 @@ from posttrain.models.reward_models import (
     make_head,
     save_reward_model,
 )
-from posttrain.pipeline.estimates import DTYPES
+from posttrain.pipeline.estimates import DTYPES, needs_checkpointing
 from posttrain.pipeline.preference_rows import StagePairs, load_stage_pairs
 from posttrain.pipeline.recipe import Recipe
-from posttrain.pipeline.sft_wiring import fit_layers, load_trained_policy
+from posttrain.pipeline.sft_wiring import CHECKPOINTING_NOTE, fit_layers, load_trained_policy
 from posttrain.pipeline.stage_jobs import StageJob, StageResult, describe_artifact, store_artifact
+from posttrain.pipeline.step_works import build_reward_work
 from posttrain.pipeline.wiring import find_place, load_stage_rows
 from posttrain.stages import reward_model
 from posttrain.stages.reward_diagnosis import Diagnosis
@@ -128,6 +129,13 @@ def build_reward_parts(
     is_sharing = config.packing != "off" and is_sharing_exact(probe.model)
     del probe
     notes = [] if is_sharing else ["completions do not share their prompt: it is not exact in this architecture"]
+
+    work = build_reward_work(config, data.train, setting.ranks, setting.seed)
+    if config.activation_checkpointing == "auto" and setting.ranks.first(
+        lambda: needs_checkpointing(setting.folder, config, work, setting.ranks)
+    ):
+        notes.append(CHECKPOINTING_NOTE)
+        config = config.model_copy(update={"activation_checkpointing": "on"})
 
     def build_member(seed: int) -> ScoredRewardModel:
         policy = load_trained_policy(setting.folder, config, setting.name, seed, setting.ranks, setting.device)

@@ -21,6 +21,7 @@ from posttrain.pipeline.compiled import build_training_kernels
 from posttrain.pipeline.estimates import DTYPES, needs_checkpointing
 from posttrain.pipeline.preflight.rounds import check_adapter_start
 from posttrain.pipeline.stage_jobs import StageJob, StageResult, build_publisher, clear_checkpoints
+from posttrain.pipeline.step_works import build_sft_work
 from posttrain.pipeline.tracked_metric import (
     MetricTracker,
     build_tracker,
@@ -33,6 +34,8 @@ from posttrain.stages.sft import SftConfig
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.distributed import Ranks, find_device, find_layers, shard_policy
 from posttrain.training.policy import ScoredPolicy, enable_checkpointing
+
+CHECKPOINTING_NOTE = "activation checkpointing is on: without it a step would not fit into memory"
 
 
 def load_trained_policy(
@@ -114,9 +117,11 @@ def build_scored_policy(
         notes.append("rows are padded: packing is not exact in this architecture")
     should_checkpoint = config.activation_checkpointing == "on"
     if config.activation_checkpointing == "auto":
-        should_checkpoint = needs_checkpointing(policy.folder, config, data, ranks, seed, is_loaded=True)
+        should_checkpoint = needs_checkpointing(
+            policy.folder, config, build_sft_work(config, data, ranks, seed), ranks, is_loaded=True
+        )
         if should_checkpoint:
-            notes.append("activation checkpointing is on: without it a step would not fit into memory")
+            notes.append(CHECKPOINTING_NOTE)
     if should_checkpoint:
         enable_checkpointing(model)
     return wrap_policy(model, fitted.layout, fitted.read_head, ranks, config), notes

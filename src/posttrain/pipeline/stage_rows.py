@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from posttrain.data.ledger import Ledger
 from posttrain.data.sources import DataSource
 from posttrain.data.truncation import TruncationPolicy
+from posttrain.pipeline.stage_costs import TrainingConfig
 
 
 class RowKeys(Protocol):
@@ -42,14 +42,12 @@ class RowKeys(Protocol):
     def epochs(self) -> float | None:
         """Passes over the rows, None where `steps` says."""
 
-    def compute_learning_rate(self, step: int, num_steps: int) -> float:
-        """Return the learning rate of a step."""
-
     def identity(self) -> dict[str, Any]:
         """Return what decides the stage's result."""
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy with other values."""
+
+class RowConfig(RowKeys, TrainingConfig, Protocol):
+    """A configuration of a stage that moves weights on rows."""
 
 
 class Rows(Protocol):
@@ -71,7 +69,7 @@ class Rows(Protocol):
 T = TypeVar("T", bound=Rows)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # with slots, StageRows[T](...) would fail: typing sets an attribute on what it makes
 class StageRows(Generic[T]):
     """The tokenized rows of a stage: what it trains on and what it validates on."""
 

@@ -1,5 +1,4 @@
-# long file: vLLM's Python runs this one file, which therefore imports nothing of this project
-"""The process that holds vLLM's engine: a script that vLLM's own Python runs, standard library and vllm alone.
+"""The process that holds vLLM's engine: one script that vLLM's own Python runs, standard library and vllm alone.
 
     vllm-python vllm_worker.py OWNER_PID SCRATCH_FOLDER      frames on descriptors 0 and 1, all output to 2
 
@@ -23,6 +22,7 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from typing import Any, BinaryIO, NoReturn
 
 HEADER = struct.Struct(">I")
@@ -341,7 +341,9 @@ def handle(host: EngineHost, conversation: Conversation, message: dict[str, Any]
         try:
             host.add(message["id"], message["ids"], message["parameters"], message["constraint"])
         except Exception as error:  # noqa: BLE001  # around vLLM's validation, which raises classes of many kinds
-            conversation.say(kind="refused", id=number, error=type(error).__name__, message=_text(error))
+            conversation.say(
+                kind="refused", id=number, error=type(error).__name__, message=str(error)[:MESSAGE_CHARACTERS]
+            )
     elif kind == "cancel":
         host.cancel(message["ids"])
     elif kind == "score":
@@ -354,17 +356,11 @@ def handle(host: EngineHost, conversation: Conversation, message: dict[str, Any]
         raise ValueError(f"unknown request '{kind}'")
 
 
-def _text(error: BaseException) -> str:
-    return str(error)[:MESSAGE_CHARACTERS]
-
-
 def run_engine() -> int:
     """Take the pipes away from descriptors 0 and 1, then serve; return an exit status."""
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nowhere, 0)
+    conversation = Conversation(os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb"))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    conversation = Conversation(requests, answers)
     conversation.say(kind="hello", engine=os.getpid())
     stage = "start"
     try:
@@ -374,10 +370,10 @@ def run_engine() -> int:
         stage = "serve"
         serve(host, conversation)
     except Exception as error:  # noqa: BLE001  # around vLLM: its failures are told to the owner, then this ends
-        import traceback
-
         traceback.print_exc()
-        conversation.say(kind="failed", stage=stage, error=type(error).__name__, message=_text(error))
+        conversation.say(
+            kind="failed", stage=stage, error=type(error).__name__, message=str(error)[:MESSAGE_CHARACTERS]
+        )
         return 1
     finally:
         conversation.finish()
@@ -389,14 +385,13 @@ def main() -> None:
     # The folder of this script holds a module named vllm, which is not the one that is meant.
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [path for path in sys.path if os.path.abspath(path or os.getcwd()) != here]
-    owner, scratch = int(sys.argv[1]), sys.argv[2]
     watched = {signal.SIGCHLD, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     engine = os.fork()
     with contextlib.suppress(OSError):  # both sides do it: whichever comes first
         os.setpgid(engine, engine)
     if engine:
-        os._exit(keep_watch(engine, owner, scratch))
+        os._exit(keep_watch(engine, int(sys.argv[1]), sys.argv[2]))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
     os._exit(run_engine())  # no atexit work: the keeper ends whatever vLLM started
 

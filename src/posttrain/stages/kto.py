@@ -27,9 +27,9 @@ from pydantic import Field, model_validator
 
 from posttrain.core import metrics as keys
 from posttrain.core.config import display_field
-from posttrain.core.errors import RefusedError
 from posttrain.core.protocols import RunContext
 from posttrain.data.sources import DataSource
+from posttrain.stages.row_order import order_rows
 from posttrain.stages.training_keys import TrainingKeys, count_steps
 
 if TYPE_CHECKING:
@@ -219,17 +219,7 @@ def run(config: KtoConfig, inputs: dict[str, Artifact], parts: KtoParts, context
 
 def build_order(config: KtoConfig, train: PairData, seed: int) -> RowOrder:
     """Return which rows each step trains on: a pure function of the seed and the step."""
-    from posttrain.data.mixing import RowOrder
-
-    if not train.num_rows:
-        raise RefusedError(
-            "no row is left to train on",
-            expected="rows of both labels",
-            cure="see the ledger for why rows were dropped ('posttrain data show', 'posttrain data check')",
-            place="data",
-        )
-    proportions = [source.proportion for source in config.data]
-    return RowOrder([len(rows) for rows in train.sources], proportions, seed, config.batch_size)
+    return order_rows(config, train.sources, seed, noun="row", expected="rows of both labels")
 
 
 def build_batches(

@@ -28,11 +28,11 @@ from pydantic import Field, model_validator
 
 from posttrain.core import metrics as keys
 from posttrain.core.config import display_field
-from posttrain.core.errors import RefusedError
 from posttrain.core.protocols import RunContext
 from posttrain.data.sources import DataSource
 from posttrain.objectives.choices import ImplicitReward, PairLoss, Smoothing
 from posttrain.stages.preference_family import METHODS, PreferenceAlgorithm, PreferenceMethod
+from posttrain.stages.row_order import order_rows
 from posttrain.stages.training_keys import TrainingKeys, count_steps
 
 if TYPE_CHECKING:
@@ -226,17 +226,7 @@ def run(
 
 def build_order(config: PreferenceConfig, train: PairData, seed: int) -> RowOrder:
     """Return which pairs each step trains on: a pure function of the seed and the step."""
-    from posttrain.data.mixing import RowOrder
-
-    if not train.num_rows:
-        raise RefusedError(
-            "no pair is left to train on",
-            expected="at least one pair whose branches differ",
-            cure="see the ledger for why rows were dropped ('posttrain data show', 'posttrain data check')",
-            place="data",
-        )
-    proportions = [source.proportion for source in config.data]
-    return RowOrder([len(rows) for rows in train.sources], proportions, seed, config.batch_size)
+    return order_rows(config, train.sources, seed, noun="pair", expected="at least one pair whose branches differ")
 
 
 def build_batches(config: PreferenceConfig, parts: PreferenceParts, data: PairData) -> PairBatches:

@@ -27,9 +27,9 @@ from pydantic import Field, model_validator
 
 from posttrain.core import metrics as keys
 from posttrain.core.config import optional_field
-from posttrain.core.errors import RefusedError
 from posttrain.core.protocols import RunContext
 from posttrain.data.sources import DataSource
+from posttrain.stages.row_order import order_rows
 from posttrain.stages.training_keys import TrainingKeys, count_steps
 
 if TYPE_CHECKING:
@@ -169,17 +169,7 @@ def run(config: SftConfig, inputs: dict[str, Artifact], parts: SftParts, context
 
 def build_order(config: SftConfig, train: TokenizedData, seed: int) -> RowOrder:
     """Return which rows each step trains on: a pure function of the seed and the step."""
-    from posttrain.data.mixing import RowOrder
-
-    if not any(len(rows) for rows in train.rows):
-        raise RefusedError(
-            "no row is left to train on",
-            expected="at least one row with a trained token",
-            cure="see the ledger for why rows were dropped ('posttrain data show', 'posttrain data check')",
-            place="data",
-        )
-    proportions = [source.proportion for source in config.data]
-    return RowOrder([len(rows) for rows in train.rows], proportions, seed, config.batch_size)
+    return order_rows(config, train.rows, seed, noun="row", expected="at least one row with a trained token")
 
 
 def build_step_batch(

@@ -26,7 +26,8 @@ class MemoryEstimate:
     """Bytes of one rank's training step, by what they are for.
 
     `process` is the interpreter with its libraries; `runtime` what kernels and the allocator keep beside
-    the tensors (see `estimate_runtime`); `copies` are weights kept once more, to be sampled from.
+    the tensors (see `estimate_runtime`); `copies` are weights kept once more, to be sampled or read from; `drawing` is
+    what drawing completions takes between two updates, when nothing is kept of a step.
     """
 
     process: int
@@ -37,6 +38,7 @@ class MemoryEstimate:
     head: int
     runtime: int = 0
     copies: int = 0
+    drawing: int = 0
 
     def share_among(self, ranks: int) -> MemoryEstimate:
         """Return one rank's part when weights, gradients and optimizer state are sharded over several."""
@@ -46,7 +48,7 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         """Peak bytes: activations are freed while gradients appear, so the larger of the two counts."""
-        step = max(self.gradients, self.activations + self.head)
+        step = max(self.gradients, self.activations + self.head, self.drawing)
         return self.process + self.runtime + self.weights + self.copies + self.optimizer + step
 
 

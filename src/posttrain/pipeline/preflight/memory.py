@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 from posttrain.models.lora_settings import LoraSettings
 from posttrain.pipeline import estimates
+from posttrain.pipeline.estimates import StepWork
 from posttrain.pipeline.preflight.findings import Finding
 from posttrain.pipeline.preflight.override_names import MEMORY
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.recipe_settings import BASE
+from posttrain.pipeline.stage_costs import TrainingConfig
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.stage_types import find_stage_type
-from posttrain.pipeline.wiring import StageData
-from posttrain.stages.sft import SftConfig
 from posttrain.stages.training_keys import TrainingKeys
 from posttrain.training.distributed import Ranks
 from posttrain.training.memory import MemoryEstimate
 
+C = TypeVar("C", bound=TrainingConfig)
+
 _PROPOSED_RANK = 16
 
 
-def check_memory(stage: str, folder: Path, config: SftConfig, data: StageData, ranks: Ranks, seed: int) -> Finding:
+# many parameters: whose step it is, what it computes, and where
+def check_memory(
+    stage: str,
+    folder: Path,
+    config: C,
+    build_work: Callable[[C], StepWork],
+    ranks: Ranks,
+    *,
+    longest: int,
+) -> Finding:
     """Return whether a stage's largest step fits, with activation checkpointing where the stage may use it.
 
     Args:
         stage: The stage's label.
         folder: A policy of the shape that the stage starts from.
         config: Its configuration.
-        data: Its rows.
+        build_work: Gives what the steps of a changed configuration compute.
         ranks: The processes that share a step.
-        seed: The stage's seed, which decides which rows share a step.
+        longest: Tokens of the longest row, which no budget makes shorter.
     """
 
     def estimate(**changes: Any) -> MemoryEstimate:
-        return estimates.estimate_memory(folder, config.model_copy(update=changes), data, ranks, seed)
+        changed = config.model_copy(update=changes)
+        return estimates.estimate_memory(folder, changed, build_work(changed), ranks)
 
     needed, free = estimate(), estimates.find_free_memory()
     figures = {
@@ -45,13 +57,14 @@ def check_memory(stage: str, folder: Path, config: SftConfig, data: StageData, r
         "weights_bytes": needed.weights,
         "optimizer_bytes": needed.optimizer,
         "activations_bytes": needed.activations,
+        "copies_bytes": needed.copies,
+        "drawing_bytes": needed.drawing,
         "micro_batch_tokens": config.micro_batch_tokens,
     }
     found = f"a step needs about {_show(needed.total - needed.process)}, and {_show(free)} are free"
     if estimates.fits_memory(needed):
         return Finding(stage, MEMORY, "passed", found, figures=figures)
     expected = f"at most {estimates.MEMORY_SHARE:.0%} of what is free"
-    longest = max(int(part.lengths_R.max(initial=1)) for part in data.train.rows)
     ways = []
     for options in _list_changes(config, longest):
         for words, changes in options:
@@ -66,10 +79,13 @@ def check_memory(stage: str, folder: Path, config: SftConfig, data: StageData, r
     return Finding(stage, MEMORY, "refused", found, expected, cure, figures)
 
 
-def _list_changes(config: SftConfig, longest: int) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+def _list_changes(config: TrainingConfig, longest: int) -> Iterator[list[tuple[str, dict[str, Any]]]]:
     """Yield what could make a step smaller, each in words and as keys, mildest first."""
     if config.activation_checkpointing == "off":
-        yield [("activation_checkpointing: auto", {"activation_checkpointing": "auto"})]
+        kind: Any = type(config)
+        allowed = get_args(kind.model_fields["activation_checkpointing"].annotation)
+        setting = "auto" if "auto" in allowed else "on"
+        yield [(f"activation_checkpointing: {setting}", {"activation_checkpointing": setting})]
     budgets = []
     tokens = config.micro_batch_tokens // 2
     while tokens >= longest:  # no budget makes the longest row shorter
@@ -80,6 +96,13 @@ def _list_changes(config: SftConfig, longest: int) -> Iterator[list[tuple[str, d
         yield [("dtype: bfloat16", {"dtype": "bfloat16"})]
     if config.adapter is None and config.adapter_start is None:
         yield [(f"adapter: {{rank: {_PROPOSED_RANK}}}", {"adapter": LoraSettings(rank=_PROPOSED_RANK)})]
+
+
+def shape_adapter(recipe: Recipe, entry: StageEntry, config: C) -> C:
+    """Return a stage's configuration with the adapter that it goes on with, where another stage says which."""
+    if config.adapter is not None or config.adapter_start != "continue":
+        return config
+    return config.model_copy(update={"adapter": find_trained_adapter(recipe, entry)})
 
 
 def find_trained_adapter(recipe: Recipe, entry: StageEntry) -> LoraSettings | None:

@@ -9,12 +9,15 @@ from posttrain.core.protocols import Progress
 from posttrain.data.mixing import RowOrder
 from posttrain.data.pairs import PairData
 from posttrain.data.unpaired import read_labels
+from posttrain.pipeline.estimates import StepWork
 from posttrain.pipeline.kto_wiring import train_kto
 from posttrain.pipeline.preference_rows import load_stage_pairs
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.stage_jobs import StageJob, StageResult
+from posttrain.pipeline.stage_kinds.kind import StageSetting
 from posttrain.pipeline.stage_kinds.pairs import PairKind
 from posttrain.pipeline.stage_rows import StageRows
+from posttrain.pipeline.step_works import build_pair_work
 from posttrain.stages import kto
 from posttrain.stages.kto import KtoConfig
 
@@ -42,6 +45,16 @@ class KtoKind(PairKind[KtoConfig]):
         """Return which completions each step trains on."""
         read_labels(train.sources)
         return kto.build_order(config, train, seed)
+
+    def build_work(self, setting: StageSetting, config: KtoConfig, data: StageRows[PairData]) -> StepWork:
+        """Return what a step on labelled completions computes."""
+        order = self.build_order(config, data.train, setting.seed)
+        return build_pair_work(config, data.train, order, setting.ranks, may_share=False)
+
+    def count_forward_tokens(self, config: KtoConfig, tokens: int, epochs: float) -> float:
+        """Return the tokens of the reference's pass, and those of completions of other rows, which KTO runs too."""
+        reference = tokens / max(1.0, epochs)
+        return 2 * reference + tokens if config.loss == "kto" else reference
 
 
 KIND = KtoKind()

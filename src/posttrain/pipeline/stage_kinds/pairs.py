@@ -11,9 +11,9 @@ import numpy.typing as npt
 from posttrain.data.pairs import PairData
 from posttrain.pipeline.preference_rows import describe_pairs
 from posttrain.pipeline.stage_kinds.rows import RowKind
-from posttrain.pipeline.stage_rows import RowKeys
+from posttrain.pipeline.stage_rows import RowConfig
 
-C = TypeVar("C", bound=RowKeys)
+C = TypeVar("C", bound=RowConfig)
 
 
 class PairKind(RowKind[C, PairData]):

@@ -8,12 +8,16 @@ from posttrain.chat.rendering import Renderer
 from posttrain.core.protocols import Progress
 from posttrain.data.mixing import RowOrder
 from posttrain.data.pairs import PairData
+from posttrain.pipeline.estimates import StepWork
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.reward_wiring import load_reward_data, train_reward_model
 from posttrain.pipeline.stage_jobs import StageJob, StageResult
+from posttrain.pipeline.stage_kinds.kind import StageSetting
 from posttrain.pipeline.stage_kinds.pairs import PairKind
 from posttrain.pipeline.stage_rows import StageRows
+from posttrain.pipeline.step_works import build_reward_work
 from posttrain.stages.reward_model import RewardModelConfig, count_member_steps
+from posttrain.stages.row_order import order_rows
 
 
 class RewardModelKind(PairKind[RewardModelConfig]):
@@ -37,8 +41,7 @@ class RewardModelKind(PairKind[RewardModelConfig]):
 
     def build_order(self, config: RewardModelConfig, train: PairData, seed: int) -> RowOrder:
         """Return which rows each step of a member trains on."""
-        proportions = [source.proportion for source in config.data]
-        return RowOrder([len(rows) for rows in train.sources], proportions, seed, config.batch_size)
+        return order_rows(config, train.sources, seed, noun="row", expected="at least one row that can be judged")
 
     def count_steps(self, config: RewardModelConfig, steps_per_epoch: int) -> int:
         """Return the optimizer steps of a member."""
@@ -47,6 +50,10 @@ class RewardModelKind(PairKind[RewardModelConfig]):
     def count_models(self, config: RewardModelConfig) -> int:
         """Return the members."""
         return config.members
+
+    def build_work(self, setting: StageSetting, config: RewardModelConfig, data: StageRows[PairData]) -> StepWork:
+        """Return what a step of a member computes."""
+        return build_reward_work(config, data.train, setting.ranks, setting.seed)
 
 
 KIND = RewardModelKind()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -17,20 +16,25 @@ from posttrain.data.mixing import RowOrder
 from posttrain.data.tokenizing import CONTAMINATED, NothingTrainedError
 from posttrain.data.truncation import TOO_LONG
 from posttrain.pipeline.decontaminating import describe_decontamination, list_searched_tasks
+from posttrain.pipeline.estimates import StepWork, estimate_memory, estimate_seconds
 from posttrain.pipeline.preflight import contamination, truncation
 from posttrain.pipeline.preflight.findings import Finding
+from posttrain.pipeline.preflight.memory import check_memory, shape_adapter
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.stage_costs import StageCost, count_tokens, list_learning_rates
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.stage_jobs import StageJob, StageResult, read_stage_rows
 from posttrain.pipeline.stage_kinds.kind import CheckedRows, KeyParts, StageKind, StageSetting
-from posttrain.pipeline.stage_rows import RowKeys, Rows, StageRows, describe_reading
+from posttrain.pipeline.stage_rows import RowConfig, RowKeys, Rows, StageRows, describe_reading
 from posttrain.pipeline.wiring import fingerprint_sources, identify_left_out
 from posttrain.stages.training_keys import count_steps
-from posttrain.training.distributed import Ranks
+from posttrain.training.distributed import Ranks, find_device
 
-C = TypeVar("C", bound=RowKeys)
+C = TypeVar("C", bound=RowConfig)
 T = TypeVar("T", bound=Rows)
+
+FORWARD_SHARE = 1 / 3
+"""Of an update's operations: a backward pass is about two forward ones."""
 
 
 class RowKind(StageKind[C], Generic[C, T]):
@@ -69,9 +73,28 @@ class RowKind(StageKind[C], Generic[C, T]):
         """Return how many models are trained one after the other."""
         return 1
 
+    @abstractmethod
+    def build_work(self, setting: StageSetting, config: C, data: StageRows[T]) -> StepWork:
+        """Return what a step computes, of one model."""
+
+    def count_forward_tokens(self, config: C, tokens: int, epochs: float) -> float:
+        """Return the tokens that are run without being trained on, where so many are trained on in so many passes."""
+        return 0.0
+
     def add_findings(self, setting: StageSetting, config: C, data: StageRows[T]) -> list[Finding]:
-        """Return what rows of this type say beyond their lengths and contamination."""
-        return []
+        """Return what rows say beyond their lengths and contamination: whether the largest step fits."""
+        longest = max(int(lengths.max(initial=1)) for lengths in self.list_lengths(data.train))
+        shaped = shape_adapter(setting.recipe, setting.stage.entry, config)
+        return [
+            check_memory(
+                setting.stage.label,
+                setting.base,
+                shaped,
+                lambda changed: self.build_work(setting, changed, data),
+                setting.ranks,
+                longest=longest,
+            )
+        ]
 
     def describe_untrained(self, setting: StageSetting, config: C, error: NothingTrainedError) -> Finding:
         """Return what is said of rows none of which is trained on for a reason of their own.
@@ -104,24 +127,26 @@ class RowKind(StageKind[C], Generic[C, T]):
         return ()
 
     def estimate(self, setting: StageSetting, config: C, *, is_cached: bool) -> StageCost:
-        """Return steps, learning rates and tokens, of all models."""
+        """Return steps, learning rates, tokens and time of all models, and the memory of a step."""
         data = self._load(setting, config)
         order = self.build_order(config, data.train, setting.seed)
         steps, models = self.count_steps(config, order.steps_per_epoch), self.count_models(config)
-        cost = StageCost(
+        tokens = count_tokens(order, self.list_lengths(data.train), steps)
+        work = self.build_work(setting, config, data)
+        # Before anything is timed, which would count as the process's own.
+        memory = estimate_memory(setting.base, config, work, setting.ranks)
+        seconds = 0.0
+        if not is_cached:
+            forward = self.count_forward_tokens(config, tokens, steps / order.steps_per_epoch)
+            computed = tokens + round(forward * FORWARD_SHARE)
+            seconds = models * estimate_seconds(setting.base, config, work, computed, device=find_device())
+        return StageCost(
             steps=steps * models,
-            tokens=count_tokens(order, self.list_lengths(data.train), steps) * models,
+            tokens=tokens * models,
             learning_rates=list_learning_rates(config, steps),
+            memory_bytes=memory.total,
+            seconds=seconds,
         )
-        measured = self.measure(setting, config, data, cost, is_cached=is_cached)
-        return replace(measured, seconds=0.0) if is_cached else measured
-
-    # many parameters: what is measured, on which rows, and what is known already
-    def measure(
-        self, setting: StageSetting, config: C, data: StageRows[T], cost: StageCost, *, is_cached: bool
-    ) -> StageCost:
-        """Return the cost with memory and time."""
-        return cost
 
     def check_rows(self, setting: StageSetting, config: C, *, is_new: bool) -> CheckedRows:
         """Return what the lengths of all rows and evaluation items among them say, and what the type adds."""

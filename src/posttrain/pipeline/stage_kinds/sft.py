@@ -15,24 +15,23 @@ from posttrain.core.protocols import Progress
 from posttrain.data.mixing import RowOrder
 from posttrain.data.tokenized import TokenizedData
 from posttrain.data.tokenizing import NothingTrainedError
-from posttrain.pipeline.estimates import estimate_memory, estimate_seconds
+from posttrain.pipeline.estimates import StepWork
 from posttrain.pipeline.preflight import mask
 from posttrain.pipeline.preflight.findings import Finding
-from posttrain.pipeline.preflight.memory import check_memory, find_trained_adapter
 from posttrain.pipeline.preflight.step_zero import check_step_zero
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.sft_wiring import train_sft
-from posttrain.pipeline.stage_costs import StageCost
 from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.stage_jobs import StageJob, StageResult
 from posttrain.pipeline.stage_kinds.kind import KeyParts, StageSetting
 from posttrain.pipeline.stage_kinds.rows import RowKind
 from posttrain.pipeline.stage_rows import StageRows
+from posttrain.pipeline.step_works import build_sft_work
 from posttrain.pipeline.tracked_metric import describe_tracked_metric, find_tracked_metric
 from posttrain.pipeline.wiring import describe_rows, load_stage_data
 from posttrain.stages import sft
 from posttrain.stages.sft import SftConfig
-from posttrain.training.distributed import Ranks, find_device
+from posttrain.training.distributed import Ranks
 
 
 class SftKind(RowKind[SftConfig, TokenizedData]):
@@ -79,30 +78,16 @@ class SftKind(RowKind[SftConfig, TokenizedData]):
         tracked = find_tracked_metric(recipe, config)
         return () if tracked is None else (tracked.task.name,)
 
-    # many parameters: those of RowKind.measure
-    def measure(
-        self, setting: StageSetting, config: SftConfig, data: StageRows[TokenizedData], cost: StageCost, *,
-        is_cached: bool,
-    ) -> StageCost:  # fmt: skip
-        """Return the cost with memory and time."""
-        memory = estimate_memory(setting.base, config, data, setting.ranks, setting.seed)
-        seconds = None
-        if not is_cached and cost.tokens is not None:
-            seconds = estimate_seconds(setting.base, config, data, setting.seed, cost.tokens, device=find_device())
-        return replace(cost, memory_bytes=memory.total, seconds=seconds)
+    def build_work(self, setting: StageSetting, config: SftConfig, data: StageRows[TokenizedData]) -> StepWork:
+        """Return what a step computes."""
+        return build_sft_work(config, data, setting.ranks, setting.seed)
 
     def add_findings(self, setting: StageSetting, config: SftConfig, data: StageRows[TokenizedData]) -> list[Finding]:
         """Return what is trained on and where it ends, and whether a step fits."""
-        label, seed = setting.stage.label, setting.seed
-        rows = mask.choose_rows(data.train.rows, mask.MAX_ROWS, seed, "mask")
-        shaped = config
-        if config.adapter is None and config.adapter_start == "continue":
-            adapter = find_trained_adapter(setting.recipe, setting.stage.entry)
-            shaped = config.model_copy(update={"adapter": adapter})
-        return [
-            mask.check_mask(label, rows, data.train.ledger, config, setting.renderer.format.stop_ids),
-            check_memory(label, setting.base, shaped, data, setting.ranks, seed),
-        ]
+        rows = mask.choose_rows(data.train.rows, mask.MAX_ROWS, setting.seed, "mask")
+        stop_ids = setting.renderer.format.stop_ids
+        found = mask.check_mask(setting.stage.label, rows, data.train.ledger, config, stop_ids)
+        return [found, *super().add_findings(setting, config, data)]
 
     def describe_untrained(self, setting: StageSetting, config: SftConfig, error: NothingTrainedError) -> Finding:
         """Return that the mask leaves nothing to train on."""
