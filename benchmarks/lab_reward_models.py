@@ -39,7 +39,7 @@ _LEAST_PAIRS = 20
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A reward model of a run: its stage, the set that it learned from, its outputs if they are attributes, its folder."""
+    """A reward model of a run: its stage, the set that it learned from, its attributes if it has any, its folder."""
 
     stage: str
     source: str

@@ -16,6 +16,7 @@ REWARD_BASELINES: dict[str, dict[str, Any]] = {
     "rm_epochs": recipe_values(rm(steps=None, epochs=1.0)),
     "rm_long": recipe_values(rm(**_DROPPING, **_OWN)),
     "rm_refusing": recipe_values(rm(**{**_DROPPING, "truncation": "refuse"}, **_OWN)),
+    "rm_length": recipe_values(rm("long_ones", steps=16, quality=["true_chosen", "true_rejected"])),
     "rm_rated": recipe_values(rm("rated", learns="regression", attributes=["help"], **_OWN)),
     "rm_steps": recipe_values(rm("steps", learns="process", **_OWN)),
     "rm_members": recipe_values(rm(members=2, **_OWN)),

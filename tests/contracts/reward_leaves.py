@@ -33,6 +33,11 @@ def see_report(trial: Trial) -> Any:
     return sorted(report), report["length"]
 
 
+def see_warnings(trial: Trial) -> Any:
+    """What the stage warned of."""
+    return read_report(trial.run())["warnings"]
+
+
 def _rm(name: str, value: Any, see: Any = see_model, baseline: str = "rm") -> Leaf:
     return own(name, value, see, baseline)
 
@@ -51,6 +56,7 @@ REWARD_LEAVES: dict[str, Leaf] = {
         "attributes": _rm("attributes", ["help", "harm"], see_facts, "rm_rated"),
         "separator": _rm("separator", "; ", see_facts, "rm_steps"),
         "quality": _rm("quality", ["true_chosen", "true_rejected"], see_report),
+        "max_length_correlation": _rm("max_length_correlation", 1.0, see_warnings, "rm_length"),
         "probability": _rm("probability", "chance", see_report),
         "members": _rm("members", 2, see_facts),
         "resample": _rm("resample", True, see_model, "rm_members"),
