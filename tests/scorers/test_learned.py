@@ -76,6 +76,18 @@ def test_members_become_one_value_and_how_far_they_lie_apart() -> None:
     assert mean.parts["spread"] == pytest.approx((8 / 3) ** 0.5)
 
 
+def test_members_that_are_named_count_alone() -> None:
+    """Members 1, 2 and 4 of some ensemble are open, and give 2, 4 and 6."""
+    model = opened(ByRule(members=3), members=(1, 2, 4))
+    [one] = score(model, item([2]), members=(2,))
+    [two] = score(model, item([2]), members=(4, 1))
+    assert (one.value, two.value) == (4.0, 4.0)
+    assert "spread" not in one.parts and two.parts["spread"] == 2.0
+    with pytest.raises(ModelError, match="member 0") as caught:
+        score(model, item([2]), members=(0, 1))
+    assert "1, 2, 4" in caught.value.expected
+
+
 def test_outputs_are_averaged_by_their_weights() -> None:
     model = opened(ByRule(outputs=2), outputs=("help", "harm"))
     [even], [weighted] = score(model, item([4])), score(model, item([4]), weights={"help": 1.0, "harm": 3.0})

@@ -17,6 +17,7 @@ from posttrain.pipeline.stage_entries import StageEntry
 from posttrain.pipeline.stage_types import find_stage_type
 from posttrain.pipeline.yaml_reader import Positions
 from posttrain.stages.best_of_n import BestOfNConfig
+from posttrain.stages.reward_model import RewardModelConfig
 
 if TYPE_CHECKING:
     from posttrain.pipeline.recipe import Recipe
@@ -65,8 +66,8 @@ def check_named_models(stages: Sequence[StageEntry], tasks: Sequence[EvaluationT
     """Check that what scorers name is made before it is asked.
 
     Raises:
-        RecipeError: A stage's scorer names a stage that makes no reward model, or none before it; a task's scorer names
-            a stage, whose reward model is not there when the base is measured.
+        RecipeError: A stage's scorer names a stage that makes no reward model, or none before it, or a member that it
+            has not; a task's scorer names a stage, whose reward model is not there when the base is measured.
     """
     names = [entry.name for entry in stages]
     for index, entry in enumerate(stages):
@@ -79,6 +80,7 @@ def check_named_models(stages: Sequence[StageEntry], tasks: Sequence[EvaluationT
                     cure=suggest(name, earlier),
                     place=positions.describe(("stages", index, *path)),
                 )
+            _check_members(value, stages[:index], positions.describe(("stages", index, *path)))
     for index, task in enumerate(tasks):
         for name in sorted(list_named_models([task.scorer]) & set(names) if isinstance(task, GenerationTask) else []):
             raise RecipeError(
@@ -86,6 +88,21 @@ def check_named_models(stages: Sequence[StageEntry], tasks: Sequence[EvaluationT
                 expected="the folder of a reward model",
                 cure="train the reward model in a recipe of its own and name its artifact's folder",
                 place=positions.describe(("evaluate", index, "scorer")),
+            )
+
+
+def _check_members(value: str | dict[str, Any], earlier: Sequence[StageEntry], place: str) -> None:
+    counts = {entry.name: entry.config.members for entry in earlier if isinstance(entry.config, RewardModelConfig)}
+    for part in list_parts(value, place="scorer"):
+        if not isinstance(part, LearnedSettings) or part.model not in counts:
+            continue
+        largest, count = max(part.members or [0]), counts[part.model]
+        if largest >= count:
+            raise RecipeError(
+                f"member {largest} of '{part.model}', which has {count}",
+                expected=f"numbers from 0 to {count - 1}",
+                cure=f"name members that it has, or raise the stage's members to {largest + 1}",
+                place=place,
             )
 
 

@@ -65,21 +65,21 @@ class SharedModels:
 
 
 class RememberedScoring:
-    """Scores completions that it has not scored before (`scorers.learned.ScoresCompletions`).
+    """Scores completions, and remembers what it said last (`scorers.learned.ScoresCompletions`).
 
-    Completions are scored beside the same others again or not at all, so that equal questions get equal bits.
+    Whoever asks for the same again in the next call gets the same bits without a pass.
     """
 
     def __init__(self, scoring: ScoresCompletions) -> None:
         self._scoring = scoring
-        self._known: dict[bytes, list[Floats]] = {}
+        self._last: dict[bytes, list[Floats]] = {}
 
     def score(self, readings: Sequence[Reading]) -> list[list[Floats]]:
         """Return one array for each completion of each reading."""
         names = [_name_reading(reading) for reading in readings]
-        if any(name not in self._known for name in names):
-            self._known |= zip(names, self._scoring.score(readings), strict=True)
-        return [self._known[name] for name in names]
+        if any(name not in self._last for name in names):
+            self._last = dict(zip(names, self._scoring.score(readings), strict=True))
+        return [self._last[name] for name in names]
 
 
 def _name_reading(reading: Reading) -> bytes:

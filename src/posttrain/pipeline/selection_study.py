@@ -23,7 +23,7 @@ from posttrain.core.run_folder import STUDY_FIGURES, STUDY_PAGE
 from posttrain.evaluation.monitors.reading import Reading
 from posttrain.kernels.readings import Ids
 from posttrain.pipeline.completion_file import CompletionKey
-from posttrain.pipeline.judged_file import judge_completions
+from posttrain.pipeline.judged_file import Judge, judge_completions
 from posttrain.pipeline.named_scorers import NamedScorer
 from posttrain.pipeline.sample_run import Drawing, write_completions
 from posttrain.pipeline.selection_ways import (
@@ -100,23 +100,23 @@ def study_selection(
     path = request.out / "completions.jsonl"
     write_completions(talker, drawing, path, progress=progress, should_stop=should_stop)
     scorers = {GOLD: request.gold, **request.choosers, **request.verifiers}
-    drawn_hash = hash_file(path)
     prompts = _render_prompts(talker, drawing.problems) if request.has_ids else {}
-    outcomes: dict[str, dict[CompletionKey, Outcome]] = {}
-    for name, scorer in scorers.items():
-        progress.start(f"judge by {name}", drawing.num_completions, unit="answer")
-        kept = request.out / f"judged-{hash_json([name, scorer.identity])[:12]}.jsonl"
-        try:
-            pairs = _read_completions(path, drawing.problems, prompts)
-            outcomes[name] = judge_completions(pairs, scorer, kept, drawn_hash, progress, should_stop)
-        finally:
-            progress.finish()
+    judges = {
+        name: Judge(scorer, request.out / f"judged-{hash_json([name, scorer.identity])[:12]}.jsonl")
+        for name, scorer in scorers.items()
+    }
+    progress.start(f"judge by {len(judges)} scorers", drawing.num_completions, unit="answer")
+    try:
+        pairs = _read_completions(path, drawing.problems, prompts)
+        judge_completions(pairs, list(judges.values()), hash_file(path), progress, should_stop)
+    finally:
+        progress.finish()
     texts: dict[CompletionKey, str] = {}
     num_tokens = 0
     for problem, completion in _read_completions(path, drawing.problems, {}):
         texts[problem.problem_id, completion.sample_index] = completion.text
         num_tokens += len(completion.ids)
-    judged = _gather(drawing.problems, outcomes, texts, most)
+    judged = _gather(drawing.problems, {name: judge.found for name, judge in judges.items()}, texts, most)
     ways = study_ways(judged, list(request.choosers), list(request.verifiers), most, request.alarm)
     return FinishedStudy(_build_study(talker, drawing, request, judged, ways.ways), ways.readings, num_tokens)
 

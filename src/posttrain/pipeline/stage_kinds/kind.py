@@ -153,7 +153,7 @@ def refuse_preview(stage: str) -> NoReturn:
         RecipeError: Always.
     """
     raise RecipeError(
-        f"stage '{stage}' is a plug-in, whose data is known to itself alone, or trains on what it samples",
+        f"stage '{stage}' is a plug-in, which alone knows its data, or trains on what it samples, or on nothing",
         expected="a stage that is trained on rows",
         cure="choose another with --stage",
         place=stage,
