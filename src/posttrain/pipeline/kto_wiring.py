@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from posttrain.core.durable import write_json
-from posttrain.data.unpaired import read_labels
 from posttrain.models.loading import read_context_tokens
 from posttrain.pipeline.decontaminating import describe_decontamination
-from posttrain.pipeline.preference_rows import describe_pairs
+from posttrain.pipeline.preference_rows import check_labelled, describe_pairs
 from posttrain.pipeline.preference_wiring import describe_data, load_rows, name_reference
 from posttrain.pipeline.sft_wiring import fit_layers, load_trained_policy, wrap_policy
 from posttrain.pipeline.stage_jobs import StageJob, StageResult, build_publisher, clear_checkpoints
@@ -30,7 +29,7 @@ def run_kto(job: StageJob, config: KtoConfig) -> StageResult:
     # Left at any time if there is one process; with several, the others would wait for this one.
     shown = StoppableProgress(progress, job.context.should_stop) if job.ranks.count == 1 else progress
     data = job.ranks.first(lambda: load_rows(job, config, shown))
-    read_labels(data.train.sources)  # refused before the policy is loaded
+    check_labelled(config, data)  # refused before the policy is loaded
     ledger = {**data.train.ledger.to_json(), "decontamination": describe_decontamination(job.recipe)}
     if job.ranks.is_writer:
         write_json(job.folder.ledger, ledger)

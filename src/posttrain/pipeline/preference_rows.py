@@ -9,9 +9,11 @@ from typing import Any
 from posttrain.chat.rendering import Renderer
 from posttrain.core.protocols import Progress
 from posttrain.core.run_folder import RunFolder
+from posttrain.data.mismatched import check_completions
 from posttrain.data.pairs import PairData, PairSettings, load_pairs
 from posttrain.data.sources import DataSource
 from posttrain.data.tokenizing import DataPlace
+from posttrain.data.unpaired import read_labels
 from posttrain.lab.source import lab_rows
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.wiring import describe_sample, find_contaminated_rows, locate_sources
@@ -62,6 +64,19 @@ def load_stage_pairs(
 
     found = find_contaminated_rows(recipe, config.data, progress)
     return StagePairs(load(config.data, found), load(config.validation) if config.validation else None)
+
+
+def check_labelled(config: KtoConfig, data: StagePairs) -> None:
+    """Check the labels and completions of a KTO stage's rows.
+
+    Raises:
+        DataError: Labels, or for `loss: kto` completions, are all the same.
+    """
+    for place, part in (("data", data.train), ("validation", data.validation)):
+        if part is not None:
+            read_labels(part.sources, place)
+            if config.loss == "kto":
+                check_completions(part.sources, place)
 
 
 def describe_pairs(data: PairData, tokenizer: Any, count: int) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ from posttrain.pipeline.wiring import PREVIEW_ROWS, describe_sample, find_contam
 from posttrain.stages import reward_model
 from posttrain.stages.reward_diagnosis import Diagnosis
 from posttrain.stages.reward_model import RewardModelConfig, RewardModelParts
+from posttrain.stages.reward_rows import check_rows
 from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.distributed import Ranks, find_device, find_layers, shard_policy
 from posttrain.training.policy import enable_checkpointing
@@ -111,6 +112,7 @@ def run_reward_model(job: StageJob, config: RewardModelConfig) -> StageResult:
     shown = StoppableProgress(progress, job.context.should_stop) if job.ranks.count == 1 else progress
     context_tokens = read_context_tokens(setting.folder)
     data = job.ranks.first(lambda: load_reward_data(job.recipe, config, job.renderer, context_tokens, shown))
+    check_rows(config, data.train, data.validation)
     check_key(job)
     ledger = {**data.train.ledger.to_json(), "decontamination": describe_decontamination(job.recipe)}
     if job.ranks.is_writer:

@@ -23,7 +23,7 @@ from posttrain.models.loading import read_context_tokens
 from posttrain.pipeline.decontaminating import describe_decontamination, list_searched_tasks
 from posttrain.pipeline.grpo_wiring import build_stage_checks, read_stage_problems
 from posttrain.pipeline.plan import derive_stage_seed
-from posttrain.pipeline.preference_rows import PairStageConfig, load_stage_pairs
+from posttrain.pipeline.preference_rows import PairStageConfig, check_labelled, load_stage_pairs
 from posttrain.pipeline.preflight import contamination, mask, rollouts, truncation
 from posttrain.pipeline.preflight.findings import Finding, build_refusal
 from posttrain.pipeline.preflight.memory import check_memory, find_trained_adapter
@@ -37,7 +37,9 @@ from posttrain.pipeline.rounds import Round
 from posttrain.pipeline.scorers import build_context
 from posttrain.pipeline.wiring import StageData, load_stage_data
 from posttrain.stages.grpo import GrpoConfig
+from posttrain.stages.kto import KtoConfig
 from posttrain.stages.reward_model import RewardModelConfig
+from posttrain.stages.reward_rows import check_rows
 from posttrain.stages.sft import SftConfig
 from posttrain.training.distributed import Ranks
 
@@ -151,7 +153,8 @@ class Preflight:
         context_tokens = read_context_tokens(self.base)
         if isinstance(config, RewardModelConfig) and name not in self._seen:
             self._seen.add(name)
-            load_reward_data(self.recipe, config, self.renderer, context_tokens, self.progress)
+            rows = load_reward_data(self.recipe, config, self.renderer, context_tokens, self.progress)
+            check_rows(config, rows.train, rows.validation)
         if not isinstance(config, SftConfig):
             return None
         # All rows are looked at, however many are too long: that is for the check of truncation to judge.
@@ -179,6 +182,8 @@ class Preflight:
         except NothingTrainedError as error:
             self._add(self._describe_nothing(stage.label, error, config, context_tokens), stage.entry.name)
             return
+        if isinstance(config, KtoConfig):
+            check_labelled(config, data)
         ledgers = [*data.train.ledgers, *(data.validation.ledgers if data.validation else [])]
         self._add_ledger_findings(stage, config, data.train.ledgers, ledgers, context_tokens)
 
@@ -205,7 +210,8 @@ class Preflight:
         if CONTAMINATED in error.ledger.dropped:
             return contamination.describe_all_contaminated(label, error.found, error.ledger)
         if TOO_LONG in error.ledger.dropped:
-            return truncation.describe_all_too_long(label, error.found, error.ledger, context_tokens)
+            found, limit = f"{error.place}: {error.found}", config.max_length or context_tokens
+            return truncation.describe_all_too_long(label, found, error.ledger, limit, context_tokens)
         if isinstance(config, PairStageConfig):
             raise error
         return mask.describe_nothing_trained(label, error.found, error.ledger, config)
