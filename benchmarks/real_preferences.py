@@ -53,11 +53,11 @@ SETS = {
     "pandalm": PairSet("preference/pandalm_testset_v1.json", 703),
     "hh": PairSet("preference/hh_harmless_base_test.jsonl.gz", 700, 500),
 }
-TRAINED = {"dtype": "float32", "truncation": "drop", "epochs": 2, "batch_size": 16, "learning_rate": 5e-4}
+TRAINED = {"dtype": "float32", "truncation": "drop", "epochs": 2, "batch_size": 16, "learning_rate": 1e-4}
 STAGES: dict[str, dict[str, Any]] = {
     "dpo": {"type": "preference", "algorithm": "dpo", **TRAINED},
     "kto": {"type": "kto", **TRAINED, "batch_size": 32},
-    "rm": {"type": "reward_model", "centring": 0.01, **TRAINED},
+    "rm": {"type": "reward_model", "centring": 0.01, **TRAINED, "learning_rate": 5e-4},
 }
 RUNS = [("pandalm", "dpo"), ("pandalm", "kto"), ("pandalm", "rm"), ("hh", "rm")]
 
