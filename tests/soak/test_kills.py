@@ -170,6 +170,7 @@ def test_a_second_process_in_the_folder_is_refused_and_the_first_goes_on(
     assert driver.wait() == EXIT_OK
 
 
+@pytest.mark.invariants
 def test_a_reference_pass_that_is_killed_while_half_of_it_is_written_is_computed_again(
     driver: Driver, workshop: Workshop
 ) -> None:
