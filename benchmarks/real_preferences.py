@@ -87,7 +87,7 @@ def say(text: str) -> dict[str, str]:
 def fits(tokenizer: Any, example: Example, answers: Sequence[str]) -> bool:
     """Return whether both conversations fit the model with any template's tokens."""
     said = "".join(message["content"] for message in example.messages)
-    longest = max(len(tokenizer(said + answer)["input_ids"]) for answer in answers)
+    longest = max(len(tokenizer.backend_tokenizer.encode(said + answer).ids) for answer in answers)
     return longest + TEMPLATE_TOKENS <= CONTEXT_TOKENS
 
 
@@ -120,7 +120,7 @@ def measure(data: Path, folder: Path, name: str, stage: str, seed: int) -> dict[
     if not RunFolder(work).report.is_file():
         shutil.rmtree(work, ignore_errors=True)
         recipe = read_recipe(write_recipe(data, folder, name, stage, seed), folder=work)
-        run_recipe(recipe, progress=build_progress())
+        run_recipe(recipe, progress=build_progress(json=False))
     (metrics,) = work.glob("stages/*/metrics.jsonl")
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     key = "reward_model/accuracy" if stage == "rm" else "validation/rewards/accuracies"

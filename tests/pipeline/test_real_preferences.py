@@ -78,4 +78,4 @@ def test_a_reward_model_is_made_of_published_pairs(real_data: Path, tmp_path: Pa
     report = read_report(done)
     assert report["rows_are"] == "validation" and 5 < report["pairs"] <= 24
     assert report["accuracy"]["low"] <= report["accuracy"]["value"] <= report["accuracy"]["high"]
-    assert done.lines()[0]["loss"] > 0 and done.statuses == ["finished"]
+    assert sum("loss" in line for line in done.lines()) == 4

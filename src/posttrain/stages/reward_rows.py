@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,20 +49,25 @@ def fit_ratings(config: RewardModelConfig, train: PairData) -> Ratings:
             _check_margins(rows, str(config.margin))
         return Ratings(np.zeros(1), np.ones(1))
     if config.learns == "process":
-        labels = {label for rows in train.sources for row in rows for label in row.columns[LABELS]}
+        labels = {label for columns in _iterate_columns(train) for label in columns[LABELS]}
         if len(labels) < 2:
             raise _all_the_same("labels of steps", labels, "labels")
         return Ratings(np.zeros(1), np.ones(1))
     found: list[list[float]] = [[] for _ in config.attributes]
-    for rows in train.sources:
-        for row in rows:
-            for values, name in zip(found, config.attributes, strict=True):
-                if row.columns[name] is not None:
-                    values.append(float(row.columns[name]))
+    for columns in _iterate_columns(train):
+        for values, name in zip(found, config.attributes, strict=True):
+            if columns[name] is not None:
+                values.append(float(columns[name]))
     for values, name in zip(found, config.attributes, strict=True):
         if len(set(values)) < 2:
             raise _all_the_same(f"ratings of '{name}'", set(values), name)
     return Ratings(np.array([np.mean(values) for values in found]), np.array([np.std(values) for values in found]))
+
+
+def _iterate_columns(data: PairData) -> Iterator[Mapping[str, Any]]:
+    """Yield the kept columns of every row, in order, without its tokens."""
+    for rows in data.sources:
+        yield from (rows.columns[index] for index in range(len(rows)))
 
 
 def check_rows(config: RewardModelConfig, train: PairData, validation: PairData | None) -> None:
