@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +52,14 @@ SETS = {
     "pandalm": PairSet("preference/pandalm_testset_v1.json", 703),
     "hh": PairSet("preference/hh_harmless_base_test.jsonl.gz", 700, 500),
 }
-TRAINED = {"dtype": "float32", "truncation": "drop", "epochs": 2, "batch_size": 16, "learning_rate": 1e-4}
+TRAINED = {
+    "dtype": "float32",
+    "truncation": "drop",
+    "epochs": 1,
+    "batch_size": 16,
+    "learning_rate": 1e-4,
+    "checkpoint_every_steps": 5,
+}
 STAGES: dict[str, dict[str, Any]] = {
     "dpo": {"type": "preference", "algorithm": "dpo", **TRAINED},
     "kto": {"type": "kto", **TRAINED, "batch_size": 32},
@@ -118,7 +124,6 @@ def measure(data: Path, folder: Path, name: str, stage: str, seed: int) -> dict[
     num_pairs = write_held_out(data, folder, name)
     work = folder / "runs" / f"{name}-{stage}-{seed}"
     if not RunFolder(work).report.is_file():
-        shutil.rmtree(work, ignore_errors=True)
         recipe = read_recipe(write_recipe(data, folder, name, stage, seed), folder=work)
         run_recipe(recipe, progress=build_progress(json=False))
     (metrics,) = work.glob("stages/*/metrics.jsonl")
