@@ -7,17 +7,10 @@ import math
 import pytest
 import torch
 
-from posttrain.kernels import native_scores
-from posttrain.kernels.native_scores import NativeScores
 from posttrain.kernels.token_logprobs import Head, compute_row_logprobs
 from tests.kernels.layer_checks import DTYPES, compare, make
-from tests.kernels.native import load_or_skip
+from tests.kernels.native import load_native_scores
 from tests.kernels.score_checks import score_rows
-
-
-def load(dtype: torch.dtype) -> NativeScores:
-    defines = {"BF16": 1} if dtype == torch.bfloat16 else {}
-    return NativeScores(load_or_skip(native_scores.SOURCE, defines, native_scores.HEADERS), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -26,7 +19,7 @@ def load(dtype: torch.dtype) -> NativeScores:
 def test_scores_and_gradients_are_those_of_torch(
     dtype: torch.dtype, vocabulary: int, scale: float, with_entropy: bool
 ) -> None:
-    native = load(dtype)
+    native = load_native_scores(dtype)
     compare(
         *(score_rows(dtype, vocabulary, scale, with_entropy=with_entropy, kernels=k) for k in (native, None)), dtype
     )
@@ -34,7 +27,7 @@ def test_scores_and_gradients_are_those_of_torch(
 
 def test_a_row_is_the_one_worked_out_by_hand() -> None:
     """Logits 0, ln 2, ln 5: probabilities 1/8, 1/4, 5/8; the target is the second; the slope is 4."""
-    native = load(torch.float32)
+    native = load_native_scores(torch.float32)
     logits, targets = torch.tensor([[0.0, math.log(2), math.log(5)]]), torch.tensor([1])
     figures = torch.empty(3, 1)
     totals = native.read_chunk(logits, targets, figures, 1.0, with_entropy=True)
@@ -45,7 +38,7 @@ def test_a_row_is_the_one_worked_out_by_hand() -> None:
 
 
 def test_logits_of_minus_infinity_have_no_share() -> None:
-    native = load(torch.float32)
+    native = load_native_scores(torch.float32)
     logits, targets = torch.full((1, 40), -torch.inf), torch.tensor([3])
     logits[0, 3], logits[0, 39] = 0.0, 0.0
     figures = torch.empty(3, 1)
@@ -57,7 +50,7 @@ def test_logits_of_minus_infinity_have_no_share() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_bits_do_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> None:
-    native, threads, results = load(dtype), torch.get_num_threads(), []
+    native, threads, results = load_native_scores(dtype), torch.get_num_threads(), []
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
@@ -69,7 +62,7 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> 
 
 
 def test_logits_that_the_kernels_cannot_read_go_through_torch() -> None:
-    native = load(torch.float32)
+    native = load_native_scores(torch.float32)
     logits = torch.zeros(4, 6)
     assert native.takes(logits)
     assert not native.takes(logits.T)
@@ -84,6 +77,6 @@ def test_log_probs_of_rows_are_those_of_torch(dtype: torch.dtype, temperature: f
     targets = torch.arange(70) * 7
     found, expected = (
         compute_row_logprobs(hidden, Head(weight, scale=0.5, kernels=kernels), targets, temperature=temperature)
-        for kernels in (load(dtype), None)
+        for kernels in (load_native_scores(dtype), None)
     )
     compare([found.logprobs_N], [expected.logprobs_N], dtype)

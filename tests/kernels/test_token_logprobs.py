@@ -13,16 +13,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from posttrain.kernels import token_logprobs
+from posttrain.kernels.coupled_logprobs import score_coupled_tokens
 from posttrain.kernels.token_logprobs import (
     CHUNK_ROWS,
     Head,
     TokenObjective,
     TokenScores,
     compute_row_logprobs,
-    score_coupled_tokens,
     score_tokens,
 )
 from posttrain.objectives.sft import compute_sft_loss
+from tests.kernels.native import load_native_scores
 
 
 @pytest.fixture(autouse=True)
@@ -262,29 +263,40 @@ def test_an_objective_with_row_constants_equals_autograd_on_full_logits() -> Non
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_an_objective_that_couples_rows_equals_autograd_on_full_logits(has_bias: bool) -> None:
-    """Rows of one sequence share their mean log-prob: -exp(mean) a, across the border of a chunk."""
+@pytest.mark.parametrize(
+    ("lengths", "is_compiled", "seen"),
+    [
+        ([300, 100, 200, 400, 52], True, [400, 200, 452]),  # chunks of at most 512 rows, of whole sequences
+        ([300, 100, 200, 400, 52], False, [1052]),  # torch reads tile by tile
+        ([20, 1000, 32], True, [20, 1000, 32]),  # a sequence may be twice as long as a chunk
+        ([20, 1032], True, [1052]),
+    ],
+)
+def test_an_objective_that_couples_rows_equals_autograd_on_full_logits(
+    has_bias: bool, lengths: list[int], is_compiled: bool, seen: list[int]
+) -> None:
+    """Rows of one sequence share their mean log-prob: -exp(mean) a, with a weight for each row."""
+    calls = []
 
     def objective(logprobs: torch.Tensor, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        sequences = constants["sequences"]
-        sums = torch.zeros(5).index_add(0, sequences, logprobs)
-        counts = torch.zeros(5).index_add(0, sequences, torch.ones_like(logprobs))
+        calls.append(len(logprobs))
+        _, sequences, counts = constants["sequences"].unique(return_inverse=True, return_counts=True)
+        sums = torch.zeros(len(counts)).index_add(0, sequences, logprobs)
         return -(sums / counts).exp()[sequences] * constants["advantage"]
 
-    problem = make_problem(CHUNK_ROWS + 40, has_bias=has_bias, scale=1.5)
-    generator = torch.Generator().manual_seed(3)
-    count = len(problem.targets)
-    constants = {
-        "sequences": torch.randint(0, 5, (count,), generator=generator),
-        "advantage": torch.randn(count, generator=generator),
-    }
-    hidden, head, targets, weights = problem.hidden, problem.head, problem.targets, problem.weights
-    scores = score_coupled_tokens(hidden, head, targets, weights, objective, constants, with_entropy=True)
+    kernels = load_native_scores(torch.float32) if is_compiled else None
+    problem = make_problem(CHUNK_ROWS * 2 + 28, has_bias=has_bias, scale=1.5, kernels=kernels)
+    sequences = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    advantages = torch.randn(len(sequences), generator=torch.Generator().manual_seed(3))
+    constants = {"sequences": sequences, "advantage": advantages}
+    rows = (problem.hidden, problem.head, problem.targets, problem.weights)
+    scores = score_coupled_tokens(*rows, objective, sequences, constants, with_entropy=True)
+    assert calls == seen
     chosen = torch.log_softmax(full_logits(problem), -1).gather(1, problem.targets[:, None])[:, 0]
     expected = (objective(chosen, constants) * problem.weights).sum()
     assert float(scores.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5, abs=1e-7)
     assert torch.allclose(scores.logprobs_N, chosen.detach(), atol=1e-5)
-    assert scores.entropies_N is not None and len(scores.entropies_N) == count
+    assert scores.entropies_N is not None and len(scores.entropies_N) == len(sequences)
     assert_same_gradients(problem, scores.loss, expected, 1e-6)
 
 

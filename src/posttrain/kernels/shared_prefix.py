@@ -1,7 +1,8 @@
 """Attention over packed rows whose documents share prompts: `[P | C1 | C2 ...]`, the prompt run once.
 
 A family is a prompt and its continuations, end to end. The prompt attends to itself, causally; every continuation to
-the whole prompt and, causally, to itself, as if the prompt stood before each of them. Two softmaxes over parts of the
+the whole prompt and, causally, to itself, as if the prompt stood before each of them. It does stand before the first
+one, so that the two are one causal run. Of the later ones, two softmaxes over parts of the
 keys are one over all of them, merged by their log-sum-exps:
 
     l = log(e^l1 + e^l2)        o = o1 e^(l1 - l) + o2 e^(l2 - l)
@@ -58,6 +59,17 @@ class Family:
     def continuations(self) -> list[slice]:
         """The tokens of each continuation."""
         return [slice(a, b) for a, b in itertools.pairwise(self.borders)]
+
+    @property
+    def runs(self) -> list[slice]:
+        """Tokens that attend to themselves causally: the prompt with its first continuation, and each later one."""
+        borders = self.borders[1:] or self.borders
+        return [slice(a, b) for a, b in itertools.pairwise((self.start, *borders))]
+
+    @property
+    def later(self) -> slice:
+        """The tokens of all continuations but the first, which the prompt does not stand before."""
+        return slice(self.borders[1] if len(self.borders) > 1 else self.borders[-1], self.borders[-1])
 
     @property
     def longest(self) -> int:
@@ -195,11 +207,11 @@ class _FamiliesFlashCpu(torch.autograd.Function):
         output = query.new_empty(1, T, H, D)
         logsumexps = query.new_empty(1, T, H, dtype=torch.float32)
         for family in families:
-            for part in (family.prompt, *family.continuations):
+            for part in family.runs:
                 out, lse = _flash_cpu(query[:, :, part], key[:, :, part], value[:, :, part], 0.0, True, scale=scale)
                 output[:, part] = out.transpose(1, 2)
                 logsumexps[:, part] = lse.transpose(1, 2)
-            prompt, rest = family.prompt, slice(family.borders[0], family.borders[-1])
+            prompt, rest = family.prompt, family.later
             if rest.stop > rest.start:
                 out, lse = _flash_cpu(query[:, :, rest], key[:, :, prompt], value[:, :, prompt], 0.0, scale=scale)
                 _merge(output[:, rest], logsumexps[:, rest], out.transpose(1, 2), lse.transpose(1, 2))
@@ -242,12 +254,12 @@ def _differentiate_family(
     """Return the gradients of one family's queries, keys and values; `tensors` are grad_out, query, key, value, out."""
     grad_out, query, key, value, out = tensors
     shares = [torch.empty_like(x) for x in (query, key, value)]
-    for part in (family.prompt, *family.continuations):
+    for part in family.runs:
         mine = [x[:, :, part] for x in (grad_out, query, key, value, out)]
         found = _flash_cpu_backward(*mine, lse[:, :, part], 0.0, True, scale=scale)
         for share, grad in zip(shares, found, strict=True):
             share[:, :, part] = grad
-    prompt, rest = family.prompt, slice(family.borders[0], family.borders[-1])
+    prompt, rest = family.prompt, family.later
     if rest.stop > rest.start:
         mine = [grad_out[:, :, rest], query[:, :, rest], key[:, :, prompt], value[:, :, prompt], out[:, :, rest]]
         found = _flash_cpu_backward(*mine, lse[:, :, rest], 0.0, False, scale=scale)

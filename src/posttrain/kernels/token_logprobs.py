@@ -7,13 +7,15 @@ its derivative by the log-probs, and overwrites the logits with the gradient at 
     d loss / d logits[n, v] = (w_n dl_n/dlogp_n) (1[v = target_n] - p[n, v])
 
 so that the head costs three matrix products and no recomputation, and no gradient of the head is
-formed when it is frozen. Shape letters: N scored rows, C rows of a chunk, H hidden size, V vocabulary.
+formed when it is frozen. `coupled_logprobs` is for losses of whole completions and pairs. Shape letters: N scored
+rows, C rows of a chunk, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -71,6 +73,7 @@ def count_chunk_rows(vocabulary: int, device_type: str = "cpu") -> int:
     return max(least, CHUNK_ELEMENTS // vocabulary // _ROW_MULTIPLE * _ROW_MULTIPLE)
 
 
+# many parameters: what a loss of tokens is made of
 def score_tokens(
     hidden_NH: torch.Tensor,
     head: Head,
@@ -80,6 +83,7 @@ def score_tokens(
     constants: Mapping[str, torch.Tensor] | None = None,
     *,
     with_entropy: bool = False,
+    bounds: Sequence[int] | None = None,
 ) -> TokenScores:
     """Return the weighted sum of a token objective, differentiable by hidden states and head.
 
@@ -92,52 +96,16 @@ def score_tokens(
         objective: See `TokenObjective`.
         constants: Row constants by name, each [N].
         with_entropy: Also compute each row's entropy.
+        bounds: Where chunks begin and the last one ends, 0 to N, rising; by default every `count_chunk_rows` rows.
     """
-    result = _ScoreTokens.apply(
-        hidden_NH, head.weight, head.bias, targets_N, weights_N, objective, dict(constants or {}), head, with_entropy
-    )
-    loss, logprobs, is_argmax, entropies = result
+    if bounds is None:
+        count = len(targets_N)
+        bounds = [*range(0, count, count_chunk_rows(head.weight.shape[0], head.weight.device.type)), count]
+    loss, logprobs, is_argmax, entropies = _ScoreTokens.apply(
+        hidden_NH, head.weight, head.bias, targets_N, weights_N, objective, dict(constants or {}), head, with_entropy,
+        bounds,
+    )  # fmt: skip
     return TokenScores(loss, logprobs, is_argmax, entropies if with_entropy else None)
-
-
-# many parameters: those of score_tokens
-def score_coupled_tokens(
-    hidden_NH: torch.Tensor,
-    head: Head,
-    targets_N: torch.Tensor,
-    weights_N: torch.Tensor,
-    objective: TokenObjective,
-    constants: Mapping[str, torch.Tensor] | None = None,
-    *,
-    with_entropy: bool = False,
-) -> TokenScores:
-    """Return what `score_tokens` does for an objective whose losses depend on other rows' log-probs too.
-
-    All log-probs are computed first, without a gradient; the objective's derivative by them then weights a second
-    pass, which forms the logits anew chunk by chunk: one more product with the head than `score_tokens`.
-
-    Args:
-        hidden_NH: As of `score_tokens`, as are all others.
-        head: Weight, bias, scale and soft cap.
-        targets_N: Token ids.
-        weights_N: Factors of each row's loss.
-        objective: Maps (log-probs [N], constants each [N]) to losses [N], coupled in any way.
-        constants: Row constants by name, each [N].
-        with_entropy: Also compute each row's entropy.
-    """
-    leaf_N = compute_row_logprobs(hidden_NH.detach(), head, targets_N).logprobs_N.requires_grad_()
-    with torch.enable_grad():
-        total = (objective(leaf_N, constants or {}) * weights_N).sum()
-        (slopes_N,) = torch.autograd.grad(total, leaf_N)
-    scores = score_tokens(hidden_NH, head, targets_N, slopes_N, _take_logprobs, with_entropy=with_entropy)
-    # The value is the objective's, the gradient that of the slopes times the log-probs.
-    loss = scores.loss - scores.loss.detach() + total.detach()
-    return TokenScores(loss, scores.logprobs_N, scores.is_argmax_N, scores.entropies_N)
-
-
-def _take_logprobs(logprobs_C: torch.Tensor, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    del constants
-    return logprobs_C
 
 
 class _ScoreTokens(torch.autograd.Function):
@@ -154,20 +122,19 @@ class _ScoreTokens(torch.autograd.Function):
         constants: dict[str, torch.Tensor],
         head: Head,
         with_entropy: bool,
+        bounds: Sequence[int],
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         needs_grad = needs_hidden or needs_weight or needs_bias
         N = hidden_NH.shape[0]
-        chunk_rows = count_chunk_rows(weight_VH.shape[0], weight_VH.device.type)
-        num_chunks = -(-N // chunk_rows)
+        num_chunks = len(bounds) - 1
         figures = hidden_NH.new_empty((4, N), dtype=torch.float32)  # logprob, is_argmax, entropy, loss
         grad_hidden = torch.empty_like(hidden_NH) if needs_hidden else None
         # One chunk's product is exact enough in the weight's dtype; a sum over chunks is kept in fp32.
         grad_weight: torch.Tensor | None = None
         grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias and bias_V is not None else None
-        for start in range(0, N, chunk_rows):
-            rows = slice(start, min(start + chunk_rows, N))
-            count = rows.stop - rows.start
+        for start, end in pairwise(bounds):
+            rows, count = slice(start, end), end - start
             hidden = _pad_rows(hidden_NH[rows])
             logits = hidden @ weight_VH.T
             if bias_V is not None:
@@ -210,7 +177,7 @@ class _ScoreTokens(torch.autograd.Function):
             grads = [grad * grad_loss.to(grad.dtype) if grad is not None else None for grad in grads]
         if grads[2] is not None:
             grads[2] = grads[2].to(ctx.bias_dtype)
-        return *grads, None, None, None, None, None, None
+        return *grads, None, None, None, None, None, None, None
 
 
 @dataclass(frozen=True, slots=True)

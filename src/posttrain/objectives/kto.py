@@ -105,16 +105,20 @@ def _weigh(is_desirable_S: torch.Tensor, like_S: torch.Tensor, desirable: float,
 
 @dataclass(frozen=True, slots=True)
 class UnpairedObjective:
-    """A loss of completions as a coupled token objective (`kernels.token_logprobs`): it lies at their first tokens.
+    """A loss of completions as a coupled token objective (`kernels.coupled_logprobs`): it lies at their first tokens.
 
     Every scored token of a completion has the completion's weight, and lies in the same micro-batch as the others.
-    Constants of a call, each [N]: `branches`, which completion of the micro-batch a token is of, counted from 0
-    without gaps; those of `loss`, at every token the same number as at the others of its completion.
+    Constants of a call, each [N]: `branches`, which completion of the micro-batch a token is of, without gaps from the
+    first one of the call on; those of `loss`, at every token the same number as at the others of its completion.
     """
 
     loss: KtoLoss | BcoLoss
 
     is_coupled = True
+
+    def find_groups(self, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return which completion each token is of, [N]: its tokens share its loss."""
+        return constants["branches"]
 
     def __call__(self, logprobs_N: torch.Tensor, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the loss of each completion at its first token and 0 at the others, [N]."""
@@ -133,6 +137,7 @@ def sum_completions(
         constants: Of these `branches`, as in `UnpairedObjective`.
     """
     branches_N = constants["branches"].long()
+    branches_N = branches_N - branches_N.min() if len(branches_N) else branches_N
     count = int(branches_N.max()) + 1 if len(branches_N) else 0
     numbers_N = torch.arange(len(branches_N), device=branches_N.device)
     first_S = numbers_N.new_full((count,), len(branches_N)).scatter_reduce(0, branches_N, numbers_N, "amin")

@@ -65,6 +65,10 @@ class PolicyGradient:
         """Whether a token's loss depends on other tokens' log-probs."""
         return self.ratio == "sequence"
 
+    def find_groups(self, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return which completion each token is of, [N]: they share its ratio where that is a completion's."""
+        return constants["sequences"]
+
     def __call__(self, logprobs_N: torch.Tensor, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the loss of each token.
 

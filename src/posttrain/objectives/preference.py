@@ -137,17 +137,21 @@ class PreferenceLoss:
 
 @dataclass(frozen=True, slots=True)
 class PreferenceObjective:
-    """A loss of pairs as a coupled token objective (`kernels.token_logprobs`): the pair's loss lies at its first token.
+    """A loss of pairs as a coupled token objective (`kernels.coupled_logprobs`): its loss lies at its first token.
 
     Every scored token of a pair has the pair's weight; both branches of a pair lie in one micro-batch. Constants of a
     call, each [N]: `branches`, int64, which completion of the micro-batch a token is of: 2 p of the chosen one of pair
-    p and 2 p + 1 of the rejected one, p counted from 0 without gaps; `references`, at every token the sum of the
-    reference's log-probs over the token's completion, where `loss.reward` reads them.
+    p and 2 p + 1 of the rejected one, without gaps from the first pair of the call on; `references`, at every token the
+    sum of the reference's log-probs over the token's completion, where `loss.reward` reads them.
     """
 
     loss: PreferenceLoss
 
     is_coupled = True
+
+    def find_groups(self, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return which pair each token is of, [N]: a pair's tokens share its loss."""
+        return constants["branches"] // 2
 
     def __call__(self, logprobs_N: torch.Tensor, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the loss of each pair at its first token and 0 at the others, [N]."""
@@ -158,8 +162,8 @@ class PreferenceObjective:
 def gather_branches(
     logprobs_N: torch.Tensor, constants: Mapping[str, torch.Tensor]
 ) -> tuple[BranchLogprobs, BranchLogprobs]:
-    """Return the chosen and the rejected branch of each pair of a micro-batch, from its scored tokens."""
-    branches_N = constants["branches"]
+    """Return the chosen and the rejected branch of each pair of a call, from its scored tokens."""
+    branches_N = constants["branches"] - 2 * _find_first_pair(constants)
     count = 2 * (int(branches_N.max()) // 2 + 1) if len(branches_N) else 0
 
     def add_up(values_N: torch.Tensor) -> torch.Tensor:
@@ -175,7 +179,12 @@ def gather_branches(
 
 def find_first_tokens(constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return where the first scored token of each pair is, [P]."""
-    pairs_N = constants["branches"] // 2
+    pairs_N = constants["branches"] // 2 - _find_first_pair(constants)
     count = int(pairs_N.max()) + 1 if len(pairs_N) else 0
     numbers_N = torch.arange(len(pairs_N), device=pairs_N.device)
     return numbers_N.new_full((count,), len(pairs_N)).scatter_reduce(0, pairs_N, numbers_N, "amin")
+
+
+def _find_first_pair(constants: Mapping[str, torch.Tensor]) -> torch.Tensor | int:
+    branches_N = constants["branches"]
+    return branches_N.min() // 2 if len(branches_N) else 0

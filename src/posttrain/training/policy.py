@@ -17,14 +17,9 @@ from torch import nn
 
 from posttrain.core.seeds import derive_seed
 from posttrain.kernels.attention import choose_masked_attention, register_packed_attention
+from posttrain.kernels.coupled_logprobs import CoupledObjective, score_coupled_tokens
 from posttrain.kernels.layouts import Layout, run_families, run_packed, run_padded
-from posttrain.kernels.token_logprobs import (
-    Head,
-    TokenObjective,
-    TokenScores,
-    score_coupled_tokens,
-    score_tokens,
-)
+from posttrain.kernels.token_logprobs import Head, TokenObjective, TokenScores, score_tokens
 from posttrain.training.batches import MicroBatch
 
 Value = TypeVar("Value")
@@ -80,8 +75,11 @@ class ScoredPolicy(nn.Module):
         head = self.head()
         # Some backbones (Mamba) give fp32 residuals to a bf16 head.
         hidden_NH = hidden_TH.index_select(0, batch.scored_N).to(head.weight.dtype)
-        score = score_coupled_tokens if getattr(objective, "is_coupled", False) else score_tokens
-        return score(hidden_NH, head, batch.targets_N, weights_N, objective, batch.constants, with_entropy=with_entropy)
+        rows = (hidden_NH, head, batch.targets_N, weights_N, objective)
+        if isinstance(objective, CoupledObjective) and objective.is_coupled:
+            groups_N = objective.find_groups(batch.constants)
+            return score_coupled_tokens(*rows, groups_N, batch.constants, with_entropy=with_entropy)
+        return score_tokens(*rows, batch.constants, with_entropy=with_entropy)
 
     def read_whole(self, read: Callable[[nn.Module], Value]) -> Value:
         """Return what `read` gives of the model while its weights stand whole; over several ranks all must call it.
