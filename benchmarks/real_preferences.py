@@ -151,7 +151,7 @@ def describe(found: Mapping[str, Any]) -> list[str]:
     shown = {(metric["stage"], metric["name"]): metric for metric in found["metrics"]}
     likelier = [
         " -> ".join(describe_share(shown[stage, name]) for stage in ("base", found["stage"]) if (stage, name) in shown)
-        for name in ("likelier/by_sum", "likelier/by_token")
+        for name in ("by_sum", "by_token")
     ]
     return [
         f"{found['set']}, {found['stage']}, {found['seed']}",
