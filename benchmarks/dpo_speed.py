@@ -2,9 +2,12 @@
 
     python -m benchmarks.dpo_speed --rounds 5 --peer-python <an environment with TRL>/bin/python
 
+    python -m benchmarks.dpo_speed --models 135m --settings shared lora --rounds 1 --steps 3    # memory
+
 Ours is a recipe carried out by the pipeline, once with both branches behind one prompt (`shared`) and once with a
-prompt before each (`apart`); TRL is its DPOTrainer, with each of `--peer-settings`. Sides run in turn, each in a
-process of its own. Prints markdown, and writes every run's record to `<folder>/dpo_speed.json`.
+prompt before each (`apart`), and with adapters of rank 16 where `lora` is asked for; TRL is its DPOTrainer, with each
+of `--peer-settings`. Sides run in turn, each in a process of its own. Prints markdown, and writes every run's record
+to `<folder>/dpo_speed.json`.
 """
 
 from __future__ import annotations

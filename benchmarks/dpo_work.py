@@ -1,6 +1,6 @@
 """What both sides of the DPO benchmark do, and what one run says of itself. Imports nothing large.
 
-A step trains on 8 pairs (4 of the 134.5 M model): a question, its worked answer as chosen and the next question's as
+A step trains on 8 pairs: a question, its worked answer as chosen and the next question's as
 rejected. The reference's log-probs of all pairs are part of the work, whether they are computed before training or in
 every step; a pair's time is its share of both.
 """
@@ -19,7 +19,7 @@ from benchmarks.models import SHAPES
 from benchmarks.rows import read_rows
 from benchmarks.tables import format_spread, format_table
 
-PAIRS = {"4m": 8, "135m": 4, "0.5b": 32, "1.2b": 32}
+PAIRS = {"4m": 8, "135m": 8, "0.5b": 32, "1.2b": 32}
 BETA = 0.1
 LEARNING_RATE = 1e-6
 TARGETS = {"pairs_per_second": 5.0, "peak_memory_bytes": 0.6}

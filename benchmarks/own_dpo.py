@@ -1,4 +1,4 @@
-"""DPO of this project as a user runs it: a recipe, carried out; with prompts shared by both branches, or not.
+"""DPO of this project as a user runs it: a recipe, carried out; with prompts shared by both branches, or not, or LoRA.
 
 Everything that belongs to a run is in the figures: the reference pass, the checked and logged steps.
 
@@ -11,11 +11,16 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from benchmarks.dpo_work import BETA, LEARNING_RATE, PAIRS, DpoRecord, build_side_parser, make_pairs
 from benchmarks.models import MAX_LENGTH, MICRO_BATCH_TOKENS
 
-SETTINGS = {"shared": "auto", "apart": "off"}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "shared": {"share_prompts": "auto"},
+    "apart": {"share_prompts": "off"},
+    "lora": {"share_prompts": "auto", "adapter": {"rank": 16}},
+}
 CALLBACK = "from benchmarks.clock import clock\n"
 
 
@@ -36,9 +41,9 @@ def write_recipe(arguments: argparse.Namespace) -> Path:
         "max_length": 2 * MAX_LENGTH,
         "micro_batch_tokens": MICRO_BATCH_TOKENS[arguments.model],
         "learning_rate": LEARNING_RATE,
-        "share_prompts": SETTINGS[arguments.setting],
         "log_every_steps": 1,
         "callbacks": ["clock.py:clock"],
+        **SETTINGS[arguments.setting],
     }
     recipe = {"schema": 1, "name": "benchmark", "seed": 0, "model": f"./{arguments.model}", "stages": [stage]}
     path = folder / "dpo.yaml"

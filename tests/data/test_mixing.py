@@ -111,3 +111,11 @@ def test_an_order_that_makes_no_sense_is_refused(
 def test_steps_count_from_zero() -> None:
     with pytest.raises(ValueError, match="-1"):
         RowOrder([3], None, 17, 1).rows_of_step(-1)
+
+
+def test_the_rows_of_some_steps_are_each_there_once() -> None:
+    """Three rows in steps of two: two steps are an epoch, and of a thousand million steps no more are asked."""
+    order = RowOrder([2, 1], None, 17, 2)
+    assert order.rows_of_steps(0) == []
+    assert order.rows_of_steps(1) == sorted(order.rows_of_step(0))
+    assert order.rows_of_steps(2) == order.rows_of_steps(10**9) == [(0, 0), (0, 1), (1, 0)]

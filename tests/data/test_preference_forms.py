@@ -33,6 +33,19 @@ SOLUTION = {
     "classification": "counterfactual",
 }  # fmt: skip
 
+LABELLED = {
+    "labeler": "a", "timestamp": "2022", "generation": 1,
+    "question": {"problem": "2 + 2 + 1?", "ground_truth_answer": "5"},
+    "label": {"finish_reason": "solution", "steps": [
+        {"completions": [{"text": "2 + 2 = 4", "rating": 1}], "human_completion": None, "chosen_completion": 0},
+        {"completions": [{"text": "4 + 1 = 6", "rating": -1}, {"text": "4 + 1 is", "rating": None}],
+         "human_completion": {"text": "4 + 1 = 5", "rating": None}, "chosen_completion": None},
+        {"completions": [{"text": "Hm.", "rating": 0}, {"text": "So 5\n\n# Answer\n\n5", "rating": 1}],
+         "human_completion": None, "chosen_completion": 1},
+    ]},
+}  # fmt: skip
+AUTOJ = {"scenario": "sums", "prompt": "2+2?", "response 1": "5", "response 2": "4", "label": 1}
+
 
 def read(values: dict[str, Any], format: Any = "auto") -> Example:
     return read_example(values, DataSource(source="x.jsonl", format=format), "x.jsonl:1")
@@ -146,9 +159,51 @@ def test_a_labelled_conversation_is_about_its_last_answer() -> None:
     assert read({"messages": messages, "label": True}, "trl").kind == "messages"
 
 
+def test_a_labelled_solution_is_its_chosen_steps_and_a_row_for_each_other_rated_completion(tmp_path: Path) -> None:
+    """The second step's chosen completion is a labeller's own; the one that nobody rated is in no row."""
+    examples, ledger = load(tmp_path, LABELLED)
+    rows = {
+        example.row_id: (
+            [message["content"] for message in example.messages[example.first_trained :]],
+            list(example.labels),
+        )
+        for example in examples
+    }
+    assert rows == {
+        "x.jsonl:1#1": (["2 + 2 = 4", "4 + 1 = 5", "So 5\n# Answer\n5"], [True, True, True]),
+        "x.jsonl:1#2": (["2 + 2 = 4", "4 + 1 = 6"], [True, False]),
+        "x.jsonl:1#3": (["2 + 2 = 4", "4 + 1 = 5", "Hm."], [True, True, True]),
+    }
+    assert (ledger.rows_in, ledger.rows_trained, describe_drops(ledger)) == (3, 3, {})
+    assert {example.kind for example in examples} == {"stepwise"}
+    assert {example.columns["cluster_id"] for example in examples} == {"2 + 2 + 1?"}
+    assert examples[0].messages[0] == say("user", "2 + 2 + 1?")
+    assert examples[0].columns["ground_truth"] == "5"
+
+
+def test_a_labelled_solution_ends_where_no_step_was_chosen(tmp_path: Path) -> None:
+    (first, second, _) = LABELLED["label"]["steps"]
+    given_up = {"completions": second["completions"], "human_completion": None, "chosen_completion": None}
+    examples, _ = load(tmp_path, {**LABELLED, "label": {"steps": [first, given_up, first]}}, format="prm800k")
+    assert [list(example.labels) for example in examples] == [[True], [True, False]]
+    nothing = {"completions": None, "human_completion": None, "chosen_completion": None}
+    whole = {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
+    examples, ledger = load(tmp_path, {**LABELLED, "label": {"steps": [nothing]}}, whole)
+    assert (len(examples), describe_drops(ledger)) == (1, {"no rated step": ("left_out", 1)})
+
+
+def test_a_comparison_of_two_responses_is_the_pair_that_its_label_says() -> None:
+    example = read(AUTOJ)
+    assert (example.chosen, example.rejected) == ([say("assistant", "4")], [say("assistant", "5")])
+    assert (example.kind, example.columns) == ("preference", {"scenario": "sums"})
+    assert read({**AUTOJ, "label": 0}).chosen == [say("assistant", "5")]
+
+
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
+        ({**AUTOJ, "label": 2}, "tie"),
+        ({**AUTOJ, "response 1": "4"}, "same answers"),
         ({**PANDALM, "annotator1": 0}, "tie"),
         ({**PANDALM, "annotator1": 1}, "no majority"),
         ({**PANDALM, "response2": True}, "no text"),
@@ -194,6 +249,9 @@ def test_what_a_form_leaves_out_is_counted_and_stops_nothing(
         ({"chosen_instruction": "2+2?", "rejected_instruction": judge("2+2?", "4")}, "auto", "wrong form"),
         ({"chosen_instruction": judge("2+2?", "4"), "rejected_instruction": judge("2+3?", "5")}, "auto",
          "no shared prompt"),
+        ({**AUTOJ, "label": 3}, "auto", "wrong label"),
+        ({**AUTOJ, "label": True}, "auto", "wrong label"),
+        ({**AUTOJ, "response 2": 4}, "auto", "wrong type"),
         ({**SOLUTION, "error_steps": ["2"]}, "auto", "wrong type"),
         ({**SOLUTION, "error_steps": [True]}, "auto", "wrong type"),
         ({**SOLUTION, "modified_process": "2 + 2"}, "auto", "wrong type"),
@@ -207,6 +265,30 @@ def test_a_row_that_is_not_of_its_form_is_refused_by_name(values: dict[str, Any]
     with pytest.raises(RowError) as caught:
         read(values, format)
     assert (caught.value.reason, caught.value.kind) == (reason, "bad")
+
+
+def label(step: dict[str, Any]) -> dict[str, Any]:
+    """PRM800K's row with one step, changed."""
+    return {**LABELLED, "label": {"steps": [{**LABELLED["label"]["steps"][0], **step}]}}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {**LABELLED, "label": "good"},
+        {**LABELLED, "label": {"steps": ["2 + 2 = 4"]}},
+        {**LABELLED, "question": {"problem": 4}},
+        label({"chosen_completion": 1}),
+        label({"chosen_completion": True}),
+        label({"completions": [{"text": "4", "rating": 2}]}),
+        label({"completions": [{"text": 4, "rating": 1}]}),
+        label({"completions": ["4"]}),
+    ],
+)
+def test_a_labelled_solution_that_is_not_of_its_form_is_one_bad_row(values: dict[str, Any], tmp_path: Path) -> None:
+    whole = {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
+    examples, ledger = load(tmp_path, values, whole, max_bad_fraction=0.5)
+    assert (len(examples), ledger.rows_in, ledger.rows_bad) == (1, 2, 1)
 
 
 @pytest.mark.parametrize(

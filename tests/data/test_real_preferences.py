@@ -15,7 +15,8 @@ pytestmark = pytest.mark.real_data
 
 # file: rows in, and what is left out of them. By hand: PandaLM's annotators agree by two on 0 in 105 rows, and 6 others
 # have a response that is the JSON value true; 384 of the 6 x 500 comparisons are 0; one pair of LLMEval2 is twice the
-# same text; 100 rows of PRMBench name a step beyond their process.
+# same text, and one of Auto-J's that is no tie; 100 rows of PRMBench name a step beyond their process; the 6 solutions
+# of PRM800K have 6 chains of chosen steps and 31 other rated completions.
 SETS: dict[str, tuple[int, dict[str, int]]] = {
     "preference/hh_harmless_base_test.jsonl.gz": (2312, {}),
     "preference/pandalm_testset_v1.json": (999, {"tie": 105, "no text": 6}),
@@ -31,7 +32,9 @@ SETS: dict[str, tuple[int, dict[str, int]]] = {
     "judge/llmbar/Processed_LLMEval2.json": (200, {"same answers": 1}),
     "judge/llmbar/Processed_MT-Bench.json": (200, {}),
     "judge/hhh_alignment_eval.json": (221, {}),
+    "judge/autoj_pairwise.jsonl.gz": (1392, {"tie": 373, "same answers": 1}),
     "prm/prmbench.jsonl.gz": (6216, {"no such step": 100}),
+    "prm/prm800k_samples.jsonl": (37, {}),
 }
 
 

@@ -176,7 +176,7 @@ def check_only(recipe: Recipe) -> dict[tuple[str, str], dict[str, Any]]:
     return {(finding["stage"], finding["name"]): finding for finding in findings}
 
 
-NEEDS_THE_HUB = {"gsm8k_sft.yaml", "gsm8k_grpo.yaml"}
+NEEDS_THE_HUB = {"gsm8k_sft.yaml", "gsm8k_grpo.yaml", "ultrafeedback_dpo.yaml", "hh_reward_model.yaml"}
 
 
 @pytest.mark.parametrize("name", sorted({p.name for p in (REPOSITORY / "recipes").glob("*.yaml")} - NEEDS_THE_HUB))

@@ -12,7 +12,7 @@ import torch
 
 from posttrain.core.errors import DataError, ModelError
 from posttrain.kernels.readings import Reading
-from posttrain.models.loading import load_policy
+from posttrain.models.loading import load_policy, read_context_tokens
 from posttrain.models.reward_models import (
     FACTS_FILE,
     LoadedRewardModel,
@@ -27,6 +27,7 @@ from tests.models.reward_models import PAIRS, draw_ids, make_members, read, save
 from tests.models.tiny_models import make_tiny, make_tokenizer
 
 EOS = 1
+SEVERAL = replace(PAIRS, offsets=((0.0,), (1.0,)))
 
 
 def score_alone(model: torch.nn.Module, prompt: list[int], completion: list[int]) -> float:
@@ -144,8 +145,12 @@ def test_a_reward_model_is_no_policy_and_a_policy_no_reward_model(tmp_path: Path
     with pytest.raises(ModelError, match="reward_model") as caught:
         load_policy(folder, dtype="float32")
     assert "scorers" in caught.value.cure
+    several = save_members(tmp_path / "several", make_members(2), SEVERAL)
+    with pytest.raises(ModelError, match="a reward model of several members") as caught:
+        read_context_tokens(several)  # what a recipe asks of its model first
+    assert "scorers" in caught.value.cure
     make_tiny("llama").save_pretrained(tmp_path / "policy")
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="LlamaForCausalLM, a model of language without a head of scores"):
         load_reward_model(tmp_path / "policy")
 
 
@@ -157,7 +162,10 @@ def test_bad_facts_and_changed_files_are_refused(tmp_path: Path) -> None:
         load_reward_model(folder)
     (folder / "manifest.json").unlink()  # a folder from elsewhere has no manifest
     assert load_reward_model(folder).facts.outputs == ("preferencE",)
-    for text in ('{"schema": 1}', "[]", "{", path.read_text().replace('"offsets": [', '"offsets": [[1.0], ')):
+    facts = json.loads(path.read_text())
+    changes = [{"offsets": [[1.0], [1.0], [1.0]]}, {"offsets": []}, {"separator": "x"}, {"learned": "process"},
+               {"outputs": []}, {"scales": ["much"]}, {"means": None}]  # fmt: skip
+    for text in ('{"schema": 1}', "[]", "{", *(json.dumps({**facts, **change}) for change in changes)):
         path.write_text(text)
         with pytest.raises(ModelError):
             load_reward_model(folder)
@@ -176,3 +184,16 @@ def test_an_architecture_without_scores_is_refused_with_the_cure() -> None:
 
 def _loaded() -> LoadedRewardModel:
     return LoadedRewardModel(tuple(make_members()), PAIRS, make_tokenizer(), None, "h", Path("."))
+
+
+def test_members_without_a_manifest_have_a_name_by_content_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    folder = save_members(tmp_path / "rm", make_members(2), SEVERAL)
+    (folder / "manifest.json").unlink()
+    name = name_reward_model(folder)
+    assert load_reward_model(folder).hash == name
+    facts = json.loads((folder / FACTS_FILE).read_text())
+    (folder / FACTS_FILE).write_text(json.dumps({**facts, "offsets": [[2.0], [1.0]]}))
+    assert name_reward_model(folder) != name
+    (folder / "members" / "01" / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"no config\.json in rm/members/01"):
+        load_reward_model(folder)

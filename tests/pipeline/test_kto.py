@@ -174,6 +174,23 @@ def test_labels_that_are_all_the_same_are_refused_before_anything_is_trained(
     assert "add desirable rows" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        ([{"prompt": "2?", "completion": "4", "label": True}], "all 1 rows are desirable"),
+        ([{"prompt": f"{n}?", "completion": "4", "label": n > 1} for n in range(4)], "the same completion"),
+    ],
+)
+def test_validation_rows_that_nothing_can_be_measured_on_are_refused_before_an_earlier_stage_trains(
+    workshop: Workshop, rows: list[dict[str, Any]], found: str
+) -> None:
+    (workshop.folder / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=found) as caught:
+        workshop.run(sft(), labelled(validation=[{"source": "bad.jsonl"}]))
+    assert caught.value.place == "validation"
+    assert not list(workshop.finished().folder.root.glob("artifacts/*"))
+
+
 def test_completions_that_are_all_the_same_are_refused_by_kto_and_not_by_bco(workshop: Workshop) -> None:
     write_rows(workshop, *({"prompt": f"{n}?", "completion": "yes", "label": n > 1} for n in range(4)))
     with pytest.raises(DataError, match="the same completion") as caught:

@@ -16,7 +16,7 @@ from posttrain.pipeline.plan import build_plan
 from posttrain.pipeline.previews import preview_rows
 from posttrain.pipeline.recipe import read_recipe
 from posttrain.stages.preference_family import METHODS
-from tests.pipeline.preference_runs import LORA, dpo, make_pair_workshop
+from tests.pipeline.preference_runs import LORA, dpo, make_pair_workshop, make_pairs
 from tests.pipeline.tiny_runs import Finished, Notes, StopInTraining, Workshop, sft, task
 
 LN2 = math.log(2)
@@ -155,14 +155,21 @@ def test_reference_log_probs_are_computed_once_for_the_same_policy_and_rows(work
 
 
 def test_damaged_reference_log_probs_are_computed_again(workshop: Workshop) -> None:
-    whole = workshop.run(dpo(), into="run").hashes
-    (kept,) = (workshop.folder / "run" / "cache" / "references").iterdir()
-    content = bytearray(kept.read_bytes())
-    content[-3] ^= 1
-    kept.write_bytes(bytes(content))
-    done = workshop.run(dpo(learning_rate=1e-3), into="run")
-    assert done.lines()[0]["loss"] == pytest.approx(LN2, abs=1e-4)
-    assert workshop.run(dpo(), into="fresh").hashes == whole
+    """A bit is turned, a half is there, nothing is, or what another set's run kept, of as many pairs."""
+    make_pairs(workshop.folder / "others.jsonl", 10, start=20)
+    cache = workshop.folder / "run" / "cache" / "references"
+    workshop.run(dpo(data=[{"source": "others.jsonl"}], steps=1), into="run")
+    (other,) = cache.iterdir()
+    workshop.run(dpo(steps=1), into="run")
+    (kept,) = set(cache.iterdir()) - {other}
+    content = kept.read_bytes()
+    turned = bytearray(content)
+    turned[-3] ^= 1
+    for rate, damaged in enumerate((bytes(turned), content[: len(content) // 2], b"", other.read_bytes()), start=1):
+        kept.write_bytes(damaged)
+        done = workshop.run(dpo(steps=1, learning_rate=rate * 1e-3), into="run")
+        assert done.lines()[0]["loss"] == pytest.approx(LN2, abs=1e-4)
+        assert kept.read_bytes() == content
 
 
 SOAR = {"learning_rate": 0.3, "steps": 12, "logps_drop": 0.1}

@@ -65,6 +65,14 @@ def test_no_override_helps_where_every_row_is_too_long(workshop: Workshop) -> No
     assert "set max_length: 128" in refused.value.cure and "--override" not in refused.value.cure
 
 
+def test_no_limit_is_proposed_that_the_model_does_not_take(workshop: Workshop) -> None:
+    """The model takes 256 tokens, and no row is shorter; the source is named."""
+    write_rows(workshop, 300, 301)
+    with pytest.raises(RefusedError, match=r"rows.jsonl: no row is left to train on") as refused:
+        workshop.run(sft())
+    assert refused.value.cure == "choose shorter rows"
+
+
 @pytest.mark.parametrize("policy", ["drop", "cut_oldest_turn", "cut_completion"])
 def test_a_policy_that_was_chosen_is_no_cause_to_refuse(workshop: Workshop, policy: str) -> None:
     write_rows(workshop, *[2] * 9, 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from posttrain.core.errors import DataError, PosttrainError, RecipeError, TerminatedError
+from posttrain.core.errors import DataError, PosttrainError, RecipeError, TerminatedError, TrainingError
 from posttrain.core.records import Completion, Problem
+from posttrain.kernels.readings import Reading
 from posttrain.models.reward_models import load_reward_model
 from posttrain.pipeline.plan import build_plan
+from posttrain.pipeline.reward_models import open_for_scoring
+from posttrain.pipeline.scorer_settings import LearnedSettings
 from posttrain.pipeline.scorers import ScorerContext, build_scorer, hash_scorer
 from posttrain.reports.card import render_card
 from posttrain.reports.page import build_report
 from posttrain.reports.run_files import load_run
+from posttrain.stages.reward_rows import check_scores
+from posttrain.training.reward_policy import RewardRow
 from tests.cli.commands import run_here
 from tests.pipeline.reward_runs import (
     BAD,
@@ -248,12 +254,28 @@ def test_the_name_of_a_scorer_is_its_models_content(workshop: Workshop) -> None:
     assert first[1:] != other[1:]
 
 
+def test_a_policy_of_another_tokenizer_is_scored_by_its_text(workshop: Workshop) -> None:
+    """Another vocabulary is this one with ids turned by 40; of one prompt alone, and of one answer alone, too."""
+    folder = find_artifact(workshop.run(rm(steps=4)))
+    problem = Problem("p", [{"role": "user", "content": "ant 3?"}])
+    text = f"bee {GOOD}"
+    ((prompt, ids),) = open_for_scoring(folder, LearnedSettings(model=str(folder))).encode([(problem, text)])
+    turned, said = (np.array([(one + 40) % 256 for one in part], np.int32) for part in (prompt, ids))
+    scorer = build_scorer({"type": "learned", "model": str(folder)}, ScorerContext())
+    items = [
+        (problem, Completion("p", number, *pair, text, "stop", "", 0))
+        for number, pair in enumerate([(prompt, ids), (turned, said), (prompt, said), (turned, ids)])
+    ]
+    assert [outcome.value for outcome in scorer.score(items)] == pytest.approx(score(folder, text) * 4, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
         ({"margin": "margin"}, "margin of -1"),
         ({"margin": "level"}, "column 'level' is None"),
-        ({"probability": "margin"}, "probabilities from"),
+        ({"probability": "margin"}, "a probability of 2 in the column 'margin'"),
+        ({"quality": ["true_chosen", "level"]}, "column 'level' is None"),
         ({"max_length": 4}, "too many tokens: 6 rows"),
     ],
 )
@@ -264,6 +286,47 @@ def test_rows_that_cannot_be_used_are_named(workshop: Workshop, changes: dict[st
     write_rows(workshop.folder / "judged_pairs_held_out.jsonl", rows)
     with pytest.raises(PosttrainError, match=found):
         workshop.run(rm(steps=1, **changes))
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("2", "column 'margin' is '2'"),
+        (True, "is True"),
+        (None, "is None"),
+        (10**400, "is 1000"),
+        (1e308, "is 1e[+]308"),
+    ],
+)
+def test_a_margin_that_is_no_number_is_found_before_an_earlier_stage_trains(
+    workshop: Workshop, value: object, found: str
+) -> None:
+    """Of validation rows too, whose loss has it."""
+    rows = make_pairs(6)
+    rows[3]["margin"] = value
+    write_rows(workshop.folder / "judged_pairs_held_out.jsonl", rows)
+    with pytest.raises(DataError, match=found) as caught:
+        workshop.run(sft(), rm(margin="margin"))
+    assert caught.value.place == "judged_pairs_held_out.jsonl:4"
+    assert not list(workshop.finished().folder.root.glob("artifacts/*"))
+
+
+def test_a_rating_that_no_model_could_learn_is_none(workshop: Workshop) -> None:
+    rows = [{"prompt": f"{n}?", "completion": "a b", "help": n % 3} for n in range(6)]
+    rows += [{"prompt": "x?", "completion": "a b", "help": value} for value in (10**400, 1e308, "2", True)]
+    write_rows(workshop.folder / "judged_rated.jsonl", rows)
+    data = [{"source": "judged_rated.jsonl", "max_bad_fraction": 0.5}]
+    done = workshop.run(rm(data=data, steps=1, learns="regression", attributes=["help"], validation=None))
+    ledger = json.loads(done.stage().ledger.read_text())
+    assert ledger["rows_trained"] == 6 and ledger["dropped"]["no rating"]["rows"] == 4
+
+
+def test_scores_that_are_not_finite_name_their_row() -> None:
+    row = RewardRow(Reading(np.array([5]), (np.array([6, 7]),), (np.array([0, 1]),)), np.ones(2), {}, "rows.jsonl:2")
+    scores_RK = np.array([[0.0], [1.0], [2.0], [np.inf]])
+    check_scores(scores_RK[:2], [row], np.array([0, 2]))
+    with pytest.raises(TrainingError, match="1 of 4 scores are not finite, the first of rows"):
+        check_scores(scores_RK, [replace(row, row_id="rows.jsonl:1"), row], np.array([0, 2, 4]))
 
 
 def test_labels_that_are_all_the_same_are_refused(workshop: Workshop) -> None:

@@ -127,6 +127,14 @@ def test_text_alone_is_encoded_by_the_model() -> None:
     assert rule.asked[0].completions[0].tolist() == [ord("h"), ord("i"), 0] and outcome.value == 0.0
 
 
+def test_ids_of_another_vocabulary_are_not_read_and_the_text_is_encoded_instead() -> None:
+    rule = ByRule()
+    model = opened(rule, is_own=lambda problem, completion: completion.ids[0] != 4)
+    found = score(model, item([4, 2], text="hi"), item([3, 2], text="hi"))
+    assert [outcome.value for outcome in found] == [0.0, 2.0]
+    assert [ids.tolist() for reading in rule.asked for ids in reading.completions] == [[ord("h"), ord("i"), 0], [3, 2]]
+
+
 @pytest.mark.parametrize("reason", ["length", "filtered"])
 def test_what_has_no_end_of_turn_gets_the_declared_value_and_opens_no_model(reason: FinishReason) -> None:
     def refuse() -> OpenedModel:

@@ -10,6 +10,9 @@ Then it waits for an empty line before it forgets the process, so that its id is
 `halt` counts events of a phase: at the n-th of them the command writes `marker` and waits to be killed. Events are:
 
 * `save`: a flush or rename inside the saving of checkpoints;
+* `publish`: one inside the storing of an artifact;
+* `member`: one inside the writing down of what a member of an ensemble gave;
+* `reference`: a micro-batch of a reference pass, and the keeping of what it gave, of which half the bytes are there;
 * `sampling`: a completion that a stage has drawn, before anybody sees it;
 * `scoring`: completions of a stage that are handed to its scorer;
 * `journal`: lines that are appended to a journal of rollouts, of which half of the bytes are written;
@@ -18,6 +21,7 @@ Then it waits for an empty line before it forgets the process, so that its id is
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -79,30 +83,55 @@ class Countdown:
             time.sleep(3600)
 
 
-def halt_inside_save(countdown: Countdown) -> None:
-    """Count flushes and renames that the saving of checkpoints makes."""
-    from posttrain.training.checkpoints import CheckpointStore
+def halt_inside(module: str, owner: str, method: str) -> Callable[[Countdown], None]:
+    """Return what counts flushes and renames while a method runs."""
 
-    save, inside = CheckpointStore.save, [False]
+    def halt(countdown: Countdown) -> None:
+        of = getattr(importlib.import_module(module), owner)
+        do, inside = getattr(of, method), [False]
 
-    def guarded_save(self: Any, *arguments: Any) -> Any:
-        inside[0] = True
-        try:
-            return save(self, *arguments)
-        finally:
-            inside[0] = False
+        def guarded(self: Any, *arguments: Any, **named: Any) -> Any:
+            inside[0] = True
+            try:
+                return do(self, *arguments, **named)
+            finally:
+                inside[0] = False
 
-    def counting(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
-            if inside[0]:
-                countdown.count()
-            return function(*arguments, **named)
+        def counting(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any, **named: Any) -> Any:
+                if inside[0]:
+                    countdown.count()
+                return function(*arguments, **named)
 
-        return call
+            return call
 
-    CheckpointStore.save = guarded_save  # type: ignore[method-assign]  # this process exists to be killed here
-    for name in ("fsync", "rename", "replace"):
-        setattr(os, name, counting(getattr(os, name)))
+        setattr(of, method, guarded)  # this process exists to be killed here
+        for name in ("fsync", "rename", "replace"):
+            setattr(os, name, counting(getattr(os, name)))
+
+    return halt
+
+
+def halt_in_references(countdown: Countdown) -> None:
+    """Count micro-batches of a reference pass, and what it keeps; where it stops then, the first half is there."""
+    from posttrain.core import durable
+    from posttrain.stages import reference_logprobs
+
+    def compute(*arguments: Any) -> Any:
+        countdown.count()
+        return compute_token_logprobs(*arguments)
+
+    def write(path: Path, content: bytes) -> None:
+        def write_half() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content[: len(content) // 2])
+
+        countdown.count(write_half)
+        durable.write_bytes(path, content)
+
+    compute_token_logprobs = reference_logprobs.compute_token_logprobs  # type: ignore[attr-defined]  # imported there
+    reference_logprobs.compute_token_logprobs = compute  # type: ignore[attr-defined]
+    reference_logprobs.write_bytes = write  # type: ignore[attr-defined]
 
 
 def halt_in_rollouts(part: str, method: str) -> Callable[[Countdown], None]:
@@ -169,7 +198,10 @@ def halt_after_update(countdown: Countdown) -> None:
 
 
 HALTS: dict[str, Callable[[Countdown], None]] = {
-    "save": halt_inside_save,
+    "save": halt_inside("posttrain.training.checkpoints", "CheckpointStore", "save"),
+    "publish": halt_inside("posttrain.pipeline.store", "ArtifactStore", "add"),
+    "member": halt_inside("posttrain.stages.reward_members", "MemberContexts", "close"),
+    "reference": halt_in_references,
     "sampling": halt_in_rollouts("sampler", "sample"),
     "scoring": halt_in_rollouts("scorer", "score"),
     "journal": halt_inside_journal,

@@ -17,10 +17,11 @@ import pytest
 
 from posttrain.core.errors import EXIT_LOCKED, EXIT_OK, EXIT_TERMINATED
 from posttrain.core.run_folder import RunFolder, StageFolder
-from posttrain.pipeline.recipe import read_recipe
 from posttrain.training.checkpoints import CheckpointStore
 from tests.cli.commands import run_here
+from tests.pipeline.preference_runs import dpo, make_pairs
 from tests.pipeline.tiny_runs import Finished, Workshop, make_base, sft, task
+from tests.soak.killing import check_leftovers, finish
 from tests.soak.processes import Driver, wait_for
 
 WAITING = """\
@@ -54,13 +55,6 @@ def workshop(tmp_path: Path) -> Workshop:
     return Workshop(tmp_path / "workshop", make_base(tmp_path / "made"))
 
 
-def finish(driver: Driver, recipe: Path, into: Path, *arguments: str) -> Finished:
-    """Run a recipe to its end in a process, with further arguments, and return what it made."""
-    code = driver.run("run", recipe, "--folder", into, *arguments, folder=recipe.parent)
-    assert code == EXIT_OK, (recipe.parent / "log").read_text()[-3000:]
-    return Finished(read_recipe(recipe, folder=into), RunFolder(into))
-
-
 def content(done: Finished) -> dict[str, Any]:
     """Everything that two runs of one recipe must share: policies, figures, items, metrics."""
     folders = [StageFolder(path) for path in sorted(done.folder.stages.iterdir())]
@@ -74,13 +68,6 @@ def content(done: Finished) -> dict[str, Any]:
         "rows": [folder.preview.read_text() for folder in folders],
         "ledgers": [folder.ledger.read_text() for folder in folders],
     }
-
-
-def check_leftovers(done: Finished) -> None:
-    """Check that no half-written file is left and that the finished run is cached as a whole."""
-    left = [path for path in done.folder.root.rglob(".tmp-*") if done.folder.cache not in path.parents]
-    assert left == []
-    assert not done.folder.superseded.exists()
 
 
 def kill_often(driver: Driver, workshop: Workshop, num_random: int, num_inside: int, seed: int) -> None:
@@ -181,3 +168,22 @@ def test_a_second_process_in_the_folder_is_refused_and_the_first_goes_on(
     assert (workshop.folder / "run" / "run.json").read_bytes() == before
     (workshop.folder / "released").touch()
     assert driver.wait() == EXIT_OK
+
+
+@pytest.mark.invariants
+def test_a_reference_pass_that_is_killed_while_half_of_it_is_written_is_computed_again(
+    driver: Driver, workshop: Workshop
+) -> None:
+    """Ten pairs are one micro-batch: the second event is the keeping of what it gave."""
+    make_pairs(workshop.folder / "pairs.jsonl", 10)
+    recipe, into = workshop.write(dpo(steps=2)), workshop.folder / "run"
+    driver.start("run", recipe, "--folder", into, folder=workshop.folder, halt=2, phase="reference")
+    wait_for(workshop.folder / "halted")
+    assert driver.kill() == -signal.SIGKILL
+    (torn,) = (into / "cache" / "references").iterdir()
+    size = torn.stat().st_size
+    done = finish(driver, recipe, into)
+    whole = finish(driver, recipe, workshop.folder / "whole")
+    assert (done.hashes, done.lines()) == (whole.hashes, whole.lines())
+    assert torn.read_bytes() == (whole.folder.cache / "references" / torn.name).read_bytes()
+    assert size == torn.stat().st_size // 2

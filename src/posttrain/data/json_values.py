@@ -6,6 +6,8 @@ import math
 from datetime import date, datetime, time
 from typing import Any
 
+_LARGEST = 3.4e38  # about float32's own; an integer beyond the largest float cannot even be made one
+
 
 def to_json_value(value: Any) -> tuple[Any, bool]:
     """Return a value as JSON-like values, and whether nothing of it was lost.
@@ -31,3 +33,10 @@ def to_json_value(value: Any) -> tuple[Any, bool]:
         except UnicodeDecodeError:
             return value.hex(), True
     return str(value), True
+
+
+def read_number(value: Any) -> float | None:
+    """Return a row's number, or None where it is none or one that float32, in which models are trained, cannot hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
+        return None
+    return float(value)

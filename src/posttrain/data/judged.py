@@ -15,10 +15,8 @@ is read where `chat.steps` finds it, in training as in scoring. Beside the reaso
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +25,7 @@ from posttrain.chat.steps import find_step_ends, split_ids
 from posttrain.core.errors import TemplateError
 from posttrain.core.records import Example, RenderedSample
 from posttrain.data.examples import drop_bad_row
+from posttrain.data.json_values import read_number
 from posttrain.data.pairs import PairData, build_pair_data
 from posttrain.data.rows import BadRow
 from posttrain.data.sources import DataSource
@@ -160,7 +159,7 @@ class _Judged(RowRendering[JudgedSettings]):
         if not self.decode(parts[1].ids_T[:-1].tolist()).strip():
             return BadRow(name, name, "empty completion", "a completion says nothing", "leave the row out")
         if self.settings.separator is None:
-            ratings = {column: _read_rating(example.columns.get(column)) for column in self.settings.attributes}
+            ratings = {column: read_number(example.columns.get(column)) for column in self.settings.attributes}
             if all(rating is None for rating in ratings.values()):
                 return BadRow(name, name, "no rating", f"no finite number in {', '.join(ratings)}", "map the columns")
             return TokenizedRow(example.row_id, parts, ratings)
@@ -169,11 +168,6 @@ class _Judged(RowRendering[JudgedSettings]):
             detail = f"{len(example.labels)} labels, and {len(places)} ends of steps in the tokens"
             return BadRow(name, name, "steps run together", detail, "choose another separator")
         return TokenizedRow(example.row_id, parts, {PLACES: places, LABELS: [int(label) for label in example.labels]})
-
-
-def _read_rating(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_number else None
 
 
 def _cut(sample: RenderedSample, first: int, last: int) -> RenderedSample:

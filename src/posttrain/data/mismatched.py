@@ -113,12 +113,7 @@ def rotate_completions(prompts: Sequence[str], completions: Sequence[str]) -> np
     _, completions_R, counts = np.unique(np.asarray(completions), return_inverse=True, return_counts=True)
     num_rows, largest = len(prompts_R), int(counts.max())
     if largest == num_rows:
-        raise DataError(
-            f"all {num_rows:,} rows have the same completion",
-            expected="another row's completion for every prompt, which KTO's reference point is estimated from",
-            cure="add rows, or use loss: bco, which needs none",
-            place="data",
-        )
+        raise _all_the_same(num_rows, "data")
     partners_R = np.empty(num_rows, np.int64)
     if 2 * largest > num_rows:
         is_common_R = completions_R == counts.argmax()
@@ -131,3 +126,25 @@ def rotate_completions(prompts: Sequence[str], completions: Sequence[str]) -> np
     same = [int((prompts_R[order] == prompts_R[np.roll(order, -shift)]).sum()) for shift in shifts]
     partners_R[order] = np.roll(order, -int(shifts[int(np.argmin(same))]))
     return partners_R
+
+
+def check_completions(sources: Sequence[PairRows], place: str) -> None:
+    """Check that rows have completions to exchange; `place` is the recipe's key that names them.
+
+    Raises:
+        DataError: All completions are the same.
+    """
+    completions = (row.chosen.ids_T.tobytes() for rows in sources for row in rows)
+    first = next(completions, None)
+    if all(completion == first for completion in completions):
+        raise _all_the_same(sum(map(len, sources)), place)
+
+
+def _all_the_same(num_rows: int, place: str) -> DataError:
+    found = f"all {num_rows:,} rows have the same completion" if num_rows > 1 else "one row alone"
+    return DataError(
+        found,
+        expected="another row's completion for every prompt, which KTO's reference point is estimated from",
+        cure="add rows, or use loss: bco, which needs none",
+        place=place,
+    )

@@ -70,6 +70,15 @@ class RowOrder:
         part = self._rows_of_epoch[index * self.batch_size : (index + 1) * self.batch_size]
         return [(int(source), int(row)) for source, row in part]
 
+    def rows_of_steps(self, num_steps: int) -> list[tuple[int, int]]:
+        """Return every (source, row) that some of the first steps takes, once, sorted."""
+        found: set[tuple[int, int]] = set()
+        for step in range(num_steps):
+            found.update(self.rows_of_step(step))
+            if len(found) == sum(self.lengths):
+                break
+        return sorted(found)
+
     def _order_epoch(self, epoch: int) -> npt.NDArray[np.int64]:
         parts = []
         for source, (length, count) in enumerate(zip(self.lengths, self.counts, strict=True)):

@@ -35,9 +35,9 @@ from posttrain.chat.rendering import SampleRequest
 from posttrain.core.errors import DataError, TemplateError
 from posttrain.core.records import Example, Message, RenderedSample, TokenRows
 from posttrain.data.examples import drop_bad_row
-from posttrain.data.json_values import to_json_value
+from posttrain.data.json_values import read_number, to_json_value
 from posttrain.data.ledger import Ledger
-from posttrain.data.rows import BadRow
+from posttrain.data.rows import BadRow, shorten
 from posttrain.data.sources import DataSource
 from posttrain.data.token_store import StoredColumns
 from posttrain.data.tokenizing import (
@@ -191,14 +191,15 @@ class PairRows(Sequence[RenderedPair]):
         values = np.empty(len(self))
         for index in range(len(self)):
             value = self.columns[index].get(column)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+            number = read_number(value)
+            if number is None:
                 raise DataError(
-                    f"the column '{column}' is {value!r}",
+                    f"the column '{column}' is {shorten(repr(value))}",
                     expected="a finite number in every row (NaN and infinity are read as null)",
                     cure=f"correct the row, leave it out, or map the column: columns: {{{column}: <your column>}}",
                     place=self.row_id(index),
                 )
-            values[index] = value
+            values[index] = number
         return values
 
 

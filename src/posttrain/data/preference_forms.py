@@ -18,11 +18,18 @@ nowhere) is counted in the ledger under that reason, and is not held against `ma
   and a response inside a judge's prompt -> a pair; instructions of several turns become messages.
 * prmbench (PRMBench): `modified_question`, `modified_process`, `error_steps` counted from 1 -> a stepwise row. Left
   out: rows of which an error step is no step of the process (100 of the published 6,216).
+* autoj (Auto-J's pairwise test set as prometheus-eval has it): `prompt`, `response 1`, `response 2`, `label` 0 where
+  the first is better, 1 where the second is, 2 for a tie -> a pair. Left out: ties, equal responses.
+* prm800k (PRM800K as published): `question` and `label` with `steps`, each of some rated `completions`, one of them
+  chosen, or written by a labeller -> stepwise rows `file:7#1`, `file:7#2`, ...: the solution of the chosen steps, and
+  for each other rated completion the steps before it and itself. A step is wrong where its rating is -1. Blank lines
+  within a step become line ends, so that a separator of two line ends parts steps. Left out: rows without a rated step.
 * labelled_messages (LLaMA-Factory's KTO form): `messages` and a bool `label` -> `prompt`, `completion`, `label`.
 
 Sources: Bai et al. 2022 (arXiv 2204.05862); Wang et al. 2023, PandaLM (arXiv 2306.05087); Wu et al. 2023 (arXiv
 2306.01693) and the readme of its data; Zeng et al. 2023, LLMBar (arXiv 2310.07641); Askell et al. 2021 (arXiv
-2112.00861); Song et al. 2025, PRMBench (arXiv 2501.03124).
+2112.00861); Song et al. 2025, PRMBench (arXiv 2501.03124); Li et al. 2023, Auto-J (arXiv 2310.05470); Lightman et al.
+2023, PRM800K (arXiv 2305.20050).
 """
 
 from __future__ import annotations
@@ -43,16 +50,18 @@ _JUDGED = re.compile(
 )
 _PREDICTIONS = [f"prediction {number}" for number in (1, 2, 3, 4)]
 _ANNOTATORS = ("annotator1", "annotator2", "annotator3")
-_SEVERAL = "finegrained_qa"
 _COLUMNS = {
     "pandalm": {"instruction", "response1", "response2", *_ANNOTATORS},
-    _SEVERAL: {"question", "passages", "preference", *_PREDICTIONS},
+    "finegrained_qa": {"question", "passages", "preference", *_PREDICTIONS},
+    "prm800k": {"question", "label", "labeler", "timestamp"},
+    "autoj": {"prompt", "response 1", "response 2", "label"},
     "llmbar": {"input", "output_1", "output_2", "label"},
     "hhh": {"chosen_instruction", "rejected_instruction"},
     "prmbench": {"modified_question", "modified_process", "error_steps"},
 }
 TIE, NO_MAJORITY, NO_TEXT = "tie", "no majority", "no text"
 SAME_ANSWERS, EARLIER_TURNS, NO_SUCH_STEP = "same answers", "earlier turns differ", "no such step"
+NO_RATED_STEP = "no rated step"
 
 
 def sniff_published_form(values: Values) -> str | None:
@@ -207,6 +216,67 @@ def import_prmbench(values: Values) -> Values:
     return {**rest, "prompt": prompt, "completions": steps, "labels": labels}
 
 
+def import_autoj(values: Values) -> Values:
+    """Return a judge's test item as the pair that its label says; `scenario` travels on."""
+    label = values.get("label")
+    if isinstance(label, bool) or label not in (0, 1, 2):
+        raise RowError("wrong label", f"'label' is {shorten(label)}, not 0, 1, or 2 for a tie")
+    if label == 2:
+        raise LeftOutError(TIE, "'label' is 2")
+    names = ("response 1", "response 2")
+    responses = [require(values, name, str, "text") for name in names]
+    return {**_leave(values, "label", *names), **_pair(responses[label], responses[1 - label])}
+
+
+def import_prm800k(values: Values) -> list[Values | LeftOutError]:
+    """Return the stepwise rows of a labelled solution; `problem` is their prompt, and `cluster_id`."""
+    question = require(values, "question", dict, "a mapping")
+    steps = require(require(values, "label", dict, "a mapping"), "steps", list, "a list of steps")
+    problem = require(question, "problem", str, "text")
+    rest = _leave(values, "question", "label") | {"ground_truth": question.get("ground_truth_answer")}
+    texts: list[str] = []
+    labels: list[bool] = []
+    solutions: list[tuple[list[str], list[bool]]] = []
+    for step in steps:
+        rated, chosen, written = _read_step(step)
+        for number, (text, is_right) in enumerate(rated):
+            if number != chosen and is_right is not None:
+                solutions.append(([*texts, text], [*labels, is_right]))
+        taken = (written, True) if chosen is None else rated[chosen]
+        if taken[0] is None or taken[1] is None:
+            break
+        texts.append(taken[0])
+        labels.append(taken[1])
+    if texts:
+        solutions.insert(0, (texts, labels))
+    if not solutions:
+        return [LeftOutError(NO_RATED_STEP, f"none of {len(steps)} steps has a rated completion")]
+    row = {**rest, "cluster_id": problem, "prompt": problem}
+    return [{**row, "completions": texts, "labels": labels} for texts, labels in solutions]
+
+
+def _read_step(step: Any) -> tuple[list[tuple[str, bool | None]], int | None, str | None]:
+    """Return a step's completions with whether each is right (None: not rated), the chosen one, or the written one."""
+    step = require({"step": step}, "step", dict, "a mapping")
+    completions = [] if step.get("completions") is None else require(step, "completions", list, "a list")
+    rated = [_read_rated(completion) for completion in completions]
+    chosen, written = step.get("chosen_completion"), step.get("human_completion")
+    if chosen is None:
+        return rated, None, None if written is None else _read_rated(written)[0]
+    if isinstance(chosen, bool) or not isinstance(chosen, int) or not 0 <= chosen < len(rated):
+        raise RowError("wrong label", f"'chosen_completion' is {shorten(chosen)} of {len(rated)} completions")
+    return rated, chosen, None
+
+
+def _read_rated(completion: Any) -> tuple[str, bool | None]:
+    completion = require({"completion": completion}, "completion", dict, "a mapping")
+    rating = completion.get("rating")
+    if isinstance(rating, bool) or rating not in (-1, 0, 1, None):
+        raise RowError("wrong label", f"'rating' is {shorten(rating)}, not -1, 0 or 1")
+    text = re.sub(r"\n\s*\n", "\n", require(completion, "text", str, "text").strip())
+    return text, None if rating is None else rating >= 0
+
+
 def import_labelled_messages(values: Values) -> Values:
     """Return a conversation with a label as prompt and completion: its last answer is what the label is about."""
     messages = require(values, "messages", list, "a list of messages")
@@ -221,22 +291,31 @@ PUBLISHED_IMPORTERS: dict[str, Callable[[Values], Values]] = {
     "llmbar": import_llmbar,
     "hhh": import_hhh,
     "prmbench": import_prmbench,
+    "autoj": import_autoj,
     "labelled_messages": import_labelled_messages,
 }
 
 
+_SPLITTERS: dict[str, Callable[[Values], list[Values | LeftOutError]]] = {
+    "finegrained_qa": import_finegrained_qa,
+    "prm800k": import_prm800k,
+}
+
+
 def split_rows(row: RawRow, form: str) -> Iterator[RawRow | BadRow]:
-    """Yield the rows that a published row becomes before it is read: itself, but several of finegrained_qa.
+    """Yield the rows that a published row becomes before it is read: itself, but several of some forms.
 
     Args:
         row: As read.
         form: A source's `format`.
     """
-    if form != _SEVERAL and not (form == "auto" and _COLUMNS[_SEVERAL] <= row.values.keys()):
+    if form == "auto":
+        form = next((name for name in _SPLITTERS if _COLUMNS[name] <= row.values.keys()), form)
+    if form not in _SPLITTERS:
         yield row
         return
     try:
-        found = import_finegrained_qa(row.values)
+        found = _SPLITTERS[form](row.values)
     except RowError as error:
         yield error.describe(row)
         return

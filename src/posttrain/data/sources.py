@@ -39,7 +39,7 @@ from posttrain.data.rows import BadRow, RawRow
 
 Format = Literal[
     "auto", "trl", "alpaca", "sharegpt", "verl", "open_instruct", "sgd",
-    "hh", "pandalm", "finegrained_qa", "llmbar", "hhh", "prmbench", "labelled_messages",
+    "hh", "pandalm", "finegrained_qa", "llmbar", "hhh", "prmbench", "prm800k", "autoj", "labelled_messages",
 ]  # fmt: skip
 
 _TEXT_READERS: dict[str, Callable[[Path, str], Iterator[RawRow | BadRow]]] = {

@@ -20,8 +20,8 @@ CHOSEN, REJECTED = "#chosen", "#rejected"
 """What follows a pair's row id in those of the two rows that it becomes."""
 
 
-def read_labels(sources: Sequence[PairRows]) -> list[npt.NDArray[np.bool_]]:
-    """Return the labels of the rows of some sources of unpaired rows.
+def read_labels(sources: Sequence[PairRows], place: str = "data") -> list[npt.NDArray[np.bool_]]:
+    """Return the labels of the rows of some sources of unpaired rows; `place` is the recipe's key that names them.
 
     Raises:
         DataError: All of them are the same, so that there is nothing to tell apart.
@@ -37,7 +37,7 @@ def read_labels(sources: Sequence[PairRows]) -> list[npt.NDArray[np.bool_]]:
         expected="rows of both labels",
         cure=f"add {other} rows, or pairs, which give one of each"
         + ("; to imitate desirable rows alone, use type: sft" if is_good else ""),
-        place="data",
+        place=place,
     )
 
 

@@ -36,10 +36,17 @@ from posttrain.models.heads import find_backbone, find_causal_lm
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import DTYPES, build_checked_model, load_tokenizer, read_chat_template
 from posttrain.models.manifest import ArtifactFacts, Manifest, verify_artifact, write_manifest
-from posttrain.models.validation import CONFIG_FILE, check_links, check_model_folder, quiet_transformers
+from posttrain.models.validation import (
+    CONFIG_FILE,
+    REWARD_FACTS_FILE,
+    check_links,
+    check_model_folder,
+    quiet_transformers,
+    read_config,
+)
 from posttrain.models.weights import hash_weights, read_json_object
 
-FACTS_FILE = "reward_model.json"
+FACTS_FILE = REWARD_FACTS_FILE
 MEMBERS_FOLDER = "members"
 HEAD = "score"
 SCHEMA = 1
@@ -315,13 +322,19 @@ def name_reward_model(folder: Path) -> str:
     """
     if (folder / ARTIFACT_MANIFEST).exists():
         return verify_artifact(folder).hash
-    files = [folder / name for name in (CONFIG_FILE, FACTS_FILE, "tokenizer.json") if (folder / name).exists()]
-    return hash_json([hash_weights(folder), [path.read_text(encoding="utf-8", errors="replace") for path in files]])
+    facts = _read_facts(folder) if (folder / FACTS_FILE).exists() else None
+    places = _place_members(folder, facts.num_members if facts is not None else 1)
+    files = [folder / FACTS_FILE, folder / "tokenizer.json", *(place / CONFIG_FILE for place in places)]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in files if path.exists()]
+    return hash_json([_name_members([hash_weights(place) for place in places]), texts])
 
 
 def _load_member(place: Path, folder: Path, dtype: str, device: str) -> Any:
     if not (place / CONFIG_FILE).exists():
         raise _no_reward_model(f"no {CONFIG_FILE} in {place.relative_to(folder.parent)}", folder)
+    own = read_config(place).get("architectures") or [""]
+    if str(own[0]).endswith("ForCausalLM"):
+        raise _no_reward_model(f"{own[0]}, a model of language without a head of scores", folder)
     checked = check_model_folder(place, with_tokenizer=False, find_class=find_scoring_model_class)
     member = build_checked_model(checked, dtype, "sdpa", device)
     find_score_head(member)
@@ -342,12 +355,14 @@ def _read_facts(folder: Path) -> RewardFacts:
             means=tuple(map(float, values["means"])),
             length_slope=_read_number(values, "length_slope"),
             mean_length=_read_number(values, "mean_length"),
-            separator=values["separator"],
+            separator=None if values["separator"] is None else str(values["separator"]),
         )
     except (TypeError, ValueError) as error:
         raise _no_reward_model(f"{FACTS_FILE}: {error}", folder) from None
     sizes = {len(facts.scales), len(facts.means), *map(len, facts.offsets)}
-    if facts.learned not in ("pairwise", "regression", "process") or sizes != {len(facts.outputs)}:
+    is_whole = facts.num_members > 0 and sizes == {len(facts.outputs)} and bool(facts.outputs)
+    is_known = facts.learned in ("pairwise", "regression", "process")
+    if not (is_known and is_whole) or bool(facts.separator) != (facts.learned == "process"):
         raise _no_reward_model(f"{FACTS_FILE} whose parts do not belong together", folder)
     return facts
 

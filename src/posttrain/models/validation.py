@@ -22,6 +22,7 @@ from posttrain.models.tokenizer_files import check_tokenizer_files
 from posttrain.models.weights import TensorEntry, check_finite, hash_entry, read_json_object, read_weight_entries
 
 CONFIG_FILE = "config.json"
+REWARD_FACTS_FILE = "reward_model.json"
 _MAX_FOLDER_ENTRIES = 10_000
 _MAX_CONFIG_BYTES = 4 << 20
 
@@ -153,13 +154,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_FILE
     if not path.exists():
-        is_adapter = (folder / "adapter_config.json").exists()
-        raise ModelError(
-            "an adapter without its base" if is_adapter else f"no {CONFIG_FILE}",
-            expected="a whole model: configuration, weights and tokenizer",
-            cure="load the base and give the adapter's folder with it" if is_adapter else "download the model again",
-            place=str(folder),
-        )
+        found, cure = f"no {CONFIG_FILE}", "download the model again"
+        if (folder / "adapter_config.json").exists():
+            found, cure = "an adapter without its base", "load the base and give the adapter's folder with it"
+        elif (folder / REWARD_FACTS_FILE).exists():
+            found = "a reward model of several members"
+            cure = "name the policy that it was made from; a reward model is used by scorers (type: learned)"
+        expected = "a whole model: configuration, weights and tokenizer"
+        raise ModelError(found, expected=expected, cure=cure, place=str(folder))
     raw = read_json_object(path, max_bytes=_MAX_CONFIG_BYTES)
     for key, value in _walk(raw):
         if key in _REFUSED_KEYS and value:

@@ -77,7 +77,7 @@ def check_named_models(stages: Sequence[StageEntry], tasks: Sequence[EvaluationT
                 raise RecipeError(
                     f"the scorer's model '{name}' is no stage of type reward_model before '{entry.name}'",
                     expected="an earlier stage of type reward_model, or the folder of a reward model",
-                    cure=suggest(name, earlier),
+                    cure=suggest(name, earlier) if earlier else "add a stage of type reward_model before it",
                     place=positions.describe(("stages", index, *path)),
                 )
             _check_members(value, stages[:index], positions.describe(("stages", index, *path)))

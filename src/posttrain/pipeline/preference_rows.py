@@ -6,10 +6,13 @@ from typing import Any, Literal, Protocol
 
 from posttrain.chat.rendering import Renderer
 from posttrain.core.protocols import Progress
+from posttrain.data.mismatched import check_completions
 from posttrain.data.pairs import PairData, PairSettings, PairTruncation, RenderedPair, load_pairs
+from posttrain.data.unpaired import read_labels
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.stage_rows import RowKeys, StageRows
 from posttrain.pipeline.wiring import describe_sample, find_place, load_stage_rows
+from posttrain.stages.kto import KtoConfig
 
 StagePairs = StageRows[PairData]
 """The pairs or labelled rows of a stage."""
@@ -65,6 +68,19 @@ def load_stage_pairs(
     return load_stage_rows(
         recipe, config, lambda sources, left_out: load_pairs(sources, renderer, settings, place, left_out), progress
     )
+
+
+def check_labelled(config: KtoConfig, data: StagePairs) -> None:
+    """Check the labels and completions of a KTO stage's rows.
+
+    Raises:
+        DataError: Labels, or for `loss: kto` completions, are all the same.
+    """
+    for place, part in (("data", data.train), ("validation", data.validation)):
+        if part is not None:
+            read_labels(part.sources, place)
+            if config.loss == "kto":
+                check_completions(part.sources, place)
 
 
 def describe_pairs(data: PairData, tokenizer: Any, count: int) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from posttrain.chat.rendering import Renderer, build_chat_format
 from posttrain.chat.templates import DEFAULT_DATE, PLAIN_TEMPLATE, TemplateProgram, build_template_renderer
-from posttrain.core.records import Problem
+from posttrain.core.records import Completion, Problem
 from posttrain.kernels.readings import Ids, Reading
 from posttrain.models.reward_models import LoadedRewardModel, load_reward_model
 from posttrain.models.reward_scoring import RewardScoring
@@ -43,6 +43,7 @@ def open_for_scoring(folder: Path, settings: LearnedSettings) -> OpenedModel:
         separator=facts.separator,
         stop_ids=tuple(model.manifest.stop_ids) if model.manifest is not None else (),
         members=scoring.members,
+        is_own=_build_check(tokenizer),
     )
 
 
@@ -89,6 +90,27 @@ def _name_reading(reading: Reading) -> bytes:
         digest.update(len(numbers).to_bytes(8, "little"))
         digest.update(numbers.tobytes())
     return digest.digest()
+
+
+def _build_check(tokenizer: HuggingFaceTextTokenizer) -> Callable[[Problem, Completion], bool]:
+    """Return what tells whether ids are of this tokenizer: the text that they are of is in what they decode to.
+
+    Prompts are asked too: two tokenizers may share the ids of a short answer.
+    """
+
+    def is_own(problem: Problem, completion: Completion) -> bool:
+        asked = problem.messages[-1].get("content") if problem.messages else None
+        sides = [(completion.text, completion.ids), (asked, completion.prompt_ids)]
+        return all(
+            _squeeze(text) in _squeeze(tokenizer.decode(ids.tolist())) for text, ids in sides if isinstance(text, str)
+        )
+
+    return is_own
+
+
+def _squeeze(text: str) -> str:
+    """Return a text without white space, which templates and decoders may change."""
+    return "".join(text.split())
 
 
 def _build_encoder(

@@ -54,7 +54,8 @@ class OpenedModel:
     Made by the wiring. `encode` gives the ids of a prompt and of a text as its answer, for completions that come as
     text alone; `decode` the text of ids, to find steps. `stop_ids` end a turn, the first one where a completion has
     none: one that a stop string ended; none: whatever comes last is read. `members` are the numbers of the members that
-    score, in their order; none: it is not told, and none may be asked for.
+    score, in their order; none: it is not told, and none may be asked for. `is_own` says whether a completion's ids
+    mean to this model what they meant to the policy; where they do not, its text is encoded. None: they always do.
     """
 
     scoring: ScoresCompletions
@@ -66,6 +67,7 @@ class OpenedModel:
     separator: str | None = None
     stop_ids: tuple[int, ...] = ()
     members: tuple[int, ...] = ()
+    is_own: Callable[[Problem, Completion], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +204,15 @@ def _check_use(model: OpenedModel, use: LearnedUse) -> None:
 
 
 def _find_ids(model: OpenedModel, items: Items) -> list[tuple[Ids, Ids]]:
-    """Return prompt and completion ids of each item: as a sampler saw them, or rendered where there is text alone."""
+    """Return prompt and completion ids of each item: as a sampler saw them, or rendered from text.
+
+    That is where there is text alone, or where the policy's tokenizer is another than the reward model's.
+    """
+    is_own = model.is_own or (lambda problem, completion: True)
     as_text = [
-        index for index, (_, completion) in enumerate(items) if not (len(completion.prompt_ids) and len(completion.ids))
+        index
+        for index, (problem, completion) in enumerate(items)
+        if not (len(completion.prompt_ids) and len(completion.ids) and is_own(problem, completion))
     ]
     rendered = model.encode([(items[index][0], items[index][1].text) for index in as_text]) if as_text else []
     found = [(completion.prompt_ids, completion.ids) for _, completion in items]

@@ -156,8 +156,7 @@ def run(config: KtoConfig, inputs: dict[str, Artifact], parts: KtoParts, context
     num_steps = count_steps(config, order.steps_per_epoch)
     if num_steps == 0:
         context.progress.note("zero steps: the policy is passed on as it is")
-    places = [place for step in range(num_steps) for place in order.rows_of_step(step)]
-    batches = build_batches(config, parts, parts.train, places, context)
+    batches = build_batches(config, parts, parts.train, order.rows_of_steps(num_steps), context)
     note_balance(config, batches, context)
     figures = UnpairedFigures(config.build_loss(), parts.ranks, parts.device)
     alarm = FallAlarm(config.logps_drop, config.on_alarm == "stop", True, parts.name, context.progress.note)

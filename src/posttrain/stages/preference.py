@@ -248,8 +248,7 @@ def load_train_references(
     context: RunContext,
 ) -> References | None:
     """Return the reference's log-probs of every pair that some step trains on; None where none are read."""
-    places = [place for step in range(num_steps) for place in order.rows_of_step(step)]
-    return _load_references(config, parts, batches, places, context)
+    return _load_references(config, parts, batches, order.rows_of_steps(num_steps), context)
 
 
 def _load_references(

@@ -136,16 +136,21 @@ def _write(path: Path, values: npt.NDArray[np.float64]) -> None:
     content = io.BytesIO()
     np.save(content, values, allow_pickle=False)
     body = content.getvalue()
-    write_bytes(path, hash_bytes(body).encode() + body)
+    write_bytes(path, _sign(path, body) + body)
+
+
+def _sign(path: Path, body: bytes) -> bytes:
+    """Return what shows that a file is whole, and that it lies under its own name."""
+    return hash_bytes(path.name.encode() + body).encode()
 
 
 def _read(path: Path, count: int) -> npt.NDArray[np.float64] | None:
-    """Return what was kept; None where nothing was, or where it is not, byte for byte, what was written."""
+    """Return what was kept; None where nothing was, or where it is not, byte for byte, what was written there."""
     try:
         content = path.read_bytes()
     except OSError:
         return None
-    if hash_bytes(content[_HASH_BYTES:]).encode() != content[:_HASH_BYTES]:
+    if _sign(path, content[_HASH_BYTES:]) != content[:_HASH_BYTES]:
         return None
     values: npt.NDArray[np.float64] = np.load(io.BytesIO(content[_HASH_BYTES:]), allow_pickle=False)
     return values if len(values) == count else None

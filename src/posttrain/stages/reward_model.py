@@ -241,7 +241,7 @@ def compute_scores(
     import torch
 
     from posttrain.objectives.reduction import normalise_weights
-    from posttrain.stages.reward_rows import build_step_batch
+    from posttrain.stages.reward_rows import build_step_batch, check_scores
 
     all_rows = [rows.row(place) for place in rows.places]
     ends = np.cumsum([0, *(row.reading.num_reads for row in all_rows)])
@@ -262,4 +262,6 @@ def compute_scores(
     updater.policy.train()
     loss, hits = parts.ranks.sum(sums).tolist()
     figures = {keys.VALIDATION_LOSS: loss, keys.REWARD_MODEL_ACCURACY: hits / max(1, batch.num_trained)}
-    return parts.ranks.sum(scores).cpu().numpy(), figures
+    scores_RK = parts.ranks.sum(scores).cpu().numpy()
+    check_scores(scores_RK, all_rows, ends)
+    return scores_RK, figures

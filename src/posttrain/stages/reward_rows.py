@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.core.errors import DataError
+from posttrain.core.errors import DataError, TrainingError
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.data.judged import LABELS, PLACES
 from posttrain.data.packing import deal, pack, pack_padded
@@ -49,20 +49,53 @@ def fit_ratings(config: RewardModelConfig, train: PairData) -> Ratings:
             _check_margins(rows, str(config.margin))
         return Ratings(np.zeros(1), np.ones(1))
     if config.learns == "process":
-        labels = {label for rows in train.sources for row in rows for label in row.columns[LABELS]}
+        labels = {label for columns in _iterate_columns(train) for label in columns[LABELS]}
         if len(labels) < 2:
             raise _all_the_same("labels of steps", labels, "labels")
         return Ratings(np.zeros(1), np.ones(1))
     found: list[list[float]] = [[] for _ in config.attributes]
-    for rows in train.sources:
-        for row in rows:
-            for values, name in zip(found, config.attributes, strict=True):
-                if row.columns[name] is not None:
-                    values.append(float(row.columns[name]))
+    for columns in _iterate_columns(train):
+        for values, name in zip(found, config.attributes, strict=True):
+            if columns[name] is not None:
+                values.append(float(columns[name]))
     for values, name in zip(found, config.attributes, strict=True):
         if len(set(values)) < 2:
             raise _all_the_same(f"ratings of '{name}'", set(values), name)
     return Ratings(np.array([np.mean(values) for values in found]), np.array([np.std(values) for values in found]))
+
+
+def _iterate_columns(data: PairData) -> Iterator[Mapping[str, Any]]:
+    """Yield the kept columns of every row, in order, without its tokens."""
+    for rows in data.sources:
+        yield from (rows.columns[index] for index in range(len(rows)))
+
+
+def check_rows(config: RewardModelConfig, train: PairData, validation: PairData | None) -> None:
+    """Check what is read of rows beside their tokens before anything is trained; validation rows are diagnosed by them.
+
+    Raises:
+        DataError: As `fit_ratings`; a margin, quality or probability of those rows is no number, or out of range.
+    """
+    fit_ratings(config, train)
+    for rows in (validation or train).sources:
+        if config.margin is not None and validation is not None:
+            _check_margins(rows, config.margin)
+        for name in config.quality or []:
+            rows.read_numbers(name)
+        if config.probability is not None:
+            _check_probabilities(rows, config.probability)
+
+
+def _check_probabilities(rows: PairRows, column: str) -> None:
+    chances = rows.read_numbers(column)
+    outside = np.flatnonzero((chances < 0) | (chances > 1))
+    if len(outside):
+        raise DataError(
+            f"a probability of {chances[outside[0]]:g} in the column '{column}'",
+            expected="the probability of each pair's label, in [0, 1]",
+            cure="name another column, or leave 'probability' out",
+            place=rows.row_id(int(outside[0])),
+        )
 
 
 def _check_margins(rows: PairRows, column: str) -> None:
@@ -134,6 +167,23 @@ class RewardRows:
             constants[MARGIN] = np.full(2, pair.columns[self.config.margin], dtype=np.float32)
         reading = Reading(pair.prompt.ids_T, completions, places)
         return RewardRow(reading, np.ones(reading.num_reads, np.float32), constants, pair.row_id)
+
+
+def check_scores(scores_RK: Floats, rows: Sequence[RewardRow], ends: npt.NDArray[np.int64]) -> None:
+    """Check that a reward model scores rows with numbers; `ends` are the reads before each row and after the last.
+
+    Raises:
+        TrainingError: A score is not finite; its row is named.
+    """
+    bad = np.flatnonzero(~np.isfinite(scores_RK).all(axis=1))
+    if len(bad):
+        row = rows[int(np.searchsorted(ends, bad[0], side="right")) - 1]
+        raise TrainingError(
+            f"{len(bad):,} of {len(scores_RK):,} scores are not finite, the first of {row.row_id}",
+            expected="finite scores of every row",
+            cure="lower the learning rate, or use dtype: float32",
+            place="reward model",
+        )
 
 
 def weigh(row: RewardRow) -> float:

@@ -72,10 +72,14 @@ def propose_max_length(too_long: TooLongRows, context_tokens: int | None) -> int
     return min(rounded, context_tokens or rounded)
 
 
-def describe_all_too_long(stage: str, found: str, ledger: Ledger, context_tokens: int | None) -> Finding:
+def describe_all_too_long(
+    stage: str, found: str, ledger: Ledger, max_length: int | None, context_tokens: int | None
+) -> Finding:
     """Return the finding of a stage that no row is short enough for; no override can help it."""
     too_long = find_too_long(ledger)
     proposed = propose_max_length(too_long, context_tokens)
+    if proposed is not None and max_length is not None and proposed <= max_length:
+        proposed = None  # the model itself takes no longer rows
     figures = {
         "rows": too_long.num_rows,
         "rows_in": ledger.rows_in,

@@ -8,10 +8,9 @@ from posttrain.chat.rendering import Renderer
 from posttrain.core.protocols import Progress
 from posttrain.data.mixing import RowOrder
 from posttrain.data.pairs import PairData
-from posttrain.data.unpaired import read_labels
 from posttrain.pipeline.estimates import StepWork
 from posttrain.pipeline.kto_wiring import train_kto
-from posttrain.pipeline.preference_rows import load_stage_pairs
+from posttrain.pipeline.preference_rows import check_labelled, load_stage_pairs
 from posttrain.pipeline.recipe import Recipe
 from posttrain.pipeline.stage_jobs import StageJob, StageResult
 from posttrain.pipeline.stage_kinds.kind import StageSetting
@@ -36,14 +35,16 @@ class KtoKind(PairKind[KtoConfig]):
             recipe, config, renderer, context_tokens, progress, kind="unpaired", splits_pairs=config.pairs == "split"
         )
 
+    def check_data(self, config: KtoConfig, data: StageRows[PairData]) -> None:
+        """Check that there are labels of both kinds, and for KTO completions to exchange."""
+        check_labelled(config, data)
+
     def train(self, job: StageJob, config: KtoConfig, data: StageRows[PairData], ledger: dict[str, Any]) -> StageResult:
-        """Train on the completions, whose labels are refused before the policy is loaded if they are all the same."""
-        read_labels(data.train.sources)
+        """Train on the completions."""
         return train_kto(job, config, data, ledger)
 
     def build_order(self, config: KtoConfig, train: PairData, seed: int) -> RowOrder:
         """Return which completions each step trains on."""
-        read_labels(train.sources)
         return kto.build_order(config, train, seed)
 
     def build_work(self, setting: StageSetting, config: KtoConfig, data: StageRows[PairData]) -> StepWork:

@@ -17,6 +17,7 @@ from posttrain.pipeline.stage_kinds.pairs import PairKind
 from posttrain.pipeline.stage_rows import StageRows
 from posttrain.pipeline.step_works import build_reward_work
 from posttrain.stages.reward_model import RewardModelConfig, count_member_steps
+from posttrain.stages.reward_rows import check_rows
 from posttrain.stages.row_order import order_rows
 
 
@@ -32,6 +33,10 @@ class RewardModelKind(PairKind[RewardModelConfig]):
     ) -> StageRows[PairData]:  # fmt: skip
         """Return the rows of what the stage learns from."""
         return load_reward_data(recipe, config, renderer, context_tokens, progress)
+
+    def check_data(self, config: RewardModelConfig, data: StageRows[PairData]) -> None:
+        """Check the labels and the numbers of what the model learns from."""
+        check_rows(config, data.train, data.validation)
 
     def train(
         self, job: StageJob, config: RewardModelConfig, data: StageRows[PairData], ledger: dict[str, Any]

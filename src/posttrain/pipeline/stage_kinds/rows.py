@@ -65,6 +65,13 @@ class RowKind(StageKind[C], Generic[C, T]):
     def list_lengths(self, train: T) -> Sequence[npt.NDArray[np.int64]]:
         """Return the tokens of every row, for each source."""
 
+    def check_data(self, config: C, data: StageRows[T]) -> None:
+        """Check that rows which could be read teach anything.
+
+        Raises:
+            DataError: They do not: labels that are all the same, numbers that mean nothing.
+        """
+
     def count_steps(self, config: C, steps_per_epoch: int) -> int:
         """Return the optimizer steps of one model."""
         return count_steps(config, steps_per_epoch)
@@ -129,6 +136,7 @@ class RowKind(StageKind[C], Generic[C, T]):
     def estimate(self, setting: StageSetting, config: C, *, is_cached: bool) -> StageCost:
         """Return steps, learning rates, tokens and time of all models, and the memory of a step."""
         data = self._load(setting, config)
+        self.check_data(config, data)
         order = self.build_order(config, data.train, setting.seed)
         steps, models = self.count_steps(config, order.steps_per_epoch), self.count_models(config)
         tokens = count_tokens(order, self.list_lengths(data.train), steps)
@@ -162,6 +170,7 @@ class RowKind(StageKind[C], Generic[C, T]):
             setting.progress.note(f"{setting.stage.label}: {num_now:,} {self.noun} tokenized now")
         findings = []
         if is_new:
+            self.check_data(config, data)
             findings = [*check_ledgers(setting, config, data), *self.add_findings(setting, config, data)]
         return CheckedRows(findings, data if self.has_step_zero else None)
 
@@ -170,7 +179,13 @@ class RowKind(StageKind[C], Generic[C, T]):
         if CONTAMINATED in error.ledger.dropped:
             return contamination.describe_all_contaminated(label, error.found, error.ledger)
         if TOO_LONG in error.ledger.dropped:
-            return truncation.describe_all_too_long(label, error.found, error.ledger, setting.context_tokens)
+            return truncation.describe_all_too_long(
+                label,
+                f"{error.place}: {error.found}",
+                error.ledger,
+                config.max_length or setting.context_tokens,
+                setting.context_tokens,
+            )
         return self.describe_untrained(setting, config, error)
 
     def preview(self, setting: StageSetting, config: C, count: int) -> list[dict[str, Any]]:
@@ -191,6 +206,7 @@ class RowKind(StageKind[C], Generic[C, T]):
             return self.load(job.recipe, read, job.renderer, context_tokens, progress)
 
         data, ledger = read_stage_rows(job, load, lambda rows, count: self.show(rows, job.renderer.tokenizer, count))
+        self.check_data(config, data)  # refused before the policy is loaded
         job.context.progress.note(describe_reading(data, self.noun))
         return self.train(job, config, data, ledger)
 
