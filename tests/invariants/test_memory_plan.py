@@ -15,7 +15,7 @@ from benchmarks.models import prepare
     ("stage", "least", "most"), [*((stage, 0.8, 1.25) for stage in ("sft", *OF_PAIRS)), ("grpo", 0.9, 1.5)]
 )
 def test_the_planned_memory_meets_the_measured_peak(tmp_path: Path, stage: str, least: float, most: float) -> None:
-    """What `grpo` draws is planned as long as it may become, and groups that are settled leave their passes."""
+    """Rows are known; what `grpo` draws is planned as long as it may become."""
     prepare(tmp_path, ["4m"])
     write_pairs(tmp_path, 800)
     settings = {"dtype": "float32", "activation_checkpointing": "off", "micro_batch_tokens": 8192}
