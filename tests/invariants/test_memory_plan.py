@@ -11,13 +11,13 @@ from benchmarks.models import prepare
 
 
 @pytest.mark.invariants
-@pytest.mark.parametrize("stage", ["sft", *OF_PAIRS, "grpo"])
-def test_the_planned_memory_is_between_four_fifths_and_five_fourths_of_the_measured_peak(
-    tmp_path: Path, stage: str
-) -> None:
-    """Plan and run are processes of their own; their libraries are half of it, so that the rest is met within half."""
+@pytest.mark.parametrize(
+    ("stage", "least", "most"), [*((stage, 0.8, 1.25) for stage in ("sft", *OF_PAIRS)), ("grpo", 0.9, 1.5)]
+)
+def test_the_planned_memory_meets_the_measured_peak(tmp_path: Path, stage: str, least: float, most: float) -> None:
+    """Rows are known; what `grpo` draws is planned as long as it may become."""
     prepare(tmp_path, ["4m"])
     write_pairs(tmp_path, 800)
     settings = {"dtype": "float32", "activation_checkpointing": "off", "micro_batch_tokens": 8192}
     found = measure(tmp_path, stage, "4m", settings)
-    assert 0.8 < found["ratio"] < 1.25
+    assert least < found["ratio"] < most
