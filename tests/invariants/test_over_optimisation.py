@@ -24,11 +24,11 @@ PLANTED = {
 @pytest.mark.invariants
 def test_the_monitor_alarms_at_the_turn_of_a_planted_score_in_the_lab(tmp_path: Path) -> None:
     sft = {
-        "name": "sft", "type": "sft", "data": [{"source": "lab:conversations", "rows": 3000}], "epochs": 1,
+        "name": "sft", "type": "sft", "data": [{"source": "lab:conversations", "rows": 2000}], "epochs": 1,
         "learning_rate": 1.5e-3,
     }  # fmt: skip
     study = {
-        "name": "study", "type": "best_of_n", "data": [{"source": "lab:questions", "split": "held_out", "rows": 200}],
+        "name": "study", "type": "best_of_n", "data": [{"source": "lab:questions", "split": "held_out", "rows": 150}],
         "n": 32, "gold": {"type": "lab", "value": "gold"}, "proxies": {"planted": PLANTED, "right": "lab"},
         "max_new_tokens": 96,
     }  # fmt: skip

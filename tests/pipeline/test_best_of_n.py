@@ -57,6 +57,7 @@ def test_a_study_is_an_artifact_beside_the_policy_as_it_came(workshop: Workshop)
     run = workshop.run(*stages, progress=notes)
     first, studied, after = run.record["stages"]
     assert studied["outputs"]["policy"] == first["outputs"]["policy"] == after["inputs"]["policy"]
+    assert read_study(run, 1)["model"] == "sft of demo"
     ways = find_ways(read_study(run, 1))
     assert list(ways) == ["random", "majority", "even", "long", "oracle"]
     assert [point["n"] for point in ways["long"]["points"]] == [1, 2, 4, 8]
@@ -106,6 +107,7 @@ def test_members_of_an_ensemble_are_ways_of_their_own_and_each_answer_is_scored_
     [completions] = run.folder.cache.glob("answers/*/completions.jsonl")
     ended = [json.loads(line)["finish_reason"] == "stop" for line in completions.read_text().splitlines()]
     assert sum(asked) <= sum(ended) < 2 * sum(asked)  # a few end without a word and are not scored
+    assert read_study(run)["model"] == "base"  # the reward model's stage passed it on
     ways = find_ways(read_study(run))
     own = {name: ways[name]["own"][0]["value"] for name in ENSEMBLE}
     assert own["first"] != own["second"]

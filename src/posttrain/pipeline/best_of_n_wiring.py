@@ -22,6 +22,7 @@ from posttrain.models.manifest import write_manifest
 from posttrain.pipeline.named_scorers import NamedScorer
 from posttrain.pipeline.problem_checks import ProblemCheck, build_problem_check
 from posttrain.pipeline.recipe import Recipe
+from posttrain.pipeline.recipe_settings import BASE
 from posttrain.pipeline.reward_models import SharedModels
 from posttrain.pipeline.sample_run import Drawing, identify_drawing
 from posttrain.pipeline.sampling import build_sampler
@@ -29,6 +30,7 @@ from posttrain.pipeline.scorers import ScorerContext, build_context, build_score
 from posttrain.pipeline.selection_study import FinishedStudy, StudyRequest, study_selection, write_study
 from posttrain.pipeline.selection_ways import AlarmSettings
 from posttrain.pipeline.stage_jobs import StageJob, StageResult, check_key, describe_artifact
+from posttrain.pipeline.stage_types import find_stage_type
 from posttrain.pipeline.talking import Talker
 from posttrain.pipeline.task_rows import read_problems
 from posttrain.stages.best_of_n import BestOfNConfig
@@ -167,8 +169,12 @@ def describe_study(found: FinishedStudy) -> list[str]:
 
 
 def _name_policy(job: StageJob) -> str:
-    parent = job.entry.parent
-    return job.recipe.model.source if parent == "base" else f"{parent} of {job.recipe.name}"
+    """Return what the page calls the policy: the stage that made it, behind those that passed it on."""
+    stages = {entry.name: entry for entry in job.recipe.stages}
+    name = job.entry.parent
+    while name != BASE and find_stage_type(stages[name].type).passes_policy_on:
+        name = stages[name].parent
+    return job.recipe.model.source if name == BASE else f"{name} of {job.recipe.name}"
 
 
 def _build_named(value: str | dict[str, Any], context: ScorerContext, place: str) -> NamedScorer:
