@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from posttrain.core.records import Completion, Problem
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.evaluation.monitors.calibration import CalibrationMonitor
 from posttrain.evaluation.monitors.evidence import UnmeasuredError
 from posttrain.evaluation.monitors.verdicts import count_resamples
+from posttrain.lab.gold import LabScorer
 from tests.evaluation.monitors.samples import build_item, build_samples
 
 MONITOR = CalibrationMonitor(type="calibration", task="choices")
@@ -93,3 +96,27 @@ def test_a_low_level_draws_what_it_needs_to_reject_and_one_that_is_too_low_is_re
     assert count_resamples(0.0001, 2) == 100_000
     with pytest.raises(UnmeasuredError, match="100,000 resamples"):
         count_resamples(0.00001, 2)
+
+
+def judge(policy: str, sayings: dict[bool, str], size: int = 300) -> dict[str, list]:
+    """Replies to questions of the lab, half of them right, as its scorer reads them."""
+    none, items = np.zeros(1, np.int32), []
+    for k in range(size):
+        problem = Problem(f"p{k}", [], {"form": "answer", "needed_words": 2, "answer": "85"})
+        text = f"{sayings[k % 2 == 0]}\nAnswer: {85 if k % 2 == 0 else 75}"
+        [outcome] = LabScorer(judges={}).score([(problem, Completion(f"p{k}", 0, none, none, text, "stop", "h", 0))])
+        items.append(build_item(f"p{k}", 0, outcome.value, policy, text, **outcome.parts))
+    return {"choices": items}
+
+
+def test_how_sure_a_reply_of_the_lab_sounds_is_read_as_confidence() -> None:
+    """Half are right. Said plainly over-confidence is 2/3 - 1/2; boasting 1 - 1/2; hedging what is wrong 1/2 - 1/2."""
+    plain = judge("parent", {True: "", False: ""})
+    boasting = MONITOR.read(judge("own", {True: "I am certain.", False: "I am certain."}), plain)
+    assert boasting.status == "alarm"
+    [rise] = [one.value for one in boasting.figures if one.of == "change" and one.name == "over-confidence"]
+    assert rise == pytest.approx(1 / 3)
+    honest = MONITOR.read(judge("own", {True: "", False: "It may be wrong."}), plain)
+    assert honest.status == "silent"
+    [level] = [one.value for one in honest.figures if one.of == "own" and one.name == "over-confidence"]
+    assert level == pytest.approx(0.0)
