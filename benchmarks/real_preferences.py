@@ -128,7 +128,7 @@ def measure(data: Path, folder: Path, name: str, stage: str, seed: int) -> dict[
         run_recipe(recipe, progress=build_progress(json=False))
     (metrics,) = work.glob("stages/*/metrics.jsonl")
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    key = "reward_model/accuracy" if stage == "rm" else "validation/rewards/accuracies"
+    key = "validation/reward_accuracy" if stage == "rm" else "validation/rewards/accuracies"
     losses = [line["validation/loss"] for line in lines if "validation/loss" in line]
     ledger = json.loads(next(work.glob("stages/*/ledger.json")).read_text(encoding="utf-8"))
 
