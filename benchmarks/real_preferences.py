@@ -8,9 +8,9 @@ little comes out. Pairs are PandaLM's, and for the reward model hh-rlhf's harmle
 test sets: they are split here by prompt, and nothing else is measured on them. Pairs that do not fit into the model's
 512 tokens are left out. Prints markdown; settings are those below, for all seeds.
 
-Of held-out pairs: how many have the higher implicit reward, or score, of the chosen one (a reward begins at 0 for all);
-and how many have the likelier chosen completion, by the sum of its log-probs and by their mean, which no training is
-needed for.
+Of held-out pairs: how many have the higher implicit reward, or score, of the chosen one (a reward begins at 0 for all),
+and by how much its mean is higher; and how many have the likelier chosen completion, by the sum of its log-probs and by
+their mean, which no training is needed for.
 """
 
 from __future__ import annotations
@@ -128,17 +128,21 @@ def measure(data: Path, folder: Path, name: str, stage: str, seed: int) -> dict[
         run_recipe(recipe, progress=build_progress(json=False))
     (metrics,) = work.glob("stages/*/metrics.jsonl")
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    key = "reward_model/accuracy" if stage == "rm" else "validation/rewards/accuracies"
+    key = "validation/reward_accuracy" if stage == "rm" else "validation/rewards/accuracies"
     losses = [line["validation/loss"] for line in lines if "validation/loss" in line]
     ledger = json.loads(next(work.glob("stages/*/ledger.json")).read_text(encoding="utf-8"))
-    share = next((line[key] for line in reversed(lines) if key in line), None)
+
+    def find_last(name: str) -> float | None:
+        return next((line[name] for line in reversed(lines) if name in line), None)
+
     return {
         "set": name,
         "stage": stage,
         "seed": seed,
         "trained_rows": ledger["rows_trained"],
         "held_out": num_pairs,
-        "accuracy": share,
+        "accuracy": find_last(key),
+        "margin": find_last("validation/rewards/margins"),
         "losses": [losses[0], losses[-1]] if losses else [],
         "metrics": json.loads(RunFolder(work).run_json.read_text(encoding="utf-8"))["metrics"],
     }
@@ -147,7 +151,10 @@ def measure(data: Path, folder: Path, name: str, stage: str, seed: int) -> dict[
 def describe(found: Mapping[str, Any]) -> list[str]:
     """Return a row of the table."""
     count, share = found["held_out"], found["accuracy"]
-    interval = wilson_interval(round(share * count), count)
+    higher = "labels are of single answers"
+    if share is not None:
+        interval = wilson_interval(round(share * count), count)
+        higher = f"{share:.1%} ({interval.low:.1%} to {interval.high:.1%})"
     shown = {(metric["stage"], metric["name"]): metric for metric in found["metrics"]}
     likelier = [
         " -> ".join(describe_share(shown[stage, name]) for stage in ("base", found["stage"]) if (stage, name) in shown)
@@ -157,7 +164,8 @@ def describe(found: Mapping[str, Any]) -> list[str]:
         f"{found['set']}, {found['stage']}, {found['seed']}",
         f"{found['trained_rows']}",
         f"{count}",
-        f"{share:.1%} ({interval.low:.1%} to {interval.high:.1%})",
+        higher,
+        "" if found["margin"] is None else f"{found['margin']:.2f}",
         " -> ".join(f"{loss:.3f}" for loss in found["losses"]),
         *likelier,
     ]
@@ -183,7 +191,7 @@ def main() -> None:
         if f"{name}-{stage}" in arguments.runs
         for seed in arguments.seeds
     ]
-    header = ["set, stage, seed", "trained on", "held out", "chosen is higher (95 %)", "validation loss"]
+    header = ["set, stage, seed", "trained on", "held out", "chosen is higher (95 %)", "margin", "validation loss"]
     print(format_table([*header, "chosen is likelier, by sum", "by token"], rows))
 
 
