@@ -73,6 +73,7 @@ def count_chunk_rows(vocabulary: int, device_type: str = "cpu") -> int:
     return max(least, CHUNK_ELEMENTS // vocabulary // _ROW_MULTIPLE * _ROW_MULTIPLE)
 
 
+# many parameters: what a loss of tokens is made of
 def score_tokens(
     hidden_NH: torch.Tensor,
     head: Head,
