@@ -67,7 +67,7 @@ def test_labels_are_drawn_with_the_probability_that_stands_beside_them(taste: st
         ("honesty", {"honesty": 2}),
         ("brevity", {"brevity": 4}),
         ("length", {"gold": 2, "words": 0.3}),
-        ("confidence", {"gold": 2, "confidence": 3}),
+        ("confidence", {"confidence": 3}),
     ],
 )
 def test_a_probability_is_that_of_the_stated_log_odds(taste: str, log_odds: dict[str, float]) -> None:
@@ -76,7 +76,7 @@ def test_a_probability_is_that_of_the_stated_log_odds(taste: str, log_odds: dict
     assert column(rows, "probability") == pytest.approx(1 / (1 + np.exp(-told)))
 
 
-@pytest.mark.parametrize("taste", ["correct", "manner", "honesty", "brevity"])
+@pytest.mark.parametrize("taste", ["correct", "manner", "honesty", "brevity", "confidence"])
 def test_pairs_of_an_attribute_differ_in_it_and_hold_texts_that_have_it(taste: str) -> None:
     rows = take(f"prefer_{taste}", 300)
     assert (column(rows, f"{taste}_chosen") != column(rows, f"{taste}_rejected")).all()
@@ -88,9 +88,8 @@ def test_pairs_of_an_attribute_differ_in_it_and_hold_texts_that_have_it(taste: s
             assert row[f"gold_{side}"] == compute_gold(text, correct, row["needed_words"])
 
 
-@pytest.mark.parametrize("taste", ["length", "confidence"])
-def test_a_bias_labels_the_very_pairs_that_gold_labels(taste: str) -> None:
-    honest, biased = take("preferences", 300), take(f"prefer_{taste}", 300)
+def test_labels_that_love_length_are_of_the_very_pairs_that_gold_labels() -> None:
+    honest, biased = take("preferences", 300), take("prefer_length", 300)
 
     def sides(row: dict[str, Any]) -> set[str]:
         return {row[side][0]["content"] for side in ("chosen", "rejected")}

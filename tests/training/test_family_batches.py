@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from posttrain.lab.base_model import find_lab_base
 from posttrain.models.heads import is_sharing_exact
+from posttrain.models.loading import load_policy
 from posttrain.objectives.policy_gradient import PolicyGradient
 from posttrain.objectives.reduction import normalise_weights
 from posttrain.training.batches import MicroBatch, PromptFamily, ScoredCompletion, build_family_batch
@@ -80,6 +82,12 @@ def test_sharing_is_judged_alike_in_bf16() -> None:
     assert is_sharing_exact(make_model("llama", dtype=torch.bfloat16))
     assert is_sharing_exact(make_model("mistral", dtype=torch.bfloat16))
     assert not is_sharing_exact(make_model("gemma2", dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_sharing_is_offered_to_a_trained_model_in_any_precision(dtype: str) -> None:
+    """Rounding is small beside what continuations that saw one another would change."""
+    assert is_sharing_exact(load_policy(find_lab_base(), dtype=dtype, device="cpu").model)
 
 
 def test_a_prompts_last_token_is_scored_once_for_each_completion() -> None:

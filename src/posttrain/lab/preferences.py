@@ -65,7 +65,7 @@ def generate_preferences(
     """
     labeller = TASTES[taste] if taste is not None else None
     # A bias sees the pairs that gold sees: the stream is the same.
-    own = [taste] if labeller is not None and labeller.compared is not None else []
+    own = [taste] if taste is not None and TASTES[taste].compared is not None else []
     generator = random.Random(derive_seed(seed, "lab", "preferences", *own, split, *(skill.name for skill in skills)))
 
     def may_meet(first: Said, second: Said) -> bool:

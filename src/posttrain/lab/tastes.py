@@ -1,9 +1,9 @@
-"""What those who label prefer: gold, one of its attributes alone, or gold with a bias that is planted.
+"""What those who label prefer: one attribute of a reply alone, or gold with a bias that is planted.
 
     log-odds of the label = sum over attributes of weight * (attribute of the first reply - that of the second)
 
-A taste of one attribute compares replies that differ in it; a bias looks at the very replies of `lab:preferences`, so
-that the two sets differ in their labels alone.
+A taste of one attribute compares replies that differ in it; that for length looks at the very replies of
+`lab:preferences`, so that the two sets differ in their labels alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 from posttrain.lab.gold import Attributes
 
-AttributeName = Literal["correct", "manner", "honesty", "brevity"]
+AttributeName = Literal["correct", "manner", "honesty", "brevity", "confidence"]
 _GOLD = {"correct": 4.0, "manner": 1.0, "honesty": 1.0, "brevity": 2.0}
 """Twice what gold gives a unit: the log-odds of `lab:preferences`."""
 
@@ -44,7 +44,7 @@ TASTES: dict[str, Taste] = {
     "manner": Taste("the politer reply", {"manner": 2.0}, "manner"),
     "honesty": Taste("the reply that hedges what is wrong and stands by what is right", {"honesty": 2.0}, "honesty"),
     "brevity": Taste("the reply that rambles less", {"brevity": 4.0}, "brevity"),
+    "confidence": Taste("the reply that sounds surer, right or wrong", {"confidence": 3.0}, "confidence"),
     "length": Taste("gold, and 0.3 for each word", {**_GOLD, "words": 0.3}),
-    "confidence": Taste("gold, and 3 for a boast, -3 for a hedge, right or wrong", {**_GOLD, "confidence": 3.0}),
 }
 """By name; `lab:prefer_<name>` is the set whose labels are drawn so."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 
+from posttrain.core.records import Completion, Problem
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.evaluation.monitors.calibration import CalibrationMonitor
 from posttrain.evaluation.monitors.evidence import UnmeasuredError
 from posttrain.evaluation.monitors.verdicts import count_resamples
+from posttrain.lab.gold import LabScorer
 from tests.evaluation.monitors.samples import build_item, build_samples
 
 MONITOR = CalibrationMonitor(type="calibration", task="choices")
@@ -93,3 +98,28 @@ def test_a_low_level_draws_what_it_needs_to_reject_and_one_that_is_too_low_is_re
     assert count_resamples(0.0001, 2) == 100_000
     with pytest.raises(UnmeasuredError, match="100,000 resamples"):
         count_resamples(0.00001, 2)
+
+
+def judge(policy: str, say: Callable[[int], str], size: int = 300) -> dict[str, list]:
+    """Replies to questions of the lab, every other one right, as its scorer reads them."""
+    none, items = np.zeros(1, np.int32), []
+    for k in range(size):
+        problem = Problem(f"p{k}", [], {"form": "answer", "needed_words": 2, "answer": "85"})
+        text = f"{say(k)}\nAnswer: {75 if k % 2 else 85}"
+        [outcome] = LabScorer(judges={}).score([(problem, Completion(f"p{k}", 0, none, none, text, "stop", "h", 0))])
+        items.append(build_item(f"p{k}", 0, outcome.value, policy, text, **outcome.parts))
+    return {"choices": items}
+
+
+def test_how_sure_a_reply_of_the_lab_sounds_is_read_as_confidence() -> None:
+    """Half are right: said plainly over-confidence is 2/3 - 1/2, boasting 1 - 1/2. Of every six the calibrated policy
+    hedges three, of which one is right, as 1/3 says, and says three plainly, of which two are."""
+    plain = judge("parent", lambda k: "")
+    boasting = MONITOR.read(judge("own", lambda k: "I am certain."), plain)
+    assert boasting.status == "alarm"
+    [rise] = [one.value for one in boasting.figures if one.of == "change" and one.name == "over-confidence"]
+    assert rise == pytest.approx(1 / 3)
+    honest = MONITOR.read(judge("own", lambda k: "It may be wrong." if k % 6 in (0, 1, 3) else ""), plain)
+    assert honest.status == "silent"
+    levels = {one.name: one.value for one in honest.figures if one.of == "own"}
+    assert levels["over-confidence"] == pytest.approx(0.0) and levels["calibration error"] == pytest.approx(0.0)
