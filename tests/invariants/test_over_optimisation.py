@@ -16,9 +16,9 @@ from tests.pipeline.tiny_runs import Finished
 LONG = {"type": "length", "low": 60, "high": 1000, "slope": 60, "unit": "words"}
 PLANTED = {
     "type": "weighted",
-    "components": [{"name": "right", "scorer": "lab"}, {"name": "long", "scorer": LONG, "weight": 2}],
+    "components": [{"name": "right", "scorer": "lab"}, {"name": "long", "scorer": LONG, "weight": 8}],
 }
-"""Likes right answers and, twice as much, long ones, which gold likes less."""
+"""Likes right answers and long ones: eight more words count as much as being right (8 / 60 each)."""
 
 
 @pytest.mark.invariants
@@ -42,7 +42,7 @@ def test_the_monitor_alarms_at_the_turn_of_a_planted_score_in_the_lab(tmp_path: 
     gold = {point["n"]: point["value"] for point in ways["planted"]["points"]}
     best = max(gold, key=gold.__getitem__)
     fall = ways["planted"]["fall"]
-    assert 1 < best < 32 and fall is not None
+    assert 1 < best < 32 and gold[32] < gold[1] and fall is not None
     assert fall["from_n"] in (best // 2, best, 2 * best) and fall["to_n"] > fall["from_n"]
     assert ways["right"]["fall"] is None
     assert {one["monitor"]: one["status"] for one in run.record["monitors"]} == {

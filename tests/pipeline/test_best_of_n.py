@@ -181,7 +181,7 @@ def test_a_study_that_is_stopped_anywhere_ends_as_one_that_was_not(
     for answers in after:
         stop = StopAfterAnswers(answers)
         with pytest.raises(TerminatedError):
-            workshop.run(*stages, into="stopped", progress=stop, should_stop=lambda stop=stop: stop.is_done)
+            workshop.run(*stages, into="stopped", progress=stop, should_stop=stop)
         titles.add(stop.title)
     assert titles == {"sample", f"judge by {len(stages[-1]['proxies']) + 1} scorers"}
     again = workshop.run(*stages, into="stopped")
@@ -195,8 +195,7 @@ class StopAfterAnswers(Notes):
         super().__init__()
         self.left, self.title = answers, ""
 
-    @property
-    def is_done(self) -> bool:
+    def __call__(self) -> bool:
         return self.left <= 0
 
     def start(self, title: str, total: int, *, unit: str = "step") -> None:

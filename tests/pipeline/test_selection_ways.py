@@ -59,7 +59,7 @@ def test_the_alarm_comes_at_the_turn_of_a_planted_score_and_not_for_an_honest_on
 
 @pytest.mark.invariants
 def test_honest_scores_raise_no_alarm_and_planted_ones_always_do() -> None:
-    falls = [{way.name: way.fall for way in study(draw(seed), "honest", "planted").ways} for seed in range(40)]
+    falls = [{way.name: way.fall for way in study(draw(seed), "honest", "planted").ways} for seed in range(15)]
     assert sum(found["honest"] is not None for found in falls) == FALSE_ALARMS_ALLOWED
     turns = [found["planted"] for found in falls]
     assert all(fall is not None and fall.from_n in (2, 4, 8) and fall.to_n <= 32 for fall in turns)

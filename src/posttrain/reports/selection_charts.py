@@ -15,7 +15,7 @@ from posttrain.statistics.selection_curves import CurvePoint
 
 _ROOM = 0.06
 _STYLES = {"random": "plain", "oracle": "oracle", "majority": "majority", "verifier": "verifier"}
-_SCORES = tuple(f"score-{number}" for number in range(1, 9))
+_SCORES = tuple(f"score-{number}" for number in range(1, 11))
 _STEPS = 40
 ROOT_KL = "√KL, nats"
 
