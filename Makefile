@@ -8,6 +8,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Another environment's Python that has TRL, for `make bench`; empty: TRL is installed into .venv.
 PEER_PYTHON ?=
 BENCH_ARGS  ?=
+DPO_ARGS    ?=
 GRPO_ARGS   ?=
 # The Python of an environment with vLLM, for the sampling half of `make bench`; empty: vLLM is left out.
 VLLM_PYTHON ?=
@@ -43,6 +44,7 @@ lint: $(VENV)/.installed-dev ## formatting, lint rules and types
 
 bench: $(if $(PEER_PYTHON),$(VENV)/.installed,$(VENV)/.installed-trl) ## speed and memory beside TRL, transformers and vLLM, alternating
 	$(BIN)/python -m benchmarks.sft_speed $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.dpo_speed $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(DPO_ARGS)
 	$(BIN)/python -m benchmarks.grpo_speed $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(GRPO_ARGS)
 	$(BIN)/python -m benchmarks.sampling_speed $(if $(VLLM_PYTHON),--vllm-python $(VLLM_PYTHON)) $(SAMPLING_ARGS)
 
