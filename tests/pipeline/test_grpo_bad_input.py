@@ -314,6 +314,7 @@ def test_a_disk_that_is_full_for_the_journal_is_a_clear_error_and_the_run_goes_o
     check_goes_on(own, rl(), failed="failed")
 
 
+@pytest.mark.invariants
 def test_a_journal_that_is_torn_or_of_another_policy_is_drawn_again(own: Workshop) -> None:
     """A stop after the first step, then what the next step had begun: half a file, and one of other weights."""
     values = rl()
@@ -329,6 +330,7 @@ def test_a_journal_that_is_torn_or_of_another_policy_is_drawn_again(own: Worksho
         assert own.run(values, override=LET_THROUGH, into=name).hashes == whole
 
 
+@pytest.mark.invariants
 def test_a_journal_that_is_missing_between_two_updates_of_a_step_is_named_with_the_cure(own: Workshop) -> None:
     path = stop_in_step(own, rl(**TWO_UPDATES))
     content = path.read_bytes()

@@ -76,7 +76,7 @@ def test_pairs_teach_what_tells_them_apart_and_the_policy_is_passed_on(workshop:
     "changes",
     [
         {},
-        {"members": 2, "resample": True},
+        pytest.param({"members": 2, "resample": True}, marks=pytest.mark.invariants),
         pytest.param({"adapter": {"rank": 2}, "margin": "margin", "centring": 0.01}, marks=pytest.mark.invariants),
         pytest.param({"rows": "steps", "learns": "process", "members": 2}, marks=pytest.mark.invariants),
     ],

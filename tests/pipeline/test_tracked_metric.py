@@ -114,7 +114,8 @@ def test_measuring_changes_no_bit_of_what_is_trained(
     assert [line for line in lines if len(line) > 1] == plain.lines()
 
 
-@pytest.mark.parametrize("ema_decay", [None, pytest.param(0.5, marks=pytest.mark.invariants)])
+@pytest.mark.invariants
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
 def test_a_run_that_is_stopped_after_any_step_keeps_the_same_best(shop: Workshop, ema_decay: float | None) -> None:
     stage = sft(**{**STEADY, "steps": 6}, **{**BY_LETTERS, "validate_every_steps": 1}, ema_decay=ema_decay)
     whole = shop.run(stage, evaluate=[by_letters()], into="whole")

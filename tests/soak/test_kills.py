@@ -128,7 +128,7 @@ def waiting(driver: Driver, workshop: Workshop) -> Iterator[Path]:
     (workshop.folder / "released").touch()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.soak), signal.SIGINT])
 def test_a_run_that_is_asked_to_stop_saves_within_a_step_and_goes_on_to_the_same_end(
     driver: Driver, workshop: Workshop, waiting: Path, number: int
 ) -> None:
