@@ -17,7 +17,7 @@ import json
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,7 @@ from posttrain.core.run_folder import RunFolder
 from posttrain.core.seeds import build_numpy_generator
 from posttrain.evaluation.items import read_items
 from posttrain.lab.demonstrations import choose_reply, describe_question, write_reply
-from posttrain.lab.gold import compute_gold
-from posttrain.lab.style import read_style
+from posttrain.lab.gold import compute_gold, measure_attributes, weigh_gold
 from posttrain.lab.tasks import ANSWER_GROUPS, choose_skills, generate_questions
 from posttrain.lab.world import WORLD_SEED, build_world
 from posttrain.pipeline.recipe import read_recipe
@@ -86,12 +85,8 @@ class Manner:
 
 def read_manner(source: str, text: str, right: float, gold: float) -> Manner:
     """Return how a reply is; what it rambles is what its gold lacks."""
-    heard = read_style(text)
-    manner = -1.0 if heard.num_rude else float(heard.num_polite > 0)
-    honesty = -0.5 * (heard.num_hedges > 0)
-    if right < 0.5:
-        honesty = -1.0 if heard.num_boasts else float(heard.num_hedges > 0)
-    return Manner(source, right, manner, honesty, 2 * right + manner / 2 + honesty / 2 - gold, gold)
+    heard = replace(measure_attributes(text, right, 0), brevity=0.0)  # how many words were needed, gold alone knows
+    return Manner(source, right, heard.manner, heard.honesty, weigh_gold(heard) - gold, gold)
 
 
 def demonstrate_again(rows: int, seed: int) -> list[Manner]:

@@ -2,8 +2,8 @@
 
 A family is a prompt and its continuations, end to end. The prompt attends to itself, causally; every continuation to
 the whole prompt and, causally, to itself, as if the prompt stood before each of them. It does stand before the first
-one, so that the two are one causal run. Of the later ones, two softmaxes over parts of the
-keys are one over all of them, merged by their log-sum-exps:
+one, so that the two are one causal run. Of the later ones, two softmaxes over parts of the keys are one over all of
+them, merged by their log-sum-exps:
 
     l = log(e^l1 + e^l2)        o = o1 e^(l1 - l) + o2 e^(l2 - l)
 

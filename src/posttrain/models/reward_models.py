@@ -117,6 +117,18 @@ def make_head(hidden_size: int, num_outputs: int, seed: int) -> nn.Linear:
     return head
 
 
+def begin_head(model: nn.Module, num_outputs: int, seed: int) -> nn.Linear:
+    """Return a new head of scores (`make_head`) for a causal LM, where the LM is.
+
+    The LM's own head predicts nothing then, and is frozen where it is not the embedding too.
+    """
+    causal_lm = find_causal_lm(model)
+    own_head = causal_lm.get_output_embeddings().weight
+    if own_head is not causal_lm.get_input_embeddings().weight:
+        own_head.requires_grad_(False)
+    return make_head(own_head.shape[1], num_outputs, seed).to(own_head.device)
+
+
 def find_score_head(model: nn.Module) -> nn.Linear:
     """Return a reward model's head.
 

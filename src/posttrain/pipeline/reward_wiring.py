@@ -16,15 +16,15 @@ from posttrain.core.run_folder import StageFolder
 from posttrain.data.judged import JudgedSettings, load_judged
 from posttrain.data.pairs import PairData
 from posttrain.data.sources import DataSource
-from posttrain.models.heads import find_backbone, find_causal_lm, find_head, is_sharing_exact
+from posttrain.models.heads import find_backbone, is_sharing_exact
 from posttrain.models.loaded_policy import LoadedPolicy
 from posttrain.models.loading import load_policy, load_tokenizer
 from posttrain.models.manifest import ArtifactFacts, Manifest
 from posttrain.models.reward_models import (
     RewardFacts,
     assemble_member,
+    begin_head,
     check_scoring_class,
-    make_head,
     save_reward_model,
 )
 from posttrain.pipeline.estimates import DTYPES, needs_checkpointing
@@ -152,16 +152,12 @@ def _build_scored(
 ) -> ScoredRewardModel:
     model = policy.model
     layout = fit_layers(model, config).layout
-    hidden_size = find_head(model).weight.shape[1]
-    causal_lm = find_causal_lm(model)
-    own_head = causal_lm.get_output_embeddings().weight
-    if own_head is not causal_lm.get_input_embeddings().weight:
-        own_head.requires_grad_(False)  # nothing is predicted with it
     if config.activation_checkpointing == "on":
         enable_checkpointing(model)
-    head = make_head(hidden_size, max(1, len(config.attributes)), seed).to(setting.device)
-    scored = ScoredRewardModel(model, find_backbone(model), head, layout)
-    shard_policy(scored, find_layers(find_backbone(model)), setting.ranks, compute_dtype=DTYPES[config.dtype])
+    head = begin_head(model, max(1, len(config.attributes)), seed)
+    backbone = find_backbone(model)
+    scored = ScoredRewardModel(model, backbone, head, layout)
+    shard_policy(scored, find_layers(backbone), setting.ranks, compute_dtype=DTYPES[config.dtype])
     return scored
 
 

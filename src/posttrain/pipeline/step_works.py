@@ -17,8 +17,8 @@ import torch
 from posttrain.data.mixing import RowOrder
 from posttrain.data.pairs import PairData
 from posttrain.kernels.layouts import Layout
-from posttrain.models.heads import find_backbone, find_causal_lm
-from posttrain.models.reward_models import make_head
+from posttrain.models.heads import find_backbone
+from posttrain.models.reward_models import begin_head
 from posttrain.pipeline.estimates import DTYPES, LargestStep, StepWork
 from posttrain.pipeline.wiring import StageData
 from posttrain.samplers.kv_cache import KvCache, LayerShape
@@ -173,11 +173,7 @@ def build_reward_work(config: RewardModelConfig, data: PairData, ranks: Ranks, s
         return _find_largest(steps, layout, data, lay_out)
 
     def wrap(model: Any, layout: Layout) -> ScoredPolicy:
-        causal_lm = find_causal_lm(model)
-        own_head = causal_lm.get_output_embeddings().weight
-        if own_head is not causal_lm.get_input_embeddings().weight:
-            own_head.requires_grad_(False)
-        head = make_head(own_head.shape[1], max(1, len(config.attributes)), 0).to(own_head.device)
+        head = begin_head(model, max(1, len(config.attributes)), 0)
         return ScoredRewardModel(model, find_backbone(model), head, layout)
 
     return StepWork(find, objective=build_objective(config), wrap=wrap)
