@@ -5,7 +5,6 @@ The few kills here are part of the long invariants; `make soak` kills twenty tim
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +65,6 @@ def grpo(**changes: Any) -> dict[str, Any]:
         "dtype": "float32",
         **changes,
     }
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Driver]:
-    with Driver() as started:
-        yield started
 
 
 @pytest.fixture

@@ -44,12 +44,6 @@ STAGES = (
 )
 
 
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Driver]:
-    with Driver() as started:
-        yield started
-
-
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
     return Workshop(tmp_path / "workshop", make_base(tmp_path / "made"))

@@ -5,7 +5,6 @@ The few kills here are part of the long invariants; `make soak` kills a dozen ti
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,6 @@ PLANS = {
     "three reward models": ["member"] * 4 + ["update"] * 2 + ["save"] * 2 + ["publish"] * 2 + ["moment"] * 2,
 }
 MOST = {"reference": 8, "update": 7, "save": 12, "publish": 10, "member": 9}
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Driver]:
-    with Driver() as started:
-        yield started
 
 
 @pytest.fixture
